@@ -1,0 +1,52 @@
+"""Sinusoid regression (Finn et al. 2017, section 5.1)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Array, Episode, Examples, Key
+
+
+def sinusoid_episodes(
+    *,
+    shots: int,
+    queries: int,
+    amplitude: tuple[float, float] = (0.1, 5.0),
+    phase: tuple[float, float] = (0.0, jnp.pi),
+    inputs: tuple[float, float] = (-5.0, 5.0),
+) -> Callable[[Key], Episode]:
+    """Sampler of tasks `y = amplitude sin(x - phase)`; the defaults are the paper's ranges.
+
+    Args:
+      shots: support points, 1 or more.
+      queries: query points, 1 or more.
+      amplitude: range of the uniform amplitude.
+      phase: range of the uniform phase, in radians.
+      inputs: range of the uniform inputs.
+
+    Returns:
+      The pure function `key -> Episode`, inputs `[items, 1]` and targets `[items, 1]` floats.
+
+    Raises:
+      ValueError: `shots` or `queries` is below 1.
+    """
+    if shots < 1 or queries < 1:
+        raise ValueError(f"shots={shots}, queries={queries}; expected 1 or more of each")
+
+    def sample(key: Key) -> Episode:
+        amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
+        a = jax.random.uniform(amplitude_key, (), minval=amplitude[0], maxval=amplitude[1])
+        p = jax.random.uniform(phase_key, (), minval=phase[0], maxval=phase[1])
+        x = jax.random.uniform(
+            inputs_key, (shots + queries, 1), minval=inputs[0], maxval=inputs[1]
+        )
+        y = sinusoid(x, a, p)
+        return Episode(Examples(x[:shots], y[:shots]), Examples(x[shots:], y[shots:]))
+
+    return sample
+
+
+def sinusoid(inputs: Array, amplitude: Array | float, phase: Array | float) -> Array:
+    """`amplitude sin(inputs - phase)`, elementwise; `phase` in radians."""
+    return amplitude * jnp.sin(inputs - phase)

@@ -1,0 +1,93 @@
+"""Losses and scores of one set of items. All of them are means that leave out items of weight 0."""
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Array
+
+
+def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+    """Mean cross-entropy of logits, `-1/n sum_i log softmax(outputs_i)[targets_i]`, in nats.
+
+    The mean over items is this library's convention. The MAML authors' code sums the loss of
+    `N`-way `K`-shot support items divided by `K`: their inner rates are `N` times as large here.
+
+    Args:
+      outputs: `[items, ways]` logits.
+      targets: `[items]` integer labels in `[0, ways)`. A label outside makes the loss NaN, since
+        inside a compiled program nothing can be raised.
+      weights: `[items]` or None.
+
+    Returns:
+      `[]`; NaN when every weight is 0.
+
+    Raises:
+      ValueError: the shapes or the dtype of the labels do not fit.
+    """
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"cross_entropy got outputs of shape {outputs.shape} and targets of shape "
+            f"{targets.shape}; expected [items, ways] logits and [items] labels"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(
+            f"cross_entropy got {targets.dtype} targets; expected integer labels "
+            "(for regression pass loss_fn=metajax.squared_error)"
+        )
+    ways = outputs.shape[-1]
+    valid = (targets >= 0) & (targets < ways)
+    log_probabilities = jax.nn.log_softmax(outputs)
+    index = jnp.where(valid, targets, 0)[:, None]
+    picked = jnp.take_along_axis(log_probabilities, index, axis=-1)[:, 0]
+    return _mean(-jnp.where(valid, picked, jnp.nan), weights)
+
+
+def squared_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+    """Mean squared error over items and output dimensions.
+
+    Args:
+      outputs: `[items, ...]`.
+      targets: `[items, ...]` floats, the shape of `outputs`.
+      weights: `[items]` or None.
+
+    Returns:
+      `[]`; NaN when every weight is 0.
+
+    Raises:
+      ValueError: the shapes differ, or the targets are integers.
+    """
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"squared_error got outputs of shape {outputs.shape} and targets of shape "
+            f"{targets.shape}; expected the same shape"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise ValueError(
+            f"squared_error got {targets.dtype} targets; expected floats "
+            "(for classification pass loss_fn=metajax.cross_entropy)"
+        )
+    errors = (outputs - targets) ** 2
+    return _mean(errors.reshape(errors.shape[0], -1).mean(axis=-1), weights)
+
+
+def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+    """Share of items whose largest output is the labelled one, in `[0, 1]`.
+
+    Args:
+      outputs: `[items, ways]`.
+      targets: `[items]` integer labels in `[0, ways)`.
+      weights: `[items]` or None.
+
+    Returns:
+      `[]`; NaN when every weight is 0.
+    """
+    correct = (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
+    return _mean(correct, weights)
+
+
+def _mean(values: Array, weights: Array | None) -> Array:
+    if weights is None:
+        return values.mean()
+    # `where`, not a product: whatever stands in a padded row must not reach the sum.
+    counted = jnp.where(weights > 0, weights * values, 0.0)
+    return counted.sum() / weights.sum()

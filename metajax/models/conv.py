@@ -1,0 +1,143 @@
+"""The four-block convolutional networks of the few-shot literature."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from metajax.checks import check_floating
+from metajax.models.adapters import from_linen
+from metajax.models.convolution import patch_convolution
+from metajax.types import Array, Model
+
+
+class BatchStatistics(nn.Module):
+    """Batch normalisation by the statistics of the batch at hand; it carries no state.
+
+    It is Flax's layer normalisation with the item and space axes as the ones to reduce. The variance
+    is the biased one.
+
+    Attributes:
+      use_scale: learn a scale beside the offset. The MAML authors' code has none.
+      epsilon: added to the variance.
+    """
+
+    use_scale: bool = True
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
+        """`[items, height, width, channels]` to the same; items of weight 0 do not count."""
+        mask = None if weights is None else (weights > 0)[:, None, None, None]
+        norm = nn.LayerNorm(
+            epsilon=self.epsilon,
+            use_scale=self.use_scale,
+            reduction_axes=tuple(range(inputs.ndim - 1)),
+            feature_axes=-1,
+            use_fast_variance=False,
+        )
+        return norm(inputs, mask=mask)
+
+
+class ConvNet(nn.Module):
+    """Blocks of [3x3 convolution, batch statistics, ReLU], then a mean or flattening, then a head.
+
+    Attributes:
+      outputs: width of the linear head; None leaves the head out (an embedding).
+      filters: channels of every block.
+      blocks: number of blocks.
+      pooling: how a block halves the image, `"stride"` in the convolution (rounding up) or `"max"`
+        over 2x2 windows after it (rounding down).
+      features: `"mean"` over space or `"flatten"`.
+      use_scale: see `BatchStatistics`.
+      use_bias: give convolutions a bias. Batch statistics cancel it, so it only matters to compare
+        with code that has one.
+    """
+
+    outputs: int | None
+    filters: int = 64
+    blocks: int = 4
+    pooling: Literal["stride", "max"] = "stride"
+    features: Literal["mean", "flatten"] = "mean"
+    use_scale: bool = True
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
+        """`[items, height, width, channels]` floats to `[items, outputs]`."""
+        check_floating(inputs, "ConvNet")
+        hidden = inputs
+        for _ in range(self.blocks):
+            hidden = nn.Conv(
+                self.filters,
+                (3, 3),
+                strides=2 if self.pooling == "stride" else 1,
+                use_bias=self.use_bias,
+                conv_general_dilated=patch_convolution,
+            )(hidden)
+            hidden = nn.relu(BatchStatistics(self.use_scale)(hidden, weights))
+            if self.pooling == "max":
+                hidden = max_pool_2x2(hidden)
+        if self.features == "mean":
+            hidden = hidden.mean(axis=(1, 2))
+        hidden = hidden.reshape(hidden.shape[0], -1)
+        return hidden if self.outputs is None else nn.Dense(self.outputs)(hidden)
+
+
+def max_pool_2x2(images: Array) -> Array:
+    """Maximum over 2x2 windows, an odd last row or column left out.
+
+    A reshape and a maximum: the derivatives of a windowed reduction are slow on CPU and under `vmap`.
+
+    Args:
+      images: `[items, height, width, channels]`, height and width at least 2.
+
+    Returns:
+      `[items, height // 2, width // 2, channels]`.
+
+    Raises:
+      ValueError: the images are smaller than a window.
+    """
+    items, height, width, channels = images.shape
+    if min(height, width) < 2:
+        raise ValueError(
+            f"images shrank to {height}x{width} before a 2x2 pooling; use fewer blocks or larger "
+            "images"
+        )
+    even = images[:, : height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(items, height // 2, 2, width // 2, 2, channels)
+    return jnp.max(windows, axis=(2, 4))
+
+
+def strided_conv_net(ways: int, *, filters: int = 64) -> Model:
+    """The Omniglot network of Finn et al. (2017, section 5.2): strides, a mean over space, a head.
+
+    Args:
+      ways: outputs of the head.
+      filters: channels of every block, published as 64.
+
+    Raises:
+      ValueError: `ways` or `filters` is below 1.
+    """
+    _check_positive(ways=ways, filters=filters)
+    return from_linen(ConvNet(ways, filters, pooling="stride", features="mean"))
+
+
+def max_pool_conv_net(ways: int, *, filters: int = 32) -> Model:
+    """The mini-ImageNet network of Finn et al. (2017, section 5.2): max-pooling, flattened, a head.
+
+    Args:
+      ways: outputs of the head.
+      filters: channels of every block, published as 32.
+
+    Raises:
+      ValueError: `ways` or `filters` is below 1.
+    """
+    _check_positive(ways=ways, filters=filters)
+    return from_linen(ConvNet(ways, filters, pooling="max", features="flatten"))
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}={number}; expected 1 or more")

@@ -1,0 +1,47 @@
+"""Multi-layer perceptrons."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from metajax.checks import check_floating
+from metajax.models.adapters import from_linen
+from metajax.types import Array, Model
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them.
+
+    Attributes:
+      widths: outputs of each layer, the last being the model's.
+      stddev: standard deviation of the truncated normal from which weights are drawn. The default
+        is that of the MAML authors' sinusoid and Omniglot perceptrons.
+    """
+
+    widths: Sequence[int]
+    stddev: float = 0.01
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """`[items, ...] -> [items, widths[-1]]`; items are flattened."""
+        check_floating(inputs, "MLP")
+        kernel_init = nn.initializers.truncated_normal(self.stddev)
+        hidden = inputs.reshape(inputs.shape[0], -1)
+        for width in self.widths[:-1]:
+            hidden = nn.relu(nn.Dense(width, kernel_init=kernel_init)(hidden))
+        return nn.Dense(self.widths[-1], kernel_init=kernel_init)(hidden)
+
+
+def mlp(widths: Sequence[int], *, stddev: float = 0.01) -> Model:
+    """An `MLP` as a model; `mlp((40, 40, 1))` is the sinusoid network of Finn et al. (2017).
+
+    Args:
+      widths: outputs of each layer, at least one, each 1 or more.
+      stddev: see `MLP`.
+
+    Raises:
+      ValueError: `widths` is empty or holds a number below 1.
+    """
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths={widths!r}; expected at least one width, each 1 or more")
+    return from_linen(MLP(tuple(widths), stddev))

@@ -1,0 +1,79 @@
+"""A task's loss as a function of the parameters: built from a model, or brought by the user."""
+
+from collections.abc import Callable, Mapping
+
+from metajax.batching import Batching, apply_queries, check_batching
+from metajax.checks import check_labels
+from metajax.losses import accuracy, cross_entropy
+from metajax.types import Array, Aux, Examples, Key, Model, Objective, Params
+
+LossFn = Callable[[Array, Array, Array | None], Array]
+
+
+def supervised(
+    model: Model,
+    loss_fn: LossFn = cross_entropy,
+    *,
+    metrics: Mapping[str, LossFn] | None = None,
+    query_batching: Batching = "separate",
+) -> Objective:
+    """The objective `loss_fn(model(inputs), targets)` of classification and regression.
+
+    Args:
+      model: the model.
+      loss_fn: `(outputs, targets, weights) -> []`, such as `cross_entropy` or `squared_error`.
+      metrics: scores reported beside the loss, each a function like `loss_fn`. None means
+        `accuracy` for `cross_entropy` and nothing for other losses.
+      query_batching: which items share a batch when queries are classified; see
+        `metajax.batching.apply_queries`. Support items always form a batch of their own.
+
+    Returns:
+      An `Objective`.
+
+    Raises:
+      TypeError: `model` is not a `Model`.
+      ValueError: `query_batching` is unknown.
+    """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model is {model!r}; expected a metajax.Model: wrap a Flax module with "
+            "metajax.from_linen or metajax.from_nnx, a pair of functions with "
+            "metajax.from_functions"
+        )
+    check_batching(query_batching)
+    if metrics is None:
+        metrics = {"accuracy": accuracy} if loss_fn is cross_entropy else {}
+
+    def loss(
+        params: Params, examples: Examples, key: Key | None, context: Examples | None
+    ) -> tuple[Array, Aux]:
+        del key
+        inputs, targets, weights = examples
+        outputs = apply_queries(model, params, inputs, weights, context, query_batching)
+        if loss_fn is cross_entropy and outputs.ndim == 2:
+            check_labels(examples, outputs.shape[-1], "support" if context is None else "query")
+        value = loss_fn(outputs, targets, weights)
+        scores = {name: score(outputs, targets, weights) for name, score in metrics.items()}
+        return value, Aux(outputs, scores)
+
+    def predict(params: Params, inputs: Array, context: Examples | None) -> Array:
+        return apply_queries(model, params, inputs, None, context, query_batching)
+
+    return Objective(model.init, loss, predict)
+
+
+def as_objective(
+    model: Model | Objective,
+    loss_fn: LossFn,
+    metrics: Mapping[str, LossFn] | None,
+    query_batching: Batching,
+) -> Objective:
+    """`model` itself if it is an `Objective`, else `supervised(model, ...)`."""
+    if not isinstance(model, Objective):
+        return supervised(model, loss_fn, metrics=metrics, query_batching=query_batching)
+    if loss_fn is not cross_entropy or metrics is not None or query_batching != "separate":
+        raise ValueError(
+            "an Objective brings its own loss, metrics and batching; drop loss_fn, metrics and "
+            "query_batching, or pass a Model"
+        )
+    return model

@@ -1,0 +1,93 @@
+"""A meta-batch of tasks: its mean meta-loss and the gradient of it, in chunks if asked."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Array, Aux, Episode, Key, Params
+
+TaskLoss = Callable[[Params, Episode, Key], tuple[Array, Aux]]
+
+
+def task_keys(key: Key, tasks: int, *, first: int | Array = 0) -> Key:
+    """One key a task, by its index in the whole meta-batch.
+
+    The keys do not depend on how the batch is cut over chunks, devices or processes.
+
+    Args:
+      key: the meta-step's key.
+      tasks: number of tasks at hand; static.
+      first: index of the first of them in the whole meta-batch.
+
+    Returns:
+      `[tasks]` keys.
+    """
+    return jax.vmap(lambda task: jax.random.fold_in(key, task))(first + jnp.arange(tasks))
+
+
+def meta_gradient(
+    loss: TaskLoss, params: Params, episodes: Episode, keys: Key, *, chunk_size: int | None = None
+) -> tuple[Params, tuple[Array, Mapping[str, Array]]]:
+    """Gradient of the mean meta-loss over a batch of tasks.
+
+    Args:
+      loss: `(params, episode, key) -> (meta_loss, Aux)`, a learner's.
+      params: the meta-parameters.
+      episodes: an `Episode` whose arrays have a leading axis `[tasks, ...]`.
+      keys: `[tasks]` keys.
+      chunk_size: tasks that are run at once; must divide the number of tasks. None runs all of them
+        under one `vmap`. Otherwise a scan over chunks accumulates the gradient, so that memory is
+        one chunk's; 1 is the fastest for convolutional networks on CPU. Static.
+
+    Returns:
+      The mean gradient, and the pair of the mean meta-loss and the metrics' means.
+
+    Raises:
+      ValueError: `chunk_size` does not divide the number of tasks, or the episodes have no task
+        axis.
+    """
+    tasks = _count_tasks(episodes)
+    chunk_size = tasks if chunk_size is None else chunk_size
+    if chunk_size < 1 or tasks % chunk_size:
+        raise ValueError(
+            f"chunk_size={chunk_size} with {tasks} tasks; expected a divisor of the number of tasks"
+        )
+
+    def chunk(episodes: Episode, keys: Key) -> tuple[Params, tuple[Array, Mapping[str, Array]]]:
+        def mean_loss(params: Params) -> tuple[Array, Mapping[str, Array]]:
+            if chunk_size == 1:  # A `vmap` over one task would still batch its matrix products.
+                value, aux = loss(params, *jax.tree.map(lambda x: x[0], (episodes, keys)))
+                return value, aux.metrics
+            values, aux = jax.vmap(loss, in_axes=(None, 0, 0))(params, episodes, keys)
+            means = jax.tree.map(lambda metric: metric.mean(axis=0), aux.metrics)
+            return values.mean(), means
+
+        (value, metrics), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return gradient, (value, metrics)
+
+    if chunk_size == tasks:
+        return chunk(episodes, keys)
+    chunks = tasks // chunk_size
+    cut = jax.tree.map(
+        lambda x: x.reshape(chunks, chunk_size, *x.shape[1:]), (episodes, keys)
+    )
+    first = jax.tree.map(lambda x: x[0], cut)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(chunk, *first))
+
+    def add(total: Any, part: tuple[Episode, Key]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, chunk(*part)), None
+
+    total, _ = jax.lax.scan(add, zero, cut)
+    return jax.tree.map(lambda x: x / chunks, total)
+
+
+def _count_tasks(episodes: Episode) -> int:
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
+    if len(counts) != 1 or counts == {()}:
+        raise ValueError(
+            f"the episodes' arrays start with the axes {sorted(counts)}; expected one leading task "
+            "axis on all of them: sample a batch with jax.vmap(sample)(keys)"
+        )
+    return counts.pop()[0]

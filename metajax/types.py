@@ -1,0 +1,108 @@
+"""The contract: every type that algorithms, data and training share. Imports nothing of metajax."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+Task = Any
+
+
+class Examples(NamedTuple):
+    """One set of labelled items.
+
+    Attributes:
+      inputs: `[items, ...]`.
+      targets: `[items]` integer labels in `[0, ways)`, or `[items, outputs]` floats.
+      weights: `[items]` non-negative; 0 marks padding, so that ways and shots may vary between
+        episodes of one shape. None counts every item once.
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array | None = None
+
+
+class Episode(NamedTuple):
+    """One task: adapt on `support`, be judged on `query`."""
+
+    support: Examples
+    query: Examples
+
+
+class Aux(NamedTuple):
+    """What a learner's loss reports beside the meta-loss.
+
+    Attributes:
+      outputs: `[items, ...]` the model's outputs on the query set, or None where the objective has
+        none (a policy, say).
+      metrics: named arrays of this one task. `query_loss` is always among them; names that end in
+        `_per_step` are `[num_steps + 1]`, before adaptation and after each inner step.
+    """
+
+    outputs: Array | None
+    metrics: Mapping[str, Array]
+
+
+class Model(NamedTuple):
+    """Anything with pytree parameters, as a pair of pure functions.
+
+    Attributes:
+      init: `(key, inputs [items, ...]) -> params`. Only the shape and dtype of `inputs` matter.
+      apply: `(params, inputs [items, ...], weights [items] or None) -> outputs [items, ...]`.
+        `weights` matters only to models in which items share statistics: items of weight 0 are
+        to be left out of them.
+    """
+
+    init: Callable[[Key, Array], Params]
+    apply: Callable[[Params, Array, Array | None], Array]
+
+
+class Objective(NamedTuple):
+    """A task's loss as a function of the parameters: all that a gradient-based learner needs.
+
+    `supervised` builds one from a model and a loss function. An objective may just as well draw its
+    own data with the key, as a policy-gradient objective does with its roll-outs.
+
+    Attributes:
+      init: `(key, inputs) -> params`.
+      loss: `(params, examples, key, context) -> (loss, Aux)`. `context` is the support set when
+        `examples` are queries, None when they are the support set itself.
+      predict: `(params, inputs, context) -> outputs`.
+    """
+
+    init: Callable[[Key, Array], Params]
+    loss: Callable[[Params, Examples, Key | None, Examples | None], tuple[Array, Aux]]
+    predict: Callable[[Params, Array, Examples | None], Array]
+
+
+class AdaptedTask(NamedTuple):
+    """A task as a gradient-based learner holds it after adaptation.
+
+    Attributes:
+      params: the adapted parameters.
+      support: the support set, for models in which queries share a batch with it.
+    """
+
+    params: Params
+    support: Examples
+
+
+class Learner(NamedTuple):
+    """An algorithm, as pure functions.
+
+    Attributes:
+      init: `(key, inputs [items, ...]) -> params`.
+      loss: `(params, episode, key=None) -> (meta_loss, Aux)`. `jax.grad` of it is the
+        meta-gradient.
+      adapt: `(params, support, key=None) -> task`: fit one task.
+      predict: `(params, task, inputs [items, ...]) -> outputs`: use it.
+    """
+
+    init: Callable[[Key, Array], Params]
+    loss: Callable[..., tuple[Array, Aux]]
+    adapt: Callable[..., Task]
+    predict: Callable[[Params, Task, Array], Array]

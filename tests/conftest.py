@@ -1,0 +1,40 @@
+"""Settings of the whole test run, and the data folders that tests may read."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Runs a test in float64; truth tests ask for it."""
+    with jax.enable_x64(True):
+        yield
+
+
+def _folder(variable: str, name: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: no {name} to read")
+    folder = Path(value) / name
+    if not folder.exists():
+        pytest.skip(f"{folder} does not exist")
+    return folder
+
+
+@pytest.fixture
+def references() -> Path:
+    """The folder of meta-gradients computed by PyTorch."""
+    return _folder("METAJAX_REFERENCES_DIR", "")
+
+
+@pytest.fixture
+def omniglot_folder() -> Path:
+    """The folder of real Omniglot."""
+    return _folder("METAJAX_DATA_DIR", "omniglot")
