@@ -1,0 +1,130 @@
+"""The official Omniglot zip files, decoded and reduced to 28 x 28 pixels.
+
+Each holds `images_background/Alphabet/characterNN/XXXX_YY.png` (or `images_evaluation/...`), where
+`XXXX` is the character's official id, 1 to 1623 over both files, and `YY` the drawer, 1 to 20.
+The pictures are 105 x 105, one bit a pixel, with ink black.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+BACKGROUND_IDS = range(1, 965)
+EVALUATION_IDS = range(965, 1624)
+DRAWERS = 20
+PIXELS = 28
+
+# What damaged zip entries, and damaged pictures and arrays in them, raise when read. RuntimeError
+# is a flipped bit taken for encryption or for an unknown zip version; Pillow raises SyntaxError.
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_OFFICIAL_PIXELS = 105
+
+
+def read_archive(path: Path, ids: range) -> np.ndarray:
+    """All drawings of one official zip, reduced to 28 x 28 by exact area averaging.
+
+    Args:
+      path: the zip; the folder inside it has the zip's name without `.zip`.
+      ids: official ids of the characters that the zip must hold.
+
+    Returns:
+      `[len(ids), 20, 28, 28]` uint8, ink 255, paper 0; characters in the order of `ids`.
+
+    Raises:
+      ImportError: Pillow is not installed.
+      ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or the
+        drawings are not exactly 20 of each character in `ids`.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected the "
+            f"complete official {path.name}; it may be truncated: copy it again"
+        ) from error
+    images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
+    with archive:
+        names = _drawing_names(archive, path, ids)
+        for row, character in enumerate(ids):
+            drawings = [names[character, drawer] for drawer in range(1, DRAWERS + 1)]
+            images[row] = area_average(np.stack([_ink(archive, path, name) for name in drawings]))
+    return images
+
+
+def area_average(ink: np.ndarray) -> np.ndarray:
+    """Mean ink under every cell of a 28 x 28 grid laid over a 105 x 105 picture.
+
+    A cell is 105 / 28 = 15 / 4 pixels wide, so with `A[i, p]` the quarters of pixel `p` that lie
+    in cell `i`, the mean is `A @ ink @ A.T / 15**2`. Those products are integers up to 225, exact
+    in float32, and 255 times the mean never lies halfway between two integers: the result is the
+    same whatever the platform, its matrix product or its rounding rule.
+
+    Args:
+      ink: `[..., 105, 105]` bool, True where there is ink.
+
+    Returns:
+      `[..., 28, 28]` uint8: 255 times the mean, rounded to the nearest integer.
+    """
+    quarters = np.arange(4 * _OFFICIAL_PIXELS)
+    averaging = np.zeros((PIXELS, _OFFICIAL_PIXELS), np.float32)
+    np.add.at(averaging, (quarters // 15, quarters // 4), 1)
+    covered = averaging @ ink.astype(np.float32) @ averaging.T
+    return np.rint(covered * 255 / 15**2).astype(np.uint8)
+
+
+def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tuple[int, int], str]:
+    """Entry of the zip for every (character id, drawer), both from 1."""
+    # The whole name must match: zips made on a Mac also hold `__MACOSX/...png`, not pictures.
+    drawing = re.compile(
+        rf"{re.escape(path.stem)}/[^/]+/character\d+/(?P<id>\d{{4}})_(?P<drawer>\d{{2}})\.png"
+    )
+    matches = [match for name in archive.namelist() if (match := drawing.fullmatch(name))]
+    names = {(int(match["id"]), int(match["drawer"])): match.string for match in matches}
+    expected = {(character, drawer) for character in ids for drawer in range(1, DRAWERS + 1)}
+    if names.keys() != expected or len(matches) != len(expected):
+        characters = {character for character, _ in names}
+        raise ValueError(
+            f"{str(path)!r} holds {len(matches)} drawings of {len(characters)} characters, "
+            f"expected {len(expected)} of {len(ids)}, as "
+            f"{path.stem}/Alphabet/characterNN/XXXX_YY.png with XXXX from {ids[0]:04d} to "
+            f"{ids[-1]:04d} and YY from 01 to {DRAWERS}; get the official zip again and do not "
+            f"rename what is in it"
+        )
+    return names
+
+
+def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
+    """`[105, 105]` bool, True where the picture `name` has ink."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path.name} needs Pillow, which is not installed; "
+            f'run: pip install "metajax[omniglot]"'
+        ) from error
+    size = (_OFFICIAL_PIXELS, _OFFICIAL_PIXELS)
+    try:
+        with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as picture:
+            if picture.size != size:
+                raise ValueError(f"it is {picture.width} x {picture.height} pixels")
+            return np.asarray(picture.convert("L")) < 128
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{name!r} in {str(path)!r} cannot be decoded ({error}), expected a PNG picture of "
+            f"{size[0]} x {size[1]} pixels; get the official zip again"
+        ) from error
