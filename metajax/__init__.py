@@ -3,6 +3,7 @@
 from metajax.adaptation import gradient_learner
 from metajax.algorithms import fomaml, maml, reptile
 from metajax.batching import apply_queries
+from metajax.checkpoint import restore_state, save_state
 from metajax.data import (
     ImageEpisodes,
     glyphs,
@@ -70,6 +71,8 @@ __all__ = [
     "omniglot",
     "patch_convolution",
     "reptile",
+    "restore_state",
+    "save_state",
     "sinusoid",
     "sinusoid_episodes",
     "squared_error",

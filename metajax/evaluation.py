@@ -1,14 +1,14 @@
 """Evaluation on fresh episodes: a score an episode, their mean and its 95 % interval."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.loop import check_sample
-from metajax.tasks import task_keys
+from metajax.tasks import TaskLoss, task_keys
 from metajax.types import Array, Episode, Key, Learner, Params
 
 
@@ -41,6 +41,18 @@ class Evaluation(NamedTuple):
                 "(those after every step need record_steps=True)"
             )
         return self.scores[name]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _scores(
+    loss: TaskLoss, chunk_size: int, params: Params, sample: Callable[[Key], Episode], keys: Key
+) -> dict[str, Array]:
+    # At module level, so that evaluating one learner again and again compiles once.
+    def one(key: Key) -> dict[str, Array]:
+        sample_key, learner_key = jax.random.split(key)
+        return dict(loss(params, sample(sample_key), learner_key)[1].metrics)
+
+    return jax.lax.map(one, keys, batch_size=None if chunk_size == 1 else chunk_size)
 
 
 def evaluate(
@@ -78,18 +90,10 @@ def evaluate(
         )
     check_sample(learner, params, sample)
 
-    @jax.jit
-    def score(params: Params, sample: Callable[[Key], Episode], keys: Key) -> dict[str, Array]:
-        def one(key: Key) -> dict[str, Array]:
-            sample_key, learner_key = jax.random.split(key)
-            return dict(learner.loss(params, sample(sample_key), learner_key)[1].metrics)
-
-        return jax.lax.map(one, keys, batch_size=None if chunk_size == 1 else chunk_size)
-
     if jax.tree_util.all_leaves([sample]):
         sample = jax.tree_util.Partial(sample)
     keys = task_keys(jax.random.key(seed), episodes)
-    scores = score(params, sample, keys)
+    scores = _scores(learner.loss, chunk_size, params, sample, keys)
     return Evaluation(
         {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         episodes,
