@@ -1,8 +1,9 @@
 """Few-shot classification of characters never seen before, by MAML, FOMAML or Reptile.
 
-Trains on one set of characters and is tested on another. Prints the test accuracy before adaptation
-and after each inner step, with 95 % intervals, and draws a test episode with its predictions and the
-accuracy curves. With no arguments: 5-way 1-shot MAML on the embedded glyphs, which need no download.
+Trains on one set of characters and is tested on another. Prints the test accuracy before
+adaptation and after each inner step, with 95 % intervals, and draws a test episode with its
+predictions and the accuracy curves. With no arguments: 5-way 1-shot MAML on the embedded glyphs,
+which need no download.
 """
 
 import argparse

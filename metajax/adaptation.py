@@ -1,4 +1,4 @@
-"""What learners that adapt by gradient share: from an inner fit to the four functions of a learner."""
+"""What learners that adapt by gradient share: from an inner fit to a whole learner."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -38,7 +38,9 @@ def gradient_learner(
     fit: Fit,
     *,
     record_steps: bool,
-    meta_loss: Callable[[Params, Params, Array], Array] = lambda params, phi, query_loss: query_loss,
+    meta_loss: Callable[[Params, Params, Array], Array] = lambda params, phi, query_loss: (
+        query_loss
+    ),
 ) -> Learner:
     """Builds a learner that fits the support set and is judged on the query set.
 

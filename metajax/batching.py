@@ -57,9 +57,7 @@ def apply_queries(
 def check_batching(batching: str) -> None:
     """Raises unless `batching` is one of the three."""
     if batching not in ("separate", "joint", "single"):
-        raise ValueError(
-            f'query_batching={batching!r}; expected "separate", "joint" or "single"'
-        )
+        raise ValueError(f'query_batching={batching!r}; expected "separate", "joint" or "single"')
 
 
 def _joined(support: Examples, weights: Array | None, queries: int) -> Array | None:

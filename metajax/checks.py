@@ -5,8 +5,10 @@ where the values are known, that is outside a compiled program.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from metajax.types import Array, Episode, Examples, Params
 
@@ -35,7 +37,9 @@ def check_examples(examples: Examples, name: str) -> None:
     """Raises unless inputs, targets and weights of the set called `name` count the same items."""
     inputs, targets, weights = examples
     if inputs.ndim == 0 or inputs.shape[0] == 0:
-        raise ValueError(f"{name} inputs have shape {inputs.shape}; expected [items, ...], items > 0")
+        raise ValueError(
+            f"{name} inputs have shape {inputs.shape}; expected [items, ...], items > 0"
+        )
     if targets.shape[:1] != inputs.shape[:1]:
         raise ValueError(
             f"{name} has {inputs.shape[0]} inputs but targets of shape {targets.shape}; "
@@ -63,11 +67,11 @@ def check_episode(episode: Episode) -> None:
 def check_labels(examples: Examples, ways: int, name: str) -> None:
     """Raises if a known integer label lies outside `[0, ways)`, `ways` being the output width."""
     targets = examples.targets
-    if isinstance(targets, jax.core.Tracer) or not np.issubdtype(targets.dtype, np.integer):
+    if isinstance(targets, Tracer) or not np.issubdtype(targets.dtype, np.integer):
         return
     labels = np.asarray(targets)
     if examples.weights is not None:
-        if isinstance(examples.weights, jax.core.Tracer):
+        if isinstance(examples.weights, Tracer):
             return
         labels = labels[np.asarray(examples.weights) > 0]
     outside = labels[(labels < 0) | (labels >= ways)]
@@ -92,7 +96,7 @@ def check_ways(episode: Episode, width: int) -> None:
 
 
 def check_parameters(expected: Params, params: Params) -> None:
-    """Raises unless `params` has the structure and shapes of `expected` (arrays or their shapes)."""
+    """Raises unless `params` has the structure and the shapes of `expected`."""
     want = _shapes(expected)
     got = _shapes(params)
     for path in sorted(want.keys() | got.keys()):
@@ -114,7 +118,7 @@ def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
 
 def check_floating(inputs: Array, model: str) -> None:
     """Raises unless `inputs` are floats; `model` names who needs them."""
-    if not jax.numpy.issubdtype(inputs.dtype, jax.numpy.floating):
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(
             f"{model} got {inputs.dtype} inputs; expected floats: convert them first, for example "
             "images.astype(jnp.float32) / 255"

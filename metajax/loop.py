@@ -63,8 +63,8 @@ def train(
     """Meta-trains until `state.step` is `iterations`.
 
     Sampling, inner loops and outer updates of `dispatch` iterations are one `jax.lax.scan`. What is
-    drawn depends on `state.key` and the step alone, so a run that is cut in two and goes on from its
-    state is the same run.
+    drawn depends on `state.key` and the step alone, so a run that is cut in two and goes on from
+    its state is the same run.
 
     Ctrl-C ends the loop after the dispatch in progress. A non-finite meta-loss or gradient ends it
     too, with a `RuntimeWarning` that names the step. Both keep what was trained.
@@ -77,8 +77,8 @@ def train(
       iterations: the step to train to, counted from the run's beginning.
       meta_batch: tasks a meta-step.
       chunk_size: tasks run at once, see `meta_gradient`.
-      dispatch: iterations a dispatch, that is between two reports. A last, shorter dispatch compiles
-        anew.
+      dispatch: iterations a dispatch, that is between two reports. A last, shorter dispatch
+        compiles anew.
       metrics_file: a JSON-lines file to which every record is appended.
       progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
       on_dispatch: called with the state and the record after each dispatch, for checkpoints and
@@ -110,8 +110,10 @@ def train(
             stepped, metrics = step(state, episodes)
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             good = good & finite
-            kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), stepped[:3], state[:3])
-            return (TrainState(*kept, state.key), good), metrics
+            params, opt_state, count = jax.tree.map(
+                lambda new, old: jnp.where(good, new, old), stepped[:3], state[:3]
+            )
+            return (TrainState(params, opt_state, count, state.key), good), metrics
 
         (state, _), metrics = jax.lax.scan(iteration, (state, jnp.array(True)), length=length)
         return state, metrics

@@ -70,9 +70,7 @@ def meta_gradient(
     if chunk_size == tasks:
         return chunk(episodes, keys)
     chunks = tasks // chunk_size
-    cut = jax.tree.map(
-        lambda x: x.reshape(chunks, chunk_size, *x.shape[1:]), (episodes, keys)
-    )
+    cut = jax.tree.map(lambda x: x.reshape(chunks, chunk_size, *x.shape[1:]), (episodes, keys))
     first = jax.tree.map(lambda x: x[0], cut)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(chunk, *first))
 

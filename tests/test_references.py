@@ -44,9 +44,7 @@ def _tree(arrays: dict[str, np.ndarray], workload: str) -> dict:
 
 @pytest.mark.parametrize("order", ["second", "first"])
 @pytest.mark.parametrize("num_steps", [1, 5])
-@pytest.mark.parametrize(
-    "workload", ["W1", pytest.param("W2", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("workload", ["W1", pytest.param("W2", marks=pytest.mark.slow)])
 def test_meta_gradient_of_pytorch(
     references: Path, workload: str, num_steps: int, order: str
 ) -> None:
@@ -94,4 +92,6 @@ def test_meta_gradient_of_pytorch(
 
 
 def _below(data: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): value for key, value in data.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in data.items() if key.startswith(prefix)
+    }

@@ -6,9 +6,9 @@ Networks", ICML 2017, arXiv 1703.03400.
   \phi_0 = \theta, \quad \phi_{i+1} = \phi_i - \alpha \nabla L_S(\phi_i), \quad
   \text{meta-loss} = L_Q(\phi_n)
 
-Its gradient with respect to theta is the product of :math:`I - \alpha \nabla^2 L_S(\phi_i)` over the
-steps times :math:`\nabla L_Q(\phi_n)` (section 2.2). FOMAML (section 5.2) takes every factor of that
-product as the identity.
+Its gradient with respect to theta is the product of :math:`I - \alpha \nabla^2 L_S(\phi_i)` over
+the steps times :math:`\nabla L_Q(\phi_n)` (section 2.2). FOMAML (section 5.2) takes every factor of
+that product as the identity.
 """
 
 from collections.abc import Callable, Mapping

@@ -45,7 +45,8 @@ def reptile(
 
     The authors' inner optimiser is `optax.adam(1e-3, b1=0.0)`; their code carries its second moment
     from one task to the next, while here every task starts with a fresh state, as a pure function
-    must. The outer step falls linearly from 1 to 0: `optax.sgd(optax.linear_schedule(1.0, 0.0, n))`.
+    must. The outer step falls linearly from 1 to 0:
+    `optax.sgd(optax.linear_schedule(1.0, 0.0, iterations))`.
 
     Args:
       model: a `Model`, or an `Objective` that brings its own loss.

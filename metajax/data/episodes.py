@@ -52,9 +52,7 @@ class ImageEpisodes:
             images = jax.vmap(_rotate)(images, quarter_turns)
         if jnp.issubdtype(images.dtype, jnp.integer):
             images = images.astype(jnp.float32) / 255
-        return Episode(
-            _labelled(images[:, : self.shots]), _labelled(images[:, self.shots :])
-        )
+        return Episode(_labelled(images[:, : self.shots]), _labelled(images[:, self.shots :]))
 
 
 def image_episodes(
@@ -104,7 +102,7 @@ def image_episodes(
         raise ValueError(f'rotations={rotations!r}; expected "none", "classes" or "tasks"')
     if rotations != "none" and shape[2] != shape[3]:
         raise ValueError(
-            f'rotations={rotations!r} of images {shape[2]}x{shape[3]}; expected square images, or '
+            f"rotations={rotations!r} of images {shape[2]}x{shape[3]}; expected square images, or "
             'rotations="none"'
         )
     if ways < 1 or shots < 1 or queries < 1:

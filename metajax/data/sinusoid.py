@@ -38,9 +38,7 @@ def sinusoid_episodes(
         amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
         a = jax.random.uniform(amplitude_key, (), minval=amplitude[0], maxval=amplitude[1])
         p = jax.random.uniform(phase_key, (), minval=phase[0], maxval=phase[1])
-        x = jax.random.uniform(
-            inputs_key, (shots + queries, 1), minval=inputs[0], maxval=inputs[1]
-        )
+        x = jax.random.uniform(inputs_key, (shots + queries, 1), minval=inputs[0], maxval=inputs[1])
         y = sinusoid(x, a, p)
         return Episode(Examples(x[:shots], y[:shots]), Examples(x[shots:], y[shots:]))
 

@@ -33,10 +33,8 @@ def from_linen(module: nn.Module) -> Model:
         return module.init(key, inputs)["params"]
 
     def apply(params: Params, inputs: Array, weights: Array | None = None) -> Array:
-        options = {"weights": weights} if weighted else {}
-        outputs, _ = module.apply(
-            {"params": params}, inputs, mutable=DenyList("params"), **options
-        )
+        options: dict[str, Any] = {"weights": weights} if weighted else {}
+        outputs, _ = module.apply({"params": params}, inputs, mutable=DenyList("params"), **options)
         return outputs
 
     return Model(init, apply)
@@ -77,9 +75,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     return Model(init, apply)
 
 
-def from_functions(
-    init: Callable[[Key, Array], Params], apply: Callable[..., Array]
-) -> Model:
+def from_functions(init: Callable[[Key, Array], Params], apply: Callable[..., Array]) -> Model:
     """The model of a plain pair of functions, such as `haiku.transform` or `stax` give.
 
     Args:

@@ -14,8 +14,8 @@ from metajax.types import Array, Model
 class BatchStatistics(nn.Module):
     """Batch normalisation by the statistics of the batch at hand; it carries no state.
 
-    It is Flax's layer normalisation with the item and space axes as the ones to reduce. The variance
-    is the biased one.
+    It is Flax's layer normalisation with the item and space axes as the ones to reduce. The
+    variance is the biased one.
 
     Attributes:
       use_scale: learn a scale beside the offset. The MAML authors' code has none.
@@ -87,7 +87,7 @@ class ConvNet(nn.Module):
 def max_pool_2x2(images: Array) -> Array:
     """Maximum over 2x2 windows, an odd last row or column left out.
 
-    A reshape and a maximum: the derivatives of a windowed reduction are slow on CPU and under `vmap`.
+    A reshape and a maximum: the derivatives of a windowed reduction are slow on CPU.
 
     Args:
       images: `[items, height, width, channels]`, height and width at least 2.

@@ -26,8 +26,8 @@ def patch_convolution(
 ) -> Array:
     """Two-dimensional convolution as patches times weights.
 
-    Takes the arguments of `jax.lax.conv_general_dilated` that Flax passes, so it can be given to any
-    `flax.linen.Conv` as `conv_general_dilated=patch_convolution`. Images are channels-last.
+    Takes the arguments of `jax.lax.conv_general_dilated` that Flax passes, so it can be given to
+    any `flax.linen.Conv` as `conv_general_dilated=patch_convolution`. Images are channels-last.
 
     Args:
       lhs: `[items, height, width, channels]` images.
