@@ -93,7 +93,9 @@ def load(args: argparse.Namespace, split: str) -> np.ndarray:
 def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests, prints the table and draws the figures; returns the test scores."""
     setting = SETTINGS[args.algorithm]
-    changes = {name: getattr(args, name) for name in ("inner_rate", "outer_rate", "steps")}
+    changes = {
+        name: getattr(args, name) for name in ("inner_rate", "outer_rate", "meta_batch", "steps")
+    }
     setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -108,11 +110,15 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         load(args, "train"),
         ways=args.ways,
         shots=train_shots,
-        queries=args.queries or args.shots,
+        queries=args.queries,
         rotations="tasks",
     )
     test_sample = mj.image_episodes(
-        load(args, "test"), ways=args.ways, shots=args.shots, queries=15, rotations="tasks"
+        load(args, "test"),
+        ways=args.ways,
+        shots=args.shots,
+        queries=args.test_queries,
+        rotations="tasks",
     )
 
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
@@ -237,8 +243,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--algorithm", choices=list(SETTINGS), default="maml")
     out.add_argument("--ways", type=int, default=5)
     out.add_argument("--shots", type=int, default=1)
-    out.add_argument("--queries", type=int, help="a class, in training; default: the shots")
+    out.add_argument("--queries", type=int, default=5, help="a class, in training")
+    out.add_argument("--test-queries", type=int, default=15, help="a class, at test")
     out.add_argument("--iterations", type=int, default=800)
+    out.add_argument("--meta-batch", type=int, help="tasks; default: the algorithm's")
     out.add_argument("--inner-rate", type=float, help="default: the algorithm's")
     out.add_argument("--outer-rate", type=float, help="default: the algorithm's")
     out.add_argument("--steps", type=int, help="inner steps in training; default: the algorithm's")

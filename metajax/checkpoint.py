@@ -4,6 +4,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from metajax.checks import check_parameters
 from metajax.training import TrainState
 
 
@@ -40,8 +41,11 @@ def restore_state(folder: str | Path, like: TrainState) -> TrainState:
     path = Path(folder).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist; expected a folder that save_state wrote")
-    with ocp.CheckpointManager(path) as manager:
+    with ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler()) as manager:
         step = manager.latest_step()
         if step is None:
             raise FileNotFoundError(f"{path} holds no checkpoint; expected one of save_state")
+        stored = manager.item_metadata(step)
+        for part, expected in (("params", like.params), ("opt_state", like.opt_state)):
+            check_parameters(expected, stored[part])
         return manager.restore(step, args=ocp.args.StandardRestore(like))

@@ -113,7 +113,10 @@ def check_parameters(expected: Params, params: Params) -> None:
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
 
 def check_floating(inputs: Array, model: str) -> None:

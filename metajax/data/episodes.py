@@ -14,7 +14,7 @@ Rotations = Literal["none", "classes", "tasks"]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # Hashed by identity, so that `jax.jit` takes it.
 class ImageEpisodes:
     """A sampler of `N`-way `K`-shot episodes: the pure function `key -> Episode`.
 

@@ -1,0 +1,190 @@
+"""Reptile: the pseudo-loss's gradient, its mini-batches, and the outer step of the paper."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+import metajax as mj
+from metajax.algorithms.reptile import mini_batches
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+Array = jax.Array
+RATE = 0.3
+STEPS = 4
+SUPPORT, QUERY, FEATURES, OUTPUTS = 6, 5, 4, 3
+MODEL = mj.mlp((5, OUTPUTS))
+BATCHES = pytest.mark.parametrize("batch_size", [None, 4])
+
+
+def learner(**options: Any) -> mj.Learner:
+    defaults = {"inner": optax.sgd(RATE), "num_steps": STEPS, "loss_fn": mj.squared_error}
+    return mj.reptile(MODEL, **(defaults | options))
+
+
+def episodes(tasks: int) -> mj.Episode:
+    sizes = ((SUPPORT, FEATURES), (SUPPORT, OUTPUTS), (QUERY, FEATURES), (QUERY, OUTPUTS))
+    xs, ys, xq, yq = oracles.normals(0, *((tasks, *size) for size in sizes))
+    return mj.Episode(mj.Examples(xs, ys), mj.Examples(xq, yq))
+
+
+def task(index: int = 0) -> mj.Episode:
+    return jax.tree.map(lambda x: x[index], episodes(3))
+
+
+def theta() -> Any:
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, FEATURES)))
+    return oracles.normal_like(1, shapes)
+
+
+def loss_of(params: Any, inputs: Array, targets: Array) -> Array:
+    return oracles.mean_squared_error(oracles.perceptron(params, inputs), targets)
+
+
+def rows_of(key: Array, support: mj.Examples, batch_size: int | None) -> Sequence[Sequence[int]]:
+    """The rows of every inner step of a task with this key."""
+    if batch_size is None:
+        return [range(SUPPORT)] * STEPS
+    order = jax.random.fold_in(jax.random.fold_in(key, 0), 1)
+    return mini_batches(order, support, num_steps=STEPS, size=batch_size).tolist()
+
+
+def phi_of(key: Array, episode: mj.Episode, batch_size: int | None, params: Any) -> Any:
+    support = episode.support
+    rows = rows_of(key, support, batch_size)
+    rule = oracles.sgd(RATE)
+    return oracles.reptile_phi(loss_of, params, support.inputs, support.targets, rows, rule)
+
+
+@BATCHES
+def test_gradient_is_theta_minus_phi(batch_size: int | None) -> None:
+    params, episode, key = theta(), task(), jax.random.key(2)
+    (value, aux), gradient = jax.value_and_grad(
+        learner(batch_size=batch_size, record_steps=True).loss, has_aux=True
+    )(params, episode, key)
+
+    phi = phi_of(key, episode, batch_size, params)
+    gap = jax.tree.map(jnp.subtract, params, phi)
+    oracles.assert_close(gradient, gap)
+    oracles.assert_close(value, 0.5 * oracles.dot(gap, gap))
+    query = loss_of(phi, *episode.query[:2])
+    oracles.assert_close(aux.metrics["query_loss"], query)
+    assert abs(value - query) > 1e-3  # Two different things under two names.
+    curve = aux.metrics["query_loss_per_step"]
+    oracles.assert_close(curve[0], loss_of(params, *episode.query[:2]))
+    oracles.assert_close(curve[-1], query)
+
+
+@BATCHES
+def test_adapted_parameters_are_phi(batch_size: int | None) -> None:
+    params, episode, key = theta(), task(), jax.random.key(2)
+    one = learner(batch_size=batch_size)
+    adapted = one.adapt(params, episode.support, key)
+    oracles.assert_close(adapted.params, phi_of(key, episode, batch_size, params))
+    outputs = one.predict(params, adapted, episode.query.inputs)
+    oracles.assert_close(outputs, oracles.perceptron(adapted.params, episode.query.inputs))
+
+
+@BATCHES
+def test_outer_sgd_is_the_step_of_the_paper(batch_size: int | None) -> None:
+    params, batch, epsilon, tasks = theta(), episodes(3), 0.7, 3
+    optimizer = optax.sgd(epsilon)
+    run_key = jax.random.key(3)
+    step = mj.train_step(learner(batch_size=batch_size), optimizer)
+    state, metrics = oracles.compiled(step)(mj.init_state(params, optimizer, run_key), batch)
+
+    keys = mj.task_keys(jax.random.fold_in(run_key, 0), tasks)
+    phis = [phi_of(keys[t], task(t), batch_size, params) for t in range(tasks)]
+    oracles.assert_close(
+        state.params,
+        jax.tree.map(lambda p, *each: p + epsilon * (sum(each) / tasks - p), params, *phis),
+    )
+    losses = [loss_of(phi, *task(t).query[:2]) for t, phi in enumerate(phis)]
+    oracles.assert_close(metrics["query_loss"], sum(losses) / tasks)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_quadratic_has_the_closed_form(steps: int) -> None:
+    params, centre, root = oracles.normals(4, (4,), (4,), (4, 4))
+    matrix = root @ root.T / 4 + jnp.eye(4)
+
+    def loss(
+        phi: Array, examples: mj.Examples, key: Array | None, support: mj.Examples | None
+    ) -> tuple[Array, mj.Aux]:
+        gap = phi - examples.targets
+        return 0.5 * gap @ examples.inputs @ gap, mj.Aux(None, {})
+
+    objective = mj.Objective(lambda key, inputs: jnp.zeros(4), loss, lambda phi, x, support: x)
+    reptile = mj.reptile(objective, inner=optax.sgd(0.1), num_steps=steps)
+    support = mj.Examples(matrix, centre)
+    gradient, _ = jax.grad(reptile.loss, has_aux=True)(params, mj.Episode(support, support))
+    power = jnp.linalg.matrix_power(jnp.eye(4) - 0.1 * matrix, steps)
+    oracles.assert_close(gradient, params - centre - power @ (params - centre))
+
+
+def test_queries_do_not_touch_the_gradient() -> None:
+    params, episode, key = theta(), task(), jax.random.key(2)
+    slope = jax.value_and_grad(learner(batch_size=4).loss, has_aux=True)
+    (_, aux), gradient = slope(params, episode, key)
+    (_, other_aux), other = slope(params, episode._replace(query=task(1).query), key)
+    oracles.assert_close(other, gradient, 0.0)
+    assert abs(aux.metrics["query_loss"] - other_aux.metrics["query_loss"]) > 1e-3
+
+
+def test_mini_batches_need_a_key() -> None:
+    params, episode = theta(), task()
+    for batch_size, call in ((4, "loss"), (4, "adapt")):
+        one = learner(batch_size=batch_size)
+        data = episode if call == "loss" else episode.support
+        with pytest.raises(ValueError, match="pass a key"):
+            getattr(one, call)(params, data)
+
+
+def examples(items: int, padded: Sequence[int] = ()) -> mj.Examples:
+    weights = jnp.ones(items).at[jnp.array(padded, int)].set(0.0) if padded else None
+    return mj.Examples(jnp.zeros((items, 1)), jnp.zeros((items, 1)), weights)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 8])
+@pytest.mark.parametrize("padded", [(), (0, 4)])
+def test_every_pass_takes_each_item_once(size: int, padded: Sequence[int]) -> None:
+    items, passes = 7, 6
+    real = sorted(set(range(items)) - set(padded))
+    steps = -(-passes * len(real) // size)
+    rows = mini_batches(jax.random.key(5), examples(items, padded), num_steps=steps, size=size)
+    assert rows.shape == (steps, size)
+    drawn = np.asarray(rows).ravel()[: passes * len(real)].reshape(passes, len(real))
+    for one in drawn:
+        assert sorted(one) == real
+    # Six shuffles of five or more items agree by chance less than once in 1e10.
+    assert len({tuple(one) for one in drawn}) > 1
+    assert set(np.asarray(rows).ravel()) <= set(real)
+
+
+def test_mini_batches_depend_on_the_key_alone() -> None:
+    first, again, other = (
+        mini_batches(jax.random.key(seed), examples(12), num_steps=3, size=4).tolist()
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_padding_counts_for_nothing_in_mini_batches() -> None:
+    params, episode, key = theta(), task(), jax.random.key(2)
+    support = episode.support
+    hidden = mj.Examples(
+        support.inputs.at[1].set(1e3),
+        support.targets.at[1].set(jnp.nan),
+        jnp.ones(SUPPORT).at[1].set(0.0),
+    )
+    rows = rows_of(key, hidden, 4)
+    phi = learner(batch_size=4).adapt(params, hidden, key).params
+    arguments = (loss_of, params, support.inputs, support.targets, rows, oracles.sgd(RATE))
+    oracles.assert_close(phi, oracles.reptile_phi(*arguments))

@@ -1,0 +1,44 @@
+"""The table of learners that the contract tests drive: one row an algorithm."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import metajax as mj
+
+WAYS, SHOTS, QUERIES, SIDE = 3, 2, 4, 8
+
+
+class Row(NamedTuple):
+    """A way to build a small learner on `[items, 8, 8, 1]` images of three ways."""
+
+    name: str
+    make: Callable[[], mj.Learner]
+
+
+def model() -> mj.Model:
+    return mj.mlp((16, WAYS), stddev=0.3)
+
+
+LEARNERS = (
+    Row("maml", lambda: mj.maml(model(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("fomaml", lambda: mj.fomaml(model(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("reptile", lambda: mj.reptile(model(), inner=optax.sgd(0.1), num_steps=2)),
+)
+
+
+def episode(key: jax.Array, *, ways: int = WAYS) -> mj.Episode:
+    """Noisy patterns, one a class, so that there is something to learn."""
+    pattern_key, noise_key = jax.random.split(key)
+    patterns = jax.random.normal(pattern_key, (ways, 1, SIDE, SIDE, 1))
+    noise = jax.random.normal(noise_key, (ways, SHOTS + QUERIES, SIDE, SIDE, 1))
+    images = patterns + 0.5 * noise
+
+    def examples(images: jax.Array) -> mj.Examples:
+        targets = jnp.repeat(jnp.arange(ways), images.shape[1])
+        return mj.Examples(images.reshape(-1, *images.shape[2:]), targets)
+
+    return mj.Episode(examples(images[:, :SHOTS]), examples(images[:, SHOTS:]))

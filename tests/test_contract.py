@@ -1,0 +1,194 @@
+"""What every learner of the library must do: each row of `learners.LEARNERS` goes through it."""
+
+import functools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from learners import LEARNERS, SIDE, WAYS, Row, episode
+
+import metajax as mj
+
+each = pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
+KEY = jax.random.key(7)
+
+
+def _start(row: Row) -> tuple[mj.Learner, dict]:
+    learner = row.make()
+    return learner, learner.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))
+
+
+def _batch(tasks: int) -> mj.Episode:
+    return jax.vmap(episode)(jax.random.split(jax.random.key(1), tasks))
+
+
+@each
+def test_loss_is_a_finite_scalar_with_outputs_and_query_loss(row: Row) -> None:
+    learner, params = _start(row)
+    value, aux = learner.loss(params, episode(KEY), KEY)
+    assert value.shape == ()
+    assert jnp.isfinite(value)
+    assert aux.outputs.shape == (len(episode(KEY).query.targets), WAYS)
+    assert {"query_loss", "accuracy"} <= set(aux.metrics)
+    np.testing.assert_allclose(
+        aux.metrics["accuracy"],
+        mj.accuracy(aux.outputs, episode(KEY).query.targets),
+    )
+    np.testing.assert_allclose(
+        aux.metrics["query_loss"],
+        mj.cross_entropy(aux.outputs, episode(KEY).query.targets),
+        rtol=1e-6,
+    )
+
+
+@each
+def test_loss_is_pure_and_needs_no_key(row: Row) -> None:
+    learner, params = _start(row)
+    before = jax.tree.map(np.array, params)
+    first = learner.loss(params, episode(KEY))
+    second = jax.jit(learner.loss)(params, episode(KEY))
+    chex.assert_trees_all_close(first, second, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(params, before)
+
+
+@each
+def test_gradient_is_finite_and_reaches_every_parameter(row: Row) -> None:
+    learner, params = _start(row)
+    gradient = jax.grad(learner.loss, has_aux=True)(params, episode(KEY))[0]
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
+    for leaf in jax.tree.leaves(gradient):
+        assert jnp.isfinite(leaf).all()
+        assert jnp.abs(leaf).max() > 0
+
+
+@each
+def test_adapt_and_predict_reproduce_the_outputs_of_loss(row: Row) -> None:
+    learner, params = _start(row)
+    support, query = episode(KEY)
+    task = learner.adapt(params, support, KEY)
+    outputs = learner.predict(params, task, query.inputs)
+    expected = learner.loss(params, episode(KEY), KEY)[1].outputs
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_a_task_is_arrays_that_can_be_saved(row: Row) -> None:
+    learner, params = _start(row)
+    support, query = episode(KEY)
+    task = learner.adapt(params, support, KEY)
+    leaves, structure = jax.tree.flatten(task)
+    copied = jax.tree.unflatten(structure, [jnp.asarray(np.asarray(leaf)) for leaf in leaves])
+    np.testing.assert_array_equal(
+        learner.predict(params, copied, query.inputs), learner.predict(params, task, query.inputs)
+    )
+
+
+@each
+@pytest.mark.usefixtures("float64")
+def test_chunked_looped_and_vmapped_gradients_agree(row: Row) -> None:
+    learner, params = _start(row)
+    params, episodes = _cast((params, _batch(4)))
+    keys = mj.task_keys(KEY, 4)
+    ways = {
+        size: jax.jit(functools.partial(mj.meta_gradient, learner.loss, chunk_size=size))(
+            params, episodes, keys
+        )
+        for size in (None, 1, 2, 4)
+    }
+    single = [
+        jax.value_and_grad(learner.loss, has_aux=True)(
+            params, *jax.tree.map(lambda x, task=task: x[task], (episodes, keys))
+        )
+        for task in range(4)
+    ]
+    looped = jax.tree.map(lambda *leaves: sum(leaves) / 4, *(gradient for _, gradient in single))
+    for gradient, (loss, metrics) in ways.values():
+        chex.assert_trees_all_close(gradient, looped, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(loss, np.mean([value for (value, _), _ in single]), rtol=1e-12)
+        accuracies = [aux.metrics["accuracy"] for (_, aux), _ in single]
+        np.testing.assert_allclose(metrics["accuracy"], np.mean(accuracies), rtol=1e-12)
+
+
+@each
+@pytest.mark.usefixtures("float64")
+def test_step_under_pmap_equals_step_on_one_device(row: Row) -> None:
+    learner, params = _start(row)
+    params, episodes = _cast((params, _batch(8)))
+    optimizer = optax.adam(1e-2)
+    state = mj.init_state(params, optimizer, KEY)
+    expected, expected_metrics = jax.jit(mj.train_step(learner, optimizer))(state, episodes)
+
+    devices = 4
+    step = jax.pmap(
+        mj.train_step(learner, optimizer, axis_name="devices"),
+        axis_name="devices",
+        in_axes=(None, 0),
+        devices=jax.devices()[:devices],
+    )
+    split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), episodes)
+    states, metrics = step(state, split)
+    for device in range(devices):
+        params = jax.tree.map(lambda x, device=device: np.asarray(x)[device], states.params)
+        chex.assert_trees_all_close(params, expected.params, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(metrics["loss"][0], expected_metrics["loss"], rtol=1e-12)
+    np.testing.assert_allclose(metrics["grad_norm"][0], expected_metrics["grad_norm"], rtol=1e-12)
+
+
+@each
+def test_step_in_a_scan_learns(row: Row) -> None:
+    learner, params = _start(row)
+    rate = 0.5 if row.name == "reptile" else 0.1
+    optimizer = optax.sgd(rate)
+    step = mj.train_step(learner, optimizer)
+
+    @jax.jit
+    def run(state: mj.TrainState) -> tuple[mj.TrainState, dict]:
+        return jax.lax.scan(lambda state, _: step(state, _batch(4)), state, length=30)
+
+    state, metrics = run(mj.init_state(params, optimizer, KEY))
+    assert int(state.step) == 30
+    assert metrics["query_loss"][-1] < 0.8 * metrics["query_loss"][0]
+
+
+@each
+def test_step_is_traced_once(row: Row) -> None:
+    learner, params = _start(row)
+    optimizer = optax.adam(1e-3)
+    step = jax.jit(chex.assert_max_traces(mj.train_step(learner, optimizer), 1))
+    state = mj.init_state(params, optimizer, KEY)
+    for _ in range(3):
+        state, _ = step(state, _batch(2))
+    chex.clear_trace_counter()
+
+
+@each
+def test_padding_changes_nothing(row: Row) -> None:
+    learner, params = _start(row)
+    plain = episode(KEY)
+
+    def padded(examples: mj.Examples, rows: int) -> mj.Examples:
+        inputs, targets, _ = examples
+        junk = jnp.full((rows, *inputs.shape[1:]), 1e3)
+        return mj.Examples(
+            jnp.concatenate([inputs, junk]),
+            jnp.concatenate([targets, jnp.zeros(rows, targets.dtype)]),
+            jnp.concatenate([jnp.ones(len(inputs)), jnp.zeros(rows)]),
+        )
+
+    both = mj.Episode(padded(plain.support, 3), padded(plain.query, 2))
+    loss: Callable = jax.value_and_grad(learner.loss, has_aux=True)
+    (value, aux), gradient = loss(params, plain)
+    (padded_value, padded_aux), padded_gradient = loss(params, both)
+    np.testing.assert_allclose(padded_value, value, rtol=1e-5)
+    chex.assert_trees_all_close(padded_gradient, gradient, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(padded_aux.metrics, aux.metrics, rtol=1e-5)
+
+
+def _cast(tree: object) -> object:
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )

@@ -1,0 +1,84 @@
+"""Evaluation: the scores of episodes, and an interval that covers what it should."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metajax as mj
+from metajax.tasks import task_keys
+
+SAMPLE = mj.sinusoid_episodes(shots=5, queries=5)
+
+
+def _learner(num_steps: int, *, record_steps: bool) -> mj.Learner:
+    return mj.maml(
+        mj.mlp((8, 1), stddev=0.3),
+        inner=optax.sgd(0.01),
+        num_steps=num_steps,
+        loss_fn=mj.squared_error,
+        record_steps=record_steps,
+    )
+
+
+PARAMS = _learner(1, record_steps=False).init(jax.random.key(0), jnp.zeros((1, 1)))
+
+
+def test_scores_are_those_of_the_episodes_one_by_one() -> None:
+    learner = _learner(3, record_steps=True)
+    scores = mj.evaluate(learner, PARAMS, SAMPLE, episodes=4, seed=5)
+    assert scores.scores["query_loss_per_step"].shape == (4, 4)
+    for index, key in enumerate(task_keys(jax.random.key(5), 4)):
+        sample_key, learner_key = jax.random.split(key)
+        _, aux = learner.loss(PARAMS, SAMPLE(sample_key), learner_key)
+        for name, value in aux.metrics.items():
+            np.testing.assert_allclose(scores.scores[name][index], value, rtol=1e-5)
+
+
+def test_chunks_and_seeds() -> None:
+    learner = _learner(1, record_steps=False)
+    one = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1)
+    chunked = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1, chunk_size=4)
+    other = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=2)
+    np.testing.assert_allclose(chunked.scores["query_loss"], one.scores["query_loss"], rtol=1e-5)
+    assert not np.allclose(other.scores["query_loss"], one.scores["query_loss"])
+    assert (one.episodes, one.seed) == (10, 1)
+
+
+def test_more_steps_than_trained_begin_alike() -> None:
+    short = mj.evaluate(_learner(1, record_steps=True), PARAMS, SAMPLE, episodes=5)
+    long = mj.evaluate(_learner(10, record_steps=True), PARAMS, SAMPLE, episodes=5)
+    np.testing.assert_allclose(
+        long.mean("query_loss_per_step")[:2], short.mean("query_loss_per_step"), rtol=1e-5
+    )
+    assert long.mean("query_loss_per_step")[10] < long.mean("query_loss_per_step")[0]
+
+
+def test_interval_covers_the_mean_95_percent_of_the_time() -> None:
+    draws = np.random.default_rng(0).exponential(size=(2000, 200))
+    covered = 0
+    for draw in draws:
+        scores = mj.Evaluation({"score": draw}, len(draw), 0)
+        covered += abs(scores.mean("score") - 1.0) <= scores.interval("score")
+    assert 0.92 < covered / len(draws) < 0.97
+
+
+def test_interval_by_hand() -> None:
+    scores = mj.Evaluation({"score": np.array([1.0, 2.0, 3.0, 4.0])}, 4, 0)
+    assert scores.mean("score") == 2.5
+    np.testing.assert_allclose(scores.interval("score"), 1.96 * np.sqrt(5 / 3) / 2)
+
+
+def test_evaluating_again_traces_once() -> None:
+    traces = []
+
+    def sample(key: jax.Array) -> mj.Episode:
+        traces.append(1)
+        return SAMPLE(key)
+
+    learner = _learner(1, record_steps=False)
+    mj.evaluate(learner, PARAMS, sample, episodes=3)
+    first = len(traces)
+    mj.evaluate(learner, PARAMS, sample, episodes=3, seed=1)
+    # The second evaluation draws its one checked episode, and traces nothing.
+    assert len(traces) == first + 1

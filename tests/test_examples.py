@@ -1,0 +1,81 @@
+"""Every example runs in a small form, and what it prints and draws is there."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the examples need metajax[examples]")
+pytest.importorskip("rich", reason="the examples need metajax[examples]")
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_png(path: Path) -> bool:
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "few_shot_characters",
+        "sinusoid_regression",
+    }
+
+
+@pytest.mark.parametrize("name", ["few_shot_characters", "sinusoid_regression"])
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        _load(name).parser().parse_args(["--help"])
+    assert stopped.value.code == 0
+    assert "--iterations" in capsys.readouterr().out
+
+
+def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("sinusoid_regression")
+    arguments = ["--iterations", "3000", "--outer-rate", "3e-3", "--episodes", "200"]
+    scores = example.run(example.parser().parse_args([*arguments, "--out", str(tmp_path)]))
+    for name in ("maml", "fomaml"):
+        steps = scores[name].mean("query_loss_per_step")
+        assert steps.shape == (11,)
+        assert steps[1] < 0.5 * steps[0]
+        assert steps[10] < 0.5 * scores["pre-trained"].mean("query_loss_per_step")[10]
+    assert _is_png(tmp_path / "sinusoid.png")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "200 fresh tasks, seed 0" in printed
+    assert "±" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile"])
+def test_few_shot_characters(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _load("few_shot_characters")
+    out = tmp_path / "a folder with spaces"
+    arguments = ["--algorithm", algorithm, "--ways", "3", "--filters", "16", "--iterations", "60"]
+    arguments += ["--episodes", "50", "--dispatch", "20", "--out", str(out)]
+    scores = example.run(example.parser().parse_args(arguments))
+    accuracies = scores.mean("accuracy_per_step")
+    assert accuracies[0] < 0.45
+    assert accuracies[-1] > accuracies[0] + 0.15
+    assert _is_png(out / "episode.png")
+    assert _is_png(out / "curves.png")
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [20, 40, 60]
+    assert "50 test episodes, seed 0" in " ".join(capsys.readouterr().out.split())
+
+    # The run is over: resuming finds nothing left to train, and the same scores.
+    resumed = example.run(example.parser().parse_args([*arguments, "--resume"]))
+    np.testing.assert_array_equal(resumed.mean("accuracy_per_step"), accuracies)

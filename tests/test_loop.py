@@ -1,0 +1,191 @@
+"""The compiled loop: the same run however it is cut, and nothing lost when it stops."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax as mj
+from metajax.loop import episode_keys
+
+KEY = jax.random.key(3)
+OPTIMIZER = optax.adam(1e-2)
+SAMPLE = mj.sinusoid_episodes(shots=5, queries=5)
+LEARNER = mj.maml(
+    mj.mlp((8, 1), stddev=0.3),
+    inner=optax.sgd(0.01),
+    num_steps=1,
+    loss_fn=mj.squared_error,
+)
+
+
+def _state() -> mj.TrainState:
+    params = LEARNER.init(jax.random.key(0), jnp.zeros((1, 1)))
+    return mj.init_state(params, OPTIMIZER, KEY)
+
+
+def _train(state: mj.TrainState, iterations: int, **options: object) -> mj.TrainResult:
+    options = {"meta_batch": 4, "dispatch": 10, "progress": False, **options}
+    return mj.train(LEARNER, OPTIMIZER, state, SAMPLE, iterations=iterations, **options)
+
+
+def test_loop_equals_steps_by_hand() -> None:
+    step = jax.jit(mj.train_step(LEARNER, OPTIMIZER))
+    state = _state()
+    for _ in range(6):
+        episodes = jax.vmap(SAMPLE)(episode_keys(state, 4))
+        state, _ = step(state, episodes)
+    result = _train(_state(), 6, dispatch=3)
+    chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
+    assert result.stopped == "finished"
+    assert int(result.state.step) == 6
+
+
+def test_a_run_cut_in_two_is_the_same_run() -> None:
+    whole = _train(_state(), 30)
+    half = _train(_state(), 10)
+    rest = _train(half.state, 30)
+    chex.assert_trees_all_equal(rest.state.params, whole.state.params)
+    chex.assert_trees_all_equal(rest.state.opt_state, whole.state.opt_state)
+    assert [record["step"] for record in rest.history] == [20, 30]
+
+
+def test_a_shorter_last_dispatch_is_the_same_run() -> None:
+    whole = _train(_state(), 25, dispatch=25)
+    cut = _train(_state(), 25, dispatch=10)
+    chex.assert_trees_all_close(cut.state.params, whole.state.params, rtol=1e-5, atol=1e-6)
+    assert [record["step"] for record in cut.history] == [10, 20, 25]
+
+
+def test_learning_halves_the_query_loss() -> None:
+    learner = mj.maml(
+        mj.mlp((40, 40, 1)), inner=optax.sgd(0.01), num_steps=1, loss_fn=mj.squared_error
+    )
+    optimizer = optax.adam(3e-3)
+    params = learner.init(jax.random.key(0), jnp.zeros((1, 1)))
+    result = mj.train(
+        learner,
+        optimizer,
+        mj.init_state(params, optimizer, KEY),
+        mj.sinusoid_episodes(shots=10, queries=10),
+        iterations=3000,
+        meta_batch=25,
+        dispatch=300,
+        progress=False,
+    )
+    assert result.history[-1]["query_loss"] < 0.5 * result.history[0]["query_loss"]
+
+
+def test_metrics_file_appends_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    half = _train(_state(), 10, metrics_file=path)
+    _train(half.state, 20, metrics_file=path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["step"] for record in records] == [10, 20]
+    assert {"loss", "grad_norm", "query_loss", "tasks_per_second", "seconds"} <= set(records[0])
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _train(_state(), 20, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("step 10/20  loss ")
+    assert lines[-1].startswith("step 20/20  loss ")
+    assert "tasks/s" in lines[-1]
+    assert "min left" in lines[-1]
+
+
+def test_ctrl_c_keeps_what_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(state: mj.TrainState, record: dict) -> None:
+        del state
+        if record["step"] == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            # Only the main thread runs handlers, between two of its instructions.
+            threading.Event().wait(0.05)
+
+    # The signal arrives in the callback of dispatch 2: that dispatch counts, no other is begun.
+    result = _train(_state(), 100, on_dispatch=interrupt)
+    assert result.stopped == "interrupted"
+    assert int(result.state.step) == 20
+    chex.assert_trees_all_equal(result.state.params, _train(_state(), 20).state.params)
+    assert "stopping after the dispatch in progress" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_works_outside_the_main_thread() -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(_train(_state(), 10)))
+    thread.start()
+    thread.join()
+    assert results[0].stopped == "finished"
+
+
+def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_state() -> None:
+    bad = 7
+
+    def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        value, aux = LEARNER.loss(params["net"], episode, key)
+        poison = jnp.where(params["count"] == bad, jnp.nan, 0.0)
+        # The outer optimiser counts down by the gradient -1.
+        return value + poison - params["count"] + jax.lax.stop_gradient(params["count"]), aux
+
+    learner = LEARNER._replace(loss=loss)
+    optimizer = optax.multi_transform(
+        {"net": optax.sgd(1e-3), "count": optax.sgd(1.0)}, {"net": "net", "count": "count"}
+    )
+    params = {"net": _state().params, "count": jnp.zeros(())}
+    state = mj.init_state(params, optimizer, KEY)
+    with pytest.warns(RuntimeWarning, match=r"not finite at step 7; stopped, keeping .* step 7"):
+        result = mj.train(
+            learner,
+            optimizer,
+            state,
+            SAMPLE,
+            iterations=30,
+            meta_batch=2,
+            dispatch=5,
+            progress=False,
+        )
+    assert result.stopped == "non-finite"
+    assert int(result.state.step) == bad
+    assert float(result.state.params["count"]) == bad
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+    assert [record["step"] for record in result.history] == [5]
+
+
+def test_a_non_finite_gradient_stops_too() -> None:
+    # A finite loss with an infinite slope: sqrt at 0, as with an inner Adam without eps_root.
+    def loss(params: jax.Array, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        del episode, key
+        value = jnp.sqrt(params)
+        return value, mj.Aux(None, {"query_loss": value})
+
+    learner = LEARNER._replace(loss=loss)
+    state = mj.init_state(jnp.zeros(()), optax.sgd(0.1), KEY)
+    with pytest.warns(RuntimeWarning, match="not finite at step 0"):
+        result = mj.train(
+            learner,
+            optax.sgd(0.1),
+            state,
+            SAMPLE,
+            iterations=2,
+            meta_batch=1,
+            progress=False,
+        )
+    assert float(result.state.params) == 0.0
+
+
+def test_the_loop_draws_other_keys_for_data_than_for_the_learner() -> None:
+    state = _state()
+    data = jax.random.key_data(episode_keys(state, 4))
+    learner = jax.random.key_data(mj.task_keys(jax.random.fold_in(state.key, state.step), 4))
+    assert not (data[:, None] == learner[None]).all(-1).any()
