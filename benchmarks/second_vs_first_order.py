@@ -1,9 +1,9 @@
 """What exact second order costs against first order: time, compile time and temporary memory.
 
-The same weights and episodes for both, on the sinusoid perceptron and the strided Omniglot network,
-for several numbers of inner steps. Runs are interleaved, so that noise of the machine falls on both;
-times are medians. Temporary memory is what the compiled program asks for beside its arguments and
-results. Run it on a quiet machine.
+The same weights and episodes for both, on the sinusoid perceptron and the strided Omniglot
+network, for several numbers of inner steps. Runs are interleaved, so that noise of the machine
+falls on both; times are medians. Temporary memory is what the compiled program asks for beside its
+arguments and results. Run it on a quiet machine.
 """
 
 import argparse
@@ -77,6 +77,8 @@ def compile_meta_gradient(workload: Workload, num_steps: int, *, first_order: bo
     compiled = jax.jit(meta_gradient).lower(*arguments).compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
+    if memory is None:
+        raise RuntimeError(f"the {jax.default_backend()} backend does not report memory")
     return Program(
         lambda: jax.block_until_ready(compiled(*arguments)) and None,
         seconds,
@@ -118,29 +120,27 @@ def measure(workload: Workload, num_steps: int, seconds: float) -> dict:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """Measures, prints the table and writes the records; returns them."""
-    out = Table(
-        *("workload", "steps", "exact, ms", "first, ms", "ratio"),
-        *("exact, MB", "first, MB", "ratio", "compile, s"),
-        title=f"exact against first order on {jax.devices()[0].device_kind}: medians of "
-        "interleaved runs, temporary memory",
-    )
+    console = Console()
+    console.print(f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them")
     records = []
     for workload in workloads(args.tasks):
+        table = Table(
+            *("steps", "exact ms", "first ms", "ratio"),
+            *("exact MB", "first MB", "ratio", "compile s"),
+            title=f"{workload.name}, {len(workload.episodes.support.inputs)} tasks",
+        )
         for steps in args.steps:
             record = measure(workload, steps, args.seconds)
             records.append(record)
+            times = record["exact_ms"], record["first_ms"]
             memory = record["exact_temporary_mb"], record["first_temporary_mb"]
-            out.add_row(
-                f"{workload.name}, {record['tasks']} tasks",
+            table.add_row(
                 str(steps),
-                f"{record['exact_ms']:.2f}",
-                f"{record['first_ms']:.2f}",
-                f"{record['exact_ms'] / record['first_ms']:.2f}",
-                *(f"{value:.2f}" for value in memory),
-                f"{memory[0] / memory[1]:.2f}",
+                *(f"{value:.2f}" for value in (*times, times[0] / times[1])),
+                *(f"{value:.2f}" for value in (*memory, memory[0] / memory[1])),
                 f"{record['exact_compile_s']:.1f} / {record['first_compile_s']:.1f}",
             )
-    Console().print(out)
+        console.print(table)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return records

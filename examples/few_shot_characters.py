@@ -40,8 +40,8 @@ class Setting:
 
 
 SETTINGS = {
-    "maml": Setting(inner_rate=0.4, outer_rate=2e-3, meta_batch=32, steps=1, test_steps=5),
-    "fomaml": Setting(inner_rate=0.4, outer_rate=2e-3, meta_batch=32, steps=1, test_steps=5),
+    "maml": Setting(inner_rate=0.4, outer_rate=3e-3, meta_batch=16, steps=1, test_steps=5),
+    "fomaml": Setting(inner_rate=0.4, outer_rate=3e-3, meta_batch=16, steps=1, test_steps=5),
     "reptile": Setting(
         inner_rate=1e-3,
         outer_rate=1.0,
@@ -245,7 +245,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--shots", type=int, default=1)
     out.add_argument("--queries", type=int, default=5, help="a class, in training")
     out.add_argument("--test-queries", type=int, default=15, help="a class, at test")
-    out.add_argument("--iterations", type=int, default=800)
+    out.add_argument("--iterations", type=int, default=500)
     out.add_argument("--meta-batch", type=int, help="tasks; default: the algorithm's")
     out.add_argument("--inner-rate", type=float, help="default: the algorithm's")
     out.add_argument("--outer-rate", type=float, help="default: the algorithm's")

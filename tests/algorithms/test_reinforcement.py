@@ -9,10 +9,9 @@ that comes from the sampling. The magic box of DiCE (Foerster et al. 2018, arXiv
 section 3) gives both derivatives right.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import oracles
 import pytest
@@ -78,29 +77,26 @@ def navigation(*, horizon: int, rollouts: int, power: int = 1) -> mj.Objective:
 
 def reinforce(policy: Policy, goal: Array, key: Array, horizon: int, rollouts: int) -> Policy:
     """The policy gradient of minus the return, from the Gaussian's score function, in loops."""
-    std = jnp.exp(policy["log_std"])
+    weight, bias = np.asarray(policy["weight"]), np.asarray(policy["bias"])
+    std = np.exp(np.asarray(policy["log_std"]))
     paths, rewards = [], []
     for one in jax.random.split(key, rollouts):
-        position, path, earned = jnp.zeros(2), [], []
-        for noise in jax.random.normal(one, (horizon, 2)):
+        position, path, earned = np.zeros(2), [], []
+        for noise in np.asarray(jax.random.normal(one, (horizon, 2))):
             path.append((position, noise))
-            action = policy["weight"] @ position + policy["bias"] + std * noise
-            position = position + STRIDE * action
-            earned.append(-jnp.linalg.norm(position - goal))
+            position = position + STRIDE * (weight @ position + bias + std * noise)
+            earned.append(-np.linalg.norm(position - np.asarray(goal)))
         paths.append(path)
         rewards.append(earned)
-    terms = []
+    gradient = {"weight": np.zeros((2, 2)), "bias": np.zeros(2), "log_std": np.zeros(2)}
     for i, path in enumerate(paths):
         for t, (position, noise) in enumerate(path):
             others = [sum(r[t:]) for j, r in enumerate(rewards) if j != i]
             advantage = sum(rewards[i][t:]) - sum(others) / len(others)
-            score = {
-                "weight": jnp.outer(noise / std, position),
-                "bias": noise / std,
-                "log_std": noise**2 - 1,
-            }
-            terms.append(jax.tree.map(partial(jnp.multiply, -advantage / rollouts), score))
-    return jax.tree.map(lambda *each: sum(each), *terms)
+            gradient["weight"] -= advantage * np.outer(noise / std, position) / rollouts
+            gradient["bias"] -= advantage * noise / std / rollouts
+            gradient["log_std"] -= advantage * (noise**2 - 1) / rollouts
+    return gradient
 
 
 def goal_task(goal: Array) -> mj.Episode:
@@ -125,17 +121,13 @@ def test_inner_gradient_is_reinforce(name: str) -> None:
     policy, goal, key = some_policy(), jnp.array([0.5, -0.8]), jax.random.key(1)
     objective = navigation(horizon=3, rollouts=4)
     learner = LEARNERS[name](objective, inner=optax.sgd(1.0), num_steps=1)
-    adapted = learner.adapt(policy, goal_task(goal).support, key).params
+    adapted = oracles.compiled(learner.adapt)(policy, goal_task(goal).support, key).params
 
     step_key = jax.random.fold_in(key, 0)  # The fit's; each of its steps has one of the split.
     if name == "reptile":
         step_key = jax.random.fold_in(step_key, 0)
     expected = reinforce(policy, goal, jax.random.split(step_key, 1)[0], 3, 4)
     oracles.assert_close(jax.tree.map(jnp.subtract, policy, adapted), expected)
-    oracles.assert_close(
-        jax.grad(lambda p: objective.loss(p, goal_task(goal).support, key, None)[0])(policy),
-        reinforce(policy, goal, key, 3, 4),
-    )
 
 
 @pytest.mark.usefixtures("float64")

@@ -59,15 +59,20 @@ def phi_of(key: Array, episode: mj.Episode, batch_size: int | None, params: Any)
     support = episode.support
     rows = rows_of(key, support, batch_size)
     rule = oracles.sgd(RATE)
-    return oracles.reptile_phi(loss_of, params, support.inputs, support.targets, rows, rule)
+    return oracles.compiled(
+        lambda params: oracles.reptile_phi(
+            loss_of, params, support.inputs, support.targets, rows, rule
+        )
+    )(params)
 
 
 @BATCHES
 def test_gradient_is_theta_minus_phi(batch_size: int | None) -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
-    (value, aux), gradient = jax.value_and_grad(
-        learner(batch_size=batch_size, record_steps=True).loss, has_aux=True
-    )(params, episode, key)
+    loss = learner(batch_size=batch_size, record_steps=True).loss
+    (value, aux), gradient = oracles.compiled(jax.value_and_grad(loss, has_aux=True))(
+        params, episode, key
+    )
 
     phi = phi_of(key, episode, batch_size, params)
     gap = jax.tree.map(jnp.subtract, params, phi)
@@ -85,7 +90,7 @@ def test_gradient_is_theta_minus_phi(batch_size: int | None) -> None:
 def test_adapted_parameters_are_phi(batch_size: int | None) -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
     one = learner(batch_size=batch_size)
-    adapted = one.adapt(params, episode.support, key)
+    adapted = oracles.compiled(one.adapt)(params, episode.support, key)
     oracles.assert_close(adapted.params, phi_of(key, episode, batch_size, params))
     outputs = one.predict(params, adapted, episode.query.inputs)
     oracles.assert_close(outputs, oracles.perceptron(adapted.params, episode.query.inputs))
@@ -130,7 +135,7 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
 
 def test_queries_do_not_touch_the_gradient() -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
-    slope = jax.value_and_grad(learner(batch_size=4).loss, has_aux=True)
+    slope = oracles.compiled(jax.value_and_grad(learner(batch_size=4).loss, has_aux=True))
     (_, aux), gradient = slope(params, episode, key)
     (_, other_aux), other = slope(params, episode._replace(query=task(1).query), key)
     oracles.assert_close(other, gradient, 0.0)
@@ -185,6 +190,7 @@ def test_padding_counts_for_nothing_in_mini_batches() -> None:
         jnp.ones(SUPPORT).at[1].set(0.0),
     )
     rows = rows_of(key, hidden, 4)
-    phi = learner(batch_size=4).adapt(params, hidden, key).params
-    arguments = (loss_of, params, support.inputs, support.targets, rows, oracles.sgd(RATE))
-    oracles.assert_close(phi, oracles.reptile_phi(*arguments))
+    adapted = oracles.compiled(learner(batch_size=4).adapt)(params, hidden, key)
+    assert all(row != 1 for step in rows for row in step)
+    unpadded = (support.inputs, support.targets, rows, oracles.sgd(RATE))
+    oracles.assert_close(adapted.params, oracles.reptile_phi(loss_of, params, *unpadded))
