@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
             seed=args.seed,
             chunk_size=100,
         )
+        if result.stopped == "interrupted":
+            break
     console.print(table(args, scores))
     draw_task(args, trained, args.out / "sinusoid.png")
     console.print(f"figure and checkpoints in {args.out}")
@@ -115,9 +117,9 @@ def draw_task(args: argparse.Namespace, trained: dict, path: Path) -> None:
     support = mj.Examples(x, mj.sinusoid(x, amplitude, phase))
     grid = jnp.linspace(-5, 5, 200)[:, None]
     figure, panels = plt.subplots(
-        1, len(trained), figsize=(12, 3.8), sharey=True, layout="constrained"
+        1, len(trained), figsize=(12, 3.8), sharey=True, layout="constrained", squeeze=False
     )
-    for axes, (name, params) in zip(panels, trained.items(), strict=True):
+    for axes, (name, params) in zip(panels[0], trained.items(), strict=True):
         axes.plot(grid, mj.sinusoid(grid, amplitude, phase), color="tab:red", label="true curve")
         axes.plot(*support[:2], "^", color="tab:purple", label=f"{args.shots} support points")
         for steps, style in ((0, ":"), (1, "--"), (STEPS, "-")):
@@ -128,7 +130,7 @@ def draw_task(args: argparse.Namespace, trained: dict, path: Path) -> None:
             axes.plot(grid, fit, style, color="tab:green", label=label)
         axes.set(title=name, xlabel="x", ylim=(-6.5, 6.5))
         axes.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

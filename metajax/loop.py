@@ -236,6 +236,8 @@ class _Progress:
 
     def update(self, record: Record, steps: int) -> None:
         names = ["loss", "query_loss", "accuracy"]
+        if record.get("query_loss") == record["loss"]:
+            names.remove("query_loss")
         shown = {name: f"{record[name]:.4g}" for name in names if name in record}
         shown["tasks/s"] = f"{record['tasks_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)
