@@ -64,34 +64,43 @@ def check_episode(episode: Episode) -> None:
         )
 
 
-def check_labels(examples: Examples, ways: int, name: str) -> None:
-    """Raises if a known integer label lies outside `[0, ways)`, `ways` being the output width."""
-    targets = examples.targets
+def known_labels(examples: Examples) -> np.ndarray | None:
+    """The integer labels of the items that count, or None where they are not known yet."""
+    targets, weights = examples.targets, examples.weights
     if isinstance(targets, Tracer) or not np.issubdtype(targets.dtype, np.integer):
+        return None
+    if weights is None:
+        return np.asarray(targets)
+    if isinstance(weights, Tracer):
+        return None
+    return np.asarray(targets)[np.asarray(weights) > 0]
+
+
+def check_labels(examples: Examples, outputs: int, name: str) -> None:
+    """Raises if a known label of the set called `name` lies outside `[0, outputs)`."""
+    labels = known_labels(examples)
+    if labels is None:
         return
-    labels = np.asarray(targets)
-    if examples.weights is not None:
-        if isinstance(examples.weights, Tracer):
-            return
-        labels = labels[np.asarray(examples.weights) > 0]
-    outside = labels[(labels < 0) | (labels >= ways)]
+    outside = labels[(labels < 0) | (labels >= outputs)]
     if outside.size:
         raise ValueError(
-            f"{name} has the label {outside[0]} but the model has {ways} outputs; expected labels "
-            f"in [0, {ways}): relabel the classes of each episode from 0, or give the model one "
-            "output a way"
+            f"{name} has the label {outside[0]} but the model has {outputs} outputs; expected "
+            f"labels in [0, {outputs}): relabel the classes of each episode from 0, or give the "
+            "model one output a way"
         )
 
 
-def check_ways(episode: Episode, width: int) -> None:
-    """Raises if a known, unpadded episode has fewer ways than the model has outputs."""
-    check_labels(episode.support, width, "support")
-    check_labels(episode.query, width, "query")
-    ways = len(np.unique(np.asarray(episode.support.targets)))
-    if episode.support.weights is None and ways != width:
+def check_ways(support: Examples, outputs: int) -> None:
+    """Raises if a known, unpadded support set has another number of ways than `outputs`."""
+    check_labels(support, outputs, "support")
+    labels = known_labels(support)
+    if labels is None or support.weights is not None:
+        return
+    ways = len(np.unique(labels))
+    if ways != outputs:
         raise ValueError(
-            f"the model has {width} outputs but the episode has {ways} ways; expected a model with "
-            "one output a way"
+            f"the model has {outputs} outputs but the episode has {ways} ways; expected a model "
+            "with one output a way"
         )
 
 

@@ -29,8 +29,9 @@ def inner_loop(
     `params`, to whatever `loss` closes over, and to any array inside `optimizer` (learned rates).
 
     With `first_order` the inner *gradients* pass through `stop_gradient`, not the parameters, so
-    that the derivative of the result with respect to `params` is the identity while learned rates
-    still receive theirs (Finn et al. 2017, section 5.2).
+    that the derivative of the result with respect to `params` is the identity (where the optimiser
+    does not read the parameters, as weight decay does) while learned rates still receive theirs
+    (Finn et al. 2017, section 5.2).
 
     `optax.adam` divides by a square root whose derivative is infinite at 0, so a single dead unit
     makes exact meta-gradients NaN: pass `eps_root=1e-8`.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from metajax.batching import Batching, apply_queries, check_batching
-from metajax.checks import check_labels
+from metajax.checks import check_labels, check_ways
 from metajax.losses import accuracy, cross_entropy
 from metajax.types import Array, Aux, Examples, Key, Model, Objective, Params
 
@@ -51,7 +51,10 @@ def supervised(
         inputs, targets, weights = examples
         outputs = apply_queries(model, params, inputs, weights, context, query_batching)
         if loss_fn is cross_entropy and outputs.ndim == 2:
-            check_labels(examples, outputs.shape[-1], "support" if context is None else "query")
+            if context is None:
+                check_ways(examples, outputs.shape[-1])
+            else:
+                check_labels(examples, outputs.shape[-1], "query")
         value = loss_fn(outputs, targets, weights)
         scores = {name: score(outputs, targets, weights) for name, score in metrics.items()}
         return value, Aux(outputs, scores)
@@ -67,11 +70,16 @@ def as_objective(
     loss_fn: LossFn,
     metrics: Mapping[str, LossFn] | None,
     query_batching: Batching,
+    *,
+    default_batching: Batching = "separate",
 ) -> Objective:
-    """`model` itself if it is an `Objective`, else `supervised(model, ...)`."""
+    """`model` itself if it is an `Objective`, else `supervised(model, ...)`.
+
+    `default_batching` is the algorithm's own: an `Objective` that comes with another is an error.
+    """
     if not isinstance(model, Objective):
         return supervised(model, loss_fn, metrics=metrics, query_batching=query_batching)
-    if loss_fn is not cross_entropy or metrics is not None or query_batching != "separate":
+    if loss_fn is not cross_entropy or metrics is not None or query_batching != default_batching:
         raise ValueError(
             "an Objective brings its own loss, metrics and batching; drop loss_fn, metrics and "
             "query_batching, or pass a Model"

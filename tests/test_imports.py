@@ -30,7 +30,7 @@ ALLOWED = {
     "data": {"types"},
     "tasks": {"types"},
     "training": {"types", "checks", "losses", "batching", "objectives", "tasks", "algorithms"},
-    "loop": {"types", "checks", "tasks", "training"},
+    "loop": {"types", "tasks", "training"},
     "evaluation": {"types", "tasks", "loop"},
     "checkpoint": {"checks", "training"},
 }

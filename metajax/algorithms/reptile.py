@@ -70,7 +70,7 @@ def reptile(
       ValueError: `num_steps` is negative or `batch_size` below 1. From the learner's functions: no
         key, or an episode or parameters that do not fit the model.
     """
-    objective = as_objective(model, loss_fn, metrics, query_batching)
+    objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_num_steps(num_steps)
     check_optimizer(inner, "inner")
     if batch_size is not None and batch_size < 1:
