@@ -1,9 +1,19 @@
 """metajax: meta-learning and few-shot learning as pure functions of parameters and an episode."""
 
 from metajax.adaptation import gradient_learner
-from metajax.algorithms import fomaml, maml, reptile
+from metajax.algorithms import (
+    fo_proto_maml,
+    fomaml,
+    maml,
+    matching_network,
+    proto_maml,
+    prototypical_network,
+    relation_network,
+    reptile,
+)
 from metajax.batching import apply_queries
 from metajax.checkpoint import restore_state, save_state
+from metajax.comparison import MetricTask, metric_learner
 from metajax.data import (
     ImageEpisodes,
     glyphs,
@@ -15,23 +25,46 @@ from metajax.data import (
 from metajax.evaluation import Evaluation, evaluate
 from metajax.inner import inner_loop
 from metajax.loop import TrainResult, train
-from metajax.losses import accuracy, cross_entropy, squared_error
+from metajax.losses import accuracy, cross_entropy, match_error, squared_error
+from metajax.metric import (
+    cosine_distances,
+    cosine_similarities,
+    dot_products,
+    linear_reading,
+    prototypes,
+    squared_distances,
+)
 from metajax.models import (
     MLP,
     BatchStatistics,
     ConvNet,
+    RelationEncoder,
+    RelationModule,
+    embedding_net,
     from_functions,
     from_linen,
     from_nnx,
+    full_context,
     max_pool_conv_net,
     mlp,
     patch_convolution,
+    relation_encoder,
+    relation_module,
     strided_conv_net,
 )
 from metajax.objectives import supervised
 from metajax.tasks import meta_gradient, task_keys
 from metajax.training import TrainState, init_state, maml_step, train_step
-from metajax.types import AdaptedTask, Aux, Episode, Examples, Learner, Model, Objective
+from metajax.types import (
+    AdaptedTask,
+    Aux,
+    Episode,
+    Examples,
+    FullContext,
+    Learner,
+    Model,
+    Objective,
+)
 
 __version__ = "0.1.0"
 
@@ -44,37 +77,58 @@ __all__ = [
     "Episode",
     "Evaluation",
     "Examples",
+    "FullContext",
     "ImageEpisodes",
     "Learner",
+    "MetricTask",
     "Model",
     "Objective",
+    "RelationEncoder",
+    "RelationModule",
     "TrainResult",
     "TrainState",
     "accuracy",
     "apply_queries",
+    "cosine_distances",
+    "cosine_similarities",
     "cross_entropy",
+    "dot_products",
+    "embedding_net",
     "evaluate",
+    "fo_proto_maml",
     "fomaml",
     "from_functions",
     "from_linen",
     "from_nnx",
+    "full_context",
     "glyphs",
     "gradient_learner",
     "image_episodes",
     "init_state",
     "inner_loop",
+    "linear_reading",
     "maml",
     "maml_step",
+    "match_error",
+    "matching_network",
     "max_pool_conv_net",
     "meta_gradient",
+    "metric_learner",
     "mlp",
     "omniglot",
     "patch_convolution",
+    "proto_maml",
+    "prototypes",
+    "prototypical_network",
+    "relation_encoder",
+    "relation_module",
+    "relation_network",
     "reptile",
     "restore_state",
     "save_state",
     "sinusoid",
     "sinusoid_episodes",
+    "squared_distances",
     "squared_error",
     "strided_conv_net",
     "supervised",

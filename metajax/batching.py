@@ -45,11 +45,12 @@ def apply_queries(
         return model.apply(params, queries, weights)
     if batching == "joint":
         inputs = jnp.concatenate([support.inputs, queries])
-        return model.apply(params, inputs, _joined(support, weights, len(queries)))[-len(queries) :]
+        joined = joined_weights(support, weights, len(queries))
+        return model.apply(params, inputs, joined)[len(support.inputs) :]
 
     def one(query: Array) -> Array:
         inputs = jnp.concatenate([support.inputs, query[None]])
-        return model.apply(params, inputs, _joined(support, None, 1))[-1]
+        return model.apply(params, inputs, joined_weights(support, None, 1))[-1]
 
     return jax.vmap(one)(queries)
 
@@ -60,7 +61,8 @@ def check_batching(batching: str) -> None:
         raise ValueError(f'query_batching={batching!r}; expected "separate", "joint" or "single"')
 
 
-def _joined(support: Examples, weights: Array | None, queries: int) -> Array | None:
+def joined_weights(support: Examples, weights: Array | None, queries: int) -> Array | None:
+    """Weights of the support set followed by those of `queries` items; None where all are 1."""
     if support.weights is None and weights is None:
         return None
     first = jnp.ones(len(support.inputs)) if support.weights is None else support.weights

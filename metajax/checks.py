@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from metajax.types import Array, Episode, Examples, Params
+from metajax.types import Array, Episode, Examples, Model, Params
 
 
 def check_num_steps(num_steps: int) -> None:
@@ -102,6 +102,52 @@ def check_ways(support: Examples, outputs: int) -> None:
             f"the model has {outputs} outputs but the episode has {ways} ways; expected a model "
             "with one output a way"
         )
+
+
+def check_classes(support: Examples, query: Examples | None = None) -> None:
+    """Raises unless the known support labels are 0, 1, ..., and hold every known query label."""
+    labels = known_labels(support)
+    if labels is None:
+        return
+    classes = np.unique(labels)
+    if not np.array_equal(classes, np.arange(len(classes))):
+        missing = sorted(set(range(int(classes.max(initial=0)) + 1)) - set(classes.tolist()))
+        raise ValueError(
+            f"the support set has the labels {classes.tolist()}, which skip {missing}; expected "
+            "0, 1, ..., ways - 1 with at least one item each: relabel the classes of the episode"
+        )
+    asked = None if query is None else known_labels(query)
+    if asked is not None and (strangers := sorted(set(asked.tolist()) - set(classes.tolist()))):
+        raise ValueError(
+            f"the query set has the labels {strangers} but no support item has; expected at least "
+            "one support item of every class"
+        )
+
+
+def check_model(model: object, name: str) -> None:
+    """Raises unless `model`, an argument called `name`, is a `Model`."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"{name} is {model!r}; expected a metajax.Model: wrap a Flax module with "
+            "metajax.from_linen or metajax.from_nnx, a pair of functions with "
+            "metajax.from_functions"
+        )
+
+
+def check_embeddings(embeddings: Array, algorithm: str) -> None:
+    """Raises unless the embeddings have one feature axis."""
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"{algorithm} got embeddings of shape {embeddings.shape}; expected [items, features]: "
+            "let the encoder flatten its maps or take their mean"
+        )
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises unless every number is 1 or more."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}={number}; expected 1 or more")
 
 
 def check_parameters(expected: Params, params: Params) -> None:

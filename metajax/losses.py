@@ -70,6 +70,25 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
     return _mean(errors.reshape(errors.shape[0], -1).mean(axis=-1), weights)
 
 
+def match_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+    """Mean squared error of scores to 1 for the labelled class and 0 for the others.
+
+    The loss of Sung et al. (2018, eq. 2), as a mean over items and classes.
+
+    Args:
+      outputs: `[items, ways]` scores in `[0, 1]`, or `-inf` for classes that do not count.
+      targets: `[items]` integer labels in `[0, ways)`.
+      weights: `[items]` or None.
+
+    Returns:
+      `[]`; NaN when every weight is 0.
+    """
+    counts = outputs > -jnp.inf
+    matches = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+    errors = jnp.where(counts, jnp.where(counts, outputs, 0) - matches, 0) ** 2
+    return _mean(errors.sum(axis=-1) / counts.sum(axis=-1), weights)
+
+
 def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
     """Share of items whose largest output is the labelled one, in `[0, 1]`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from metajax.batching import Batching, apply_queries, check_batching
-from metajax.checks import check_labels, check_ways
+from metajax.checks import check_labels, check_model, check_ways
 from metajax.losses import accuracy, cross_entropy
 from metajax.types import Array, Aux, Examples, Key, Model, Objective, Params
 
@@ -34,12 +34,7 @@ def supervised(
       TypeError: `model` is not a `Model`.
       ValueError: `query_batching` is unknown.
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model is {model!r}; expected a metajax.Model: wrap a Flax module with "
-            "metajax.from_linen or metajax.from_nnx, a pair of functions with "
-            "metajax.from_functions"
-        )
+    check_model(model, "model")
     check_batching(query_batching)
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss_fn is cross_entropy else {}

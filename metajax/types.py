@@ -79,6 +79,22 @@ class Objective(NamedTuple):
     predict: Callable[[Params, Array, Examples | None], Array]
 
 
+class FullContext(NamedTuple):
+    """Full Context Embeddings (Vinyals et al. 2016, section 2.1.2), as pure functions.
+
+    Attributes:
+      init: `key -> params`.
+      support: `(params, embeddings [items, features], weights [items] or None) -> [items,
+        features]`: g, in the order of the items.
+      query: `(params, embeddings [queries, features], support [items, features], weights [items] or
+        None) -> [queries, features]`: f, given what `support` returned.
+    """
+
+    init: Callable[[Key], Params]
+    support: Callable[[Params, Array, Array | None], Array]
+    query: Callable[[Params, Array, Array, Array | None], Array]
+
+
 class AdaptedTask(NamedTuple):
     """A task as a gradient-based learner holds it after adaptation.
 

@@ -17,16 +17,42 @@ class Row(NamedTuple):
 
     name: str
     make: Callable[[], mj.Learner]
+    loss_fn: Callable = mj.cross_entropy
 
 
 def model() -> mj.Model:
     return mj.mlp((16, WAYS), stddev=0.3)
 
 
+def encoder() -> mj.Model:
+    return mj.mlp((16, 6), stddev=0.3)
+
+
+def matching_with_everything() -> mj.Learner:
+    return mj.matching_network(
+        encoder(),
+        support_encoder=encoder(),
+        full_context=mj.full_context(6, read_steps=2),
+        temperature=0.3,
+        ways=WAYS,
+    )
+
+
+def relation() -> mj.Learner:
+    maps = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
+    return mj.relation_network(maps, mj.relation_module(filters=4, hidden=4), ways=WAYS)
+
+
 LEARNERS = (
     Row("maml", lambda: mj.maml(model(), inner=optax.sgd(0.1), num_steps=2)),
     Row("fomaml", lambda: mj.fomaml(model(), inner=optax.sgd(0.1), num_steps=2)),
     Row("reptile", lambda: mj.reptile(model(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("proto_maml", lambda: mj.proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("fo_proto_maml", lambda: mj.fo_proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("prototypical", lambda: mj.prototypical_network(encoder())),
+    Row("matching", lambda: mj.matching_network(encoder())),
+    Row("matching_full_context", matching_with_everything),
+    Row("relation", relation, mj.match_error),
 )
 
 

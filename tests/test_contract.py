@@ -32,7 +32,11 @@ def test_loss_is_a_finite_scalar_with_outputs_and_query_loss(row: Row) -> None:
     value, aux = learner.loss(params, episode(KEY), KEY)
     assert value.shape == ()
     assert jnp.isfinite(value)
-    assert aux.outputs.shape == (len(episode(KEY).query.targets), WAYS)
+    queries = len(episode(KEY).query.targets)
+    assert aux.outputs.shape[0] == queries
+    assert jnp.isfinite(aux.outputs[:, :WAYS]).all()
+    # A learner that was not told the number of ways has room for more of them.
+    assert (aux.outputs[:, WAYS:] == -jnp.inf).all()
     assert {"query_loss", "accuracy"} <= set(aux.metrics)
     np.testing.assert_allclose(
         aux.metrics["accuracy"],
@@ -40,7 +44,7 @@ def test_loss_is_a_finite_scalar_with_outputs_and_query_loss(row: Row) -> None:
     )
     np.testing.assert_allclose(
         aux.metrics["query_loss"],
-        mj.cross_entropy(aux.outputs, episode(KEY).query.targets),
+        row.loss_fn(aux.outputs, episode(KEY).query.targets),
         rtol=1e-6,
     )
 
@@ -97,17 +101,16 @@ def test_chunked_looped_and_vmapped_gradients_agree(row: Row) -> None:
         size: jax.jit(functools.partial(mj.meta_gradient, learner.loss, chunk_size=size))(
             params, episodes, keys
         )
-        for size in (None, 1, 2, 4)
+        for size in (None, 1, 2)
     }
+    one = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
     single = [
-        jax.value_and_grad(learner.loss, has_aux=True)(
-            params, *jax.tree.map(lambda x, task=task: x[task], (episodes, keys))
-        )
+        one(params, *jax.tree.map(lambda x, task=task: x[task], (episodes, keys)))
         for task in range(4)
     ]
     looped = jax.tree.map(lambda *leaves: sum(leaves) / 4, *(gradient for _, gradient in single))
     for gradient, (loss, metrics) in ways.values():
-        chex.assert_trees_all_close(gradient, looped, rtol=1e-12, atol=1e-14)
+        chex.assert_trees_all_close(gradient, looped, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(loss, np.mean([value for (value, _), _ in single]), rtol=1e-12)
         accuracies = [aux.metrics["accuracy"] for (_, aux), _ in single]
         np.testing.assert_allclose(metrics["accuracy"], np.mean(accuracies), rtol=1e-12)
@@ -118,7 +121,7 @@ def test_chunked_looped_and_vmapped_gradients_agree(row: Row) -> None:
 def test_step_under_pmap_equals_step_on_one_device(row: Row) -> None:
     learner, params = _start(row)
     params, episodes = _cast((params, _batch(8)))
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.sgd(1e-2)  # Adam would blow up the rounding of gradients that are zero.
     state = mj.init_state(params, optimizer, KEY)
     expected, expected_metrics = jax.jit(mj.train_step(learner, optimizer))(state, episodes)
 
@@ -166,9 +169,10 @@ def test_step_is_traced_once(row: Row) -> None:
 
 
 @each
+@pytest.mark.usefixtures("float64")
 def test_padding_changes_nothing(row: Row) -> None:
     learner, params = _start(row)
-    plain = episode(KEY)
+    params, plain = _cast((params, episode(KEY)))
 
     def padded(examples: mj.Examples, rows: int) -> mj.Examples:
         inputs, targets, _ = examples
@@ -180,12 +184,12 @@ def test_padding_changes_nothing(row: Row) -> None:
         )
 
     both = mj.Episode(padded(plain.support, 3), padded(plain.query, 2))
-    loss: Callable = jax.value_and_grad(learner.loss, has_aux=True)
+    loss: Callable = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
     (value, aux), gradient = loss(params, plain)
     (padded_value, padded_aux), padded_gradient = loss(params, both)
-    np.testing.assert_allclose(padded_value, value, rtol=1e-5)
-    chex.assert_trees_all_close(padded_gradient, gradient, rtol=1e-4, atol=1e-6)
-    chex.assert_trees_all_close(padded_aux.metrics, aux.metrics, rtol=1e-5)
+    np.testing.assert_allclose(padded_value, value, rtol=1e-12)
+    chex.assert_trees_all_close(padded_gradient, gradient, rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(padded_aux.metrics, aux.metrics, rtol=1e-12)
 
 
 def _cast(tree: object) -> object:

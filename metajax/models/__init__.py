@@ -4,21 +4,35 @@ from metajax.models.adapters import from_functions, from_linen, from_nnx
 from metajax.models.conv import (
     BatchStatistics,
     ConvNet,
+    embedding_net,
     max_pool_conv_net,
     strided_conv_net,
 )
 from metajax.models.convolution import patch_convolution
+from metajax.models.full_context import full_context
 from metajax.models.mlp import MLP, mlp
+from metajax.models.relation import (
+    RelationEncoder,
+    RelationModule,
+    relation_encoder,
+    relation_module,
+)
 
 __all__ = [
     "MLP",
     "BatchStatistics",
     "ConvNet",
+    "RelationEncoder",
+    "RelationModule",
+    "embedding_net",
     "from_functions",
     "from_linen",
     "from_nnx",
+    "full_context",
     "max_pool_conv_net",
     "mlp",
     "patch_convolution",
+    "relation_encoder",
+    "relation_module",
     "strided_conv_net",
 ]

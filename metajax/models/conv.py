@@ -5,7 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from metajax.checks import check_floating
+from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
 from metajax.models.convolution import patch_convolution
 from metajax.types import Array, Model
@@ -48,7 +48,8 @@ class ConvNet(nn.Module):
       blocks: number of blocks.
       pooling: how a block halves the image, `"stride"` in the convolution (rounding up) or `"max"`
         over 2x2 windows after it (rounding down).
-      features: `"mean"` over space or `"flatten"`.
+      features: `"mean"` over space, `"flatten"`, or `"map"` to leave the maps as they are (then
+        there is no head).
       use_scale: see `BatchStatistics`.
       use_bias: give convolutions a bias. Batch statistics cancel it, so it only matters to compare
         with code that has one.
@@ -58,7 +59,7 @@ class ConvNet(nn.Module):
     filters: int = 64
     blocks: int = 4
     pooling: Literal["stride", "max"] = "stride"
-    features: Literal["mean", "flatten"] = "mean"
+    features: Literal["mean", "flatten", "map"] = "mean"
     use_scale: bool = True
     use_bias: bool = False
 
@@ -78,6 +79,8 @@ class ConvNet(nn.Module):
             hidden = nn.relu(BatchStatistics(self.use_scale)(hidden, weights))
             if self.pooling == "max":
                 hidden = max_pool_2x2(hidden)
+        if self.features == "map":
+            return hidden
         if self.features == "mean":
             hidden = hidden.mean(axis=(1, 2))
         hidden = hidden.reshape(hidden.shape[0], -1)
@@ -119,8 +122,23 @@ def strided_conv_net(ways: int, *, filters: int = 64) -> Model:
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
-    _check_positive(ways=ways, filters=filters)
+    check_positive(ways=ways, filters=filters)
     return from_linen(ConvNet(ways, filters, pooling="stride", features="mean"))
+
+
+def embedding_net(*, filters: int = 64) -> Model:
+    """The embedding network of Snell et al. (2017, section 3.1): four max-pooled blocks.
+
+    28 px images give 64 features, 84 px images 1,600.
+
+    Args:
+      filters: channels of every block, published as 64.
+
+    Raises:
+      ValueError: `filters` is below 1.
+    """
+    check_positive(filters=filters)
+    return from_linen(ConvNet(None, filters, pooling="max", features="flatten"))
 
 
 def max_pool_conv_net(ways: int, *, filters: int = 32) -> Model:
@@ -133,11 +151,5 @@ def max_pool_conv_net(ways: int, *, filters: int = 32) -> Model:
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
-    _check_positive(ways=ways, filters=filters)
+    check_positive(ways=ways, filters=filters)
     return from_linen(ConvNet(ways, filters, pooling="max", features="flatten"))
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}={number}; expected 1 or more")

@@ -1,0 +1,153 @@
+r"""Proto-MAML: Triantafillou et al., "Meta-Dataset: A Dataset of Datasets for Learning to Learn
+from Few Examples", ICLR 2020, arXiv 1903.03096, section 3.
+
+MAML whose linear head starts from the prototypes of the support set under the current parameters,
+
+.. math::  W_k = 2 c_k, \quad b_k = -\|c_k\|^2,
+
+so that with no inner step it is the prototypical network. Body and head are adapted, and the
+meta-gradient flows back through that initial head into the parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from metajax.adaptation import gradient_learner
+from metajax.batching import Batching, apply_queries, check_batching
+from metajax.checks import (
+    check_classes,
+    check_embeddings,
+    check_model,
+    check_num_steps,
+    check_optimizer,
+)
+from metajax.comparison import count_ways, present_classes
+from metajax.inner import inner_loop
+from metajax.losses import accuracy, cross_entropy
+from metajax.metric import linear_reading, prototypes
+from metajax.types import Array, Aux, Examples, Key, Learner, Model, Objective, Params
+
+
+class ProtoMAMLParams(NamedTuple):
+    """What an inner step adapts.
+
+    Attributes:
+      body: the encoder's parameters.
+      weights: `[features, ways]` of the head.
+      biases: `[ways]` of the head.
+    """
+
+    body: Params
+    weights: Array
+    biases: Array
+
+
+def proto_maml(
+    encoder: Model,
+    *,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    first_order: bool = False,
+    ways: int | None = None,
+    query_batching: Batching = "separate",
+    record_steps: bool = False,
+) -> Learner:
+    """Proto-MAML (Triantafillou et al. 2020).
+
+    The learner's parameters are the encoder's. The best published inner rates are 0.00544
+    (ImageNet only) and 0.0199 (all data sets), with 6 steps.
+
+    Args:
+      encoder: a model with outputs `[items, features]`.
+      inner: the inner optimiser of body and head.
+      num_steps: inner steps, 0 or more; static.
+      first_order: stop the gradients of the steps; the gradient still reaches the parameters
+        through the initial head, as in the authors' code. Static.
+      ways: number of classes; static. None takes as many as there are support items, the most
+        possible; classes without items then have the logit `-inf`.
+      query_batching: which items share a batch with a query; see `metajax.apply_queries`.
+      record_steps: report the metrics before adaptation and after every step, see `metajax.maml`.
+
+    Returns:
+      A `Learner`. Its outputs are logits `[queries, ways]`.
+
+    Raises:
+      TypeError: `encoder` is not a `Model`, or `inner` not an optax transformation.
+      ValueError: `num_steps` is negative or `query_batching` unknown. From the learner's functions:
+        embeddings with more than one feature axis, a class without support items, labels that
+        skip a class, or an episode or parameters that do not fit the encoder.
+    """
+    check_model(encoder, "encoder")
+    check_num_steps(num_steps)
+    check_optimizer(inner, "inner")
+    check_batching(query_batching)
+
+    def classify(
+        phi: ProtoMAMLParams, inputs: Array, weights: Array | None, context: Examples | None
+    ) -> Array:
+        features = apply_queries(encoder, phi.body, inputs, weights, context, query_batching)
+        return features @ phi.weights + phi.biases[None]
+
+    def masked(logits: Array, support: Examples) -> Array:
+        present = present_classes(support, logits.shape[-1])
+        return jnp.where(present[None], logits, -jnp.inf)
+
+    def loss(
+        phi: ProtoMAMLParams, examples: Examples, key: Key | None, context: Examples | None
+    ) -> tuple[Array, Aux]:
+        del key
+        inputs, targets, weights = examples
+        outputs = classify(phi, inputs, weights, context)
+        outputs = masked(outputs, examples if context is None else context)
+        value = cross_entropy(outputs, targets, weights)
+        return value, Aux(outputs, {"accuracy": accuracy(outputs, targets, weights)})
+
+    def predict(phi: ProtoMAMLParams, inputs: Array, context: Examples | None) -> Array:
+        assert context is not None
+        return masked(classify(phi, inputs, None, context), context)
+
+    def fit(
+        params: Params,
+        support: Examples,
+        key: Key | None,
+        observe: Callable[[Params], Any] | None,
+    ) -> tuple[Params, Any]:
+        del key
+        check_classes(support)
+        features = encoder.apply(params, support.inputs, support.weights)
+        check_embeddings(features, "proto_maml")
+        centres = prototypes(features, support.targets, count_ways(support, ways), support.weights)
+        return inner_loop(
+            lambda phi, _: loss(phi, support, None, None)[0],
+            ProtoMAMLParams(params, *linear_reading(centres)),
+            inner,
+            num_steps=num_steps,
+            first_order=first_order,
+            observe=observe,
+        )
+
+    return gradient_learner(Objective(encoder.init, loss, predict), fit, record_steps=record_steps)
+
+
+def fo_proto_maml(
+    encoder: Model,
+    *,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    ways: int | None = None,
+    query_batching: Batching = "separate",
+    record_steps: bool = False,
+) -> Learner:
+    """First-order Proto-MAML (Triantafillou et al. 2020): `proto_maml` with `first_order=True`."""
+    return proto_maml(
+        encoder,
+        inner=inner,
+        num_steps=num_steps,
+        first_order=True,
+        ways=ways,
+        query_batching=query_batching,
+        record_steps=record_steps,
+    )

@@ -1,0 +1,172 @@
+"""What metric-based learners are made of: class sums and means, distances, attention."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from metajax.types import Array
+
+
+def class_sums(
+    embeddings: Array, targets: Array, ways: int, weights: Array | None = None
+) -> tuple[Array, Array]:
+    """Sums of the support embeddings of each class, and how many items each has.
+
+    Args:
+      embeddings: `[items, ...]`.
+      targets: `[items]` integer labels in `[0, ways)`.
+      ways: number of classes; static.
+      weights: `[items]`; items of weight 0 are ignored. None counts every item once.
+
+    Returns:
+      `[ways, ...]` sums and `[ways]` counts. A class with no item of positive weight has zeros.
+    """
+    members = jnp.arange(ways)[:, None] == targets[None, :]
+    shares = members.astype(embeddings.dtype)
+    if weights is not None:
+        shares = jnp.where((weights > 0)[None], shares * weights[None], 0).astype(shares.dtype)
+        kept = (weights > 0).reshape(-1, *[1] * (embeddings.ndim - 1))
+        embeddings = jnp.where(kept, embeddings, 0)
+    sums = jnp.tensordot(shares, embeddings, axes=1, precision=lax.Precision.HIGHEST)
+    return sums, shares.sum(axis=1)
+
+
+def prototypes(embeddings: Array, targets: Array, ways: int, weights: Array | None = None) -> Array:
+    """Class means of the support embeddings (Snell et al. 2017, eq. 1).
+
+    Args:
+      embeddings: `[items, features]`.
+      targets: `[items]` integer labels in `[0, ways)`.
+      ways: number of classes; static.
+      weights: `[items]`; items of weight 0 are ignored. None counts every item once.
+
+    Returns:
+      `[ways, features]`. A class with no item of positive weight is a zero vector.
+    """
+    sums, counts = class_sums(embeddings, targets, ways, weights)
+    return sums / jnp.where(counts > 0, counts, 1)[:, None]
+
+
+def linear_reading(centres: Array) -> tuple[Array, Array]:
+    """The linear classifier that squared distances to prototypes amount to: `W = 2c, b = -||c||^2`.
+
+    `x @ W + b` is `-||x - c||^2` plus `||x||^2`, which is the same for every class (Snell et al.
+    2017, section 2.4, eq. 8). Proto-MAML starts its head from it (Triantafillou et al. 2020).
+
+    Args:
+      centres: `[ways, features]` prototypes.
+
+    Returns:
+      `[features, ways]` weights and `[ways]` biases.
+    """
+    return 2 * centres.T, -jnp.sum(centres**2, axis=-1)
+
+
+def squared_distances(points: Array, centres: Array) -> Array:
+    """Squared Euclidean distances, from the differences, so that none is negative.
+
+    Args:
+      points: `[points, features]`.
+      centres: `[centres, features]`.
+
+    Returns:
+      `[points, centres]`.
+    """
+    return jnp.sum((points[:, None] - centres[None]) ** 2, axis=-1)
+
+
+def cosine_similarities(points: Array, centres: Array) -> Array:
+    """Cosines of the angles between vectors, in `[-1, 1]`.
+
+    A zero vector has the cosine 0 with everything, with a finite gradient.
+
+    Args:
+      points: `[points, features]`.
+      centres: `[centres, features]`.
+
+    Returns:
+      `[points, centres]`.
+    """
+    return dot_products(_unit(points), _unit(centres))
+
+
+def cosine_distances(points: Array, centres: Array) -> Array:
+    """`1 - cosine_similarities`, in `[0, 2]`.
+
+    Args:
+      points: `[points, features]`.
+      centres: `[centres, features]`.
+
+    Returns:
+      `[points, centres]`.
+    """
+    return 1 - cosine_similarities(points, centres)
+
+
+def dot_products(points: Array, centres: Array) -> Array:
+    """Inner products, the linear kernel.
+
+    Args:
+      points: `[points, features]`.
+      centres: `[centres, features]`.
+
+    Returns:
+      `[points, centres]`.
+    """
+    return jnp.matmul(points, centres.T, precision=lax.Precision.HIGHEST)
+
+
+def log_attention(scores: Array, weights: Array | None = None) -> Array:
+    """Logarithm of the softmax over support items.
+
+    Args:
+      scores: `[queries, items]`.
+      weights: `[items]`; items of weight 0 get no attention. None attends to all.
+
+    Returns:
+      `[queries, items]`, `-inf` for items of weight 0.
+    """
+    mask = None if weights is None else (weights > 0)[None]
+    total = _log_sum_exp(scores, mask)
+    if mask is None:
+        return scores - total
+    return jnp.where(mask, scores - total, -jnp.inf)
+
+
+def class_log_probabilities(
+    log_weights: Array, targets: Array, ways: int, weights: Array | None = None
+) -> Array:
+    """Attention summed over the items of each class, `log sum_i a_i [y_i = k]`.
+
+    Args:
+      log_weights: `[queries, items]` from `log_attention`.
+      targets: `[items]` integer labels in `[0, ways)`.
+      ways: number of classes; static.
+      weights: `[items]` or None, as in `log_attention`.
+
+    Returns:
+      `[queries, ways]`, `-inf` for a class without items.
+    """
+    members = jnp.arange(ways)[:, None] == targets[None, :]
+    if weights is not None:
+        members &= (weights > 0)[None]
+    totals = _log_sum_exp(log_weights[:, None, :], members[None])[..., 0]
+    return jnp.where(members.any(axis=1)[None], totals, -jnp.inf)
+
+
+def _unit(vectors: Array) -> Array:
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors * lax.rsqrt(jnp.where(squared > 0, squared, 1))
+
+
+def _log_sum_exp(values: Array, mask: Array | None) -> Array:
+    """Over the last axis, which is kept; 0 where the mask leaves nothing, with a zero gradient."""
+    if mask is None:
+        top = lax.stop_gradient(values.max(axis=-1, keepdims=True))
+        return top + jnp.log(jnp.exp(values - top).sum(axis=-1, keepdims=True))
+    # Masked entries are replaced before every function whose derivative they could spoil.
+    floor = jnp.finfo(values.dtype).min
+    top = lax.stop_gradient(jnp.where(mask, values, floor).max(axis=-1, keepdims=True))
+    parts = jnp.where(mask, jnp.exp(jnp.where(mask, values - top, 0)), 0)
+    total = parts.sum(axis=-1, keepdims=True)
+    some = mask.any(axis=-1, keepdims=True)
+    return jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), 0)

@@ -1,0 +1,111 @@
+r"""Full Context Embeddings (Vinyals et al. 2016, section 2.1.2 and appendix A.1, A.2).
+
+Support, a bidirectional LSTM over the items in order with a skip connection:
+
+.. math::  g(x_i, S) = \overrightarrow{h}_i + \overleftarrow{h}_i + g'(x_i)
+
+Query, `attLSTM`, K read steps from :math:`h_0 = r_0 = c_0 = 0`:
+
+.. math::
+
+  \hat{h}_k, c_k &= \text{LSTM}(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) \\
+  h_k &= \hat{h}_k + f'(x) \\
+  r_k &= \sum_i \text{softmax}_i(h_k^T g(x_i)) \, g(x_i)
+
+and :math:`f(x, S) = h_K`. The LSTM's *input* is f'(x) and its *recurrent state* the concatenation
+[h, r], twice as wide as its output.
+"""
+
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.metric import dot_products, log_attention
+from metajax.types import Array, FullContext, Key, Params
+
+
+def full_context(features: int, *, read_steps: int = 5) -> FullContext:
+    """Full Context Embeddings for an encoder of width `features`.
+
+    The LSTM cells are Flax's. Its cell ties the width of the recurrent state to that of the output;
+    here the state [h, r] is twice as wide. A gate is affine in everything it sees,
+    `W f'(x) + U [h, r] + b` with `U = [U_h, U_r]`, so h stands in the cell's state and r beside
+    f'(x) in its input: the same function, the columns of one matrix filed under two names.
+
+    Args:
+      features: width of the encoder's outputs, 1 or more.
+      read_steps: K, 0 or more; the authors do not publish theirs. Static.
+
+    Returns:
+      A `FullContext` for `matching_network`.
+
+    Raises:
+      ValueError: a number is out of range. From its functions: embeddings of another width.
+    """
+    if features < 1 or read_steps < 0:
+        raise ValueError(
+            f"features={features}, read_steps={read_steps}; expected features of 1 or more and "
+            "read_steps of 0 or more"
+        )
+    cell = nn.LSTMCell(features)
+
+    def init(key: Key) -> Params:
+        forward, backward, attention = jax.random.split(key, 3)
+        state = (jnp.zeros(features), jnp.zeros(features))
+
+        def one(key: Key, width: int) -> Params:
+            return cell.init(key, state, jnp.zeros(width))["params"]
+
+        return {
+            "forward": one(forward, features),
+            "backward": one(backward, features),
+            "attention": one(attention, 2 * features),
+        }
+
+    def run_cell(params: Params, state: tuple[Array, Array], inputs: Array) -> tuple[Array, Array]:
+        """The cell's next (c, h); its output is h."""
+        return cast(Any, cell.apply({"params": params}, state, inputs))[0]
+
+    def check(embeddings: Array) -> None:
+        if embeddings.shape[-1] != features:
+            raise ValueError(
+                f"the embeddings have {embeddings.shape[-1]} features but full_context was made "
+                f"for {features}; expected full_context(features={embeddings.shape[-1]})"
+            )
+
+    def run(params: Params, items: Array, kept: Array, *, reverse: bool) -> Array:
+        """Outputs `[items, features]` of an LSTM that steps over the items not kept."""
+        zeros = jnp.zeros(features, items.dtype)
+
+        def step(state: tuple[Array, Array], item: tuple[Array, Array]) -> tuple:
+            inputs, keep = item
+            new = run_cell(params, state, inputs)
+            return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state), new[1]
+
+        return jax.lax.scan(step, (zeros, zeros), (items, kept), reverse=reverse)[1]
+
+    def support(params: Params, embeddings: Array, weights: Array | None) -> Array:
+        check(embeddings)
+        kept = jnp.ones(len(embeddings), bool) if weights is None else weights > 0
+        forward = run(params["forward"], embeddings, kept, reverse=False)
+        backward = run(params["backward"], embeddings, kept, reverse=True)
+        return forward + backward + embeddings
+
+    def query(params: Params, queries: Array, support: Array, weights: Array | None) -> Array:
+        check(queries)
+
+        def step(state: tuple[Array, Array, Array], _: None) -> tuple:
+            h, r, c = state
+            inputs = jnp.concatenate([queries, r], axis=-1)
+            c, output = run_cell(params["attention"], (c, h), inputs)
+            h = output + queries
+            attention = jnp.exp(log_attention(dot_products(h, support), weights))
+            return (h, dot_products(attention, support.T), c), None
+
+        zeros = jnp.zeros_like(queries)
+        (h, _, _), _ = jax.lax.scan(step, (zeros, zeros, zeros), length=read_steps)
+        return h if read_steps else queries
+
+    return FullContext(init, support, query)
