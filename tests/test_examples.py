@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("matplotlib", reason="the examples need metajax[examples]")
 pytest.importorskip("rich", reason="the examples need metajax[examples]")
 
+from character_learners import SETTINGS
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -28,10 +30,12 @@ def _is_png(path: Path) -> bool:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        "few_shot_characters",
-        "sinusoid_regression",
+    scripts = {
+        path.stem
+        for path in EXAMPLES.glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
     }
+    assert scripts == {"few_shot_characters", "sinusoid_regression"}
 
 
 @pytest.mark.parametrize("name", ["few_shot_characters", "sinusoid_regression"])
@@ -58,7 +62,7 @@ def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile"])
+@pytest.mark.parametrize("algorithm", SETTINGS)
 def test_few_shot_characters(
     algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,9 +71,9 @@ def test_few_shot_characters(
     arguments = ["--algorithm", algorithm, "--ways", "3", "--filters", "16", "--iterations", "60"]
     arguments += ["--episodes", "50", "--dispatch", "20", "--out", str(out)]
     scores = example.run(example.parser().parse_args(arguments))
-    accuracies = scores.mean("accuracy_per_step")
-    assert accuracies[0] < 0.45
-    assert accuracies[-1] > accuracies[0] + 0.15
+    assert scores.mean("accuracy") > 1 / 3 + 0.15
+    if algorithm in ("maml", "fomaml", "reptile"):
+        assert scores.mean("accuracy_per_step")[0] < 0.45
     assert _is_png(out / "episode.png")
     assert _is_png(out / "curves.png")
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -78,4 +82,4 @@ def test_few_shot_characters(
 
     # The run is over: resuming finds nothing left to train, and the same scores.
     resumed = example.run(example.parser().parse_args([*arguments, "--resume"]))
-    np.testing.assert_array_equal(resumed.mean("accuracy_per_step"), accuracies)
+    np.testing.assert_array_equal(resumed.mean("accuracy"), scores.mean("accuracy"))

@@ -1,0 +1,90 @@
+"""The figures and the table of `few_shot_characters.py`."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from rich.table import Table
+
+import metajax as mj
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+
+def score_table(scores: mj.Evaluation) -> Table:
+    """Accuracy and loss, before adaptation and after each step (every tenth of many)."""
+    per_step = "accuracy_per_step" in scores.scores
+    suffix = "_per_step" if per_step else ""
+    names = f"accuracy{suffix}", f"query_loss{suffix}"
+    means = [np.atleast_1d(scores.mean(name)) for name in names]
+    halves = [np.atleast_1d(scores.interval(name)) for name in names]
+    last = len(means[0]) - 1
+    out = Table(*(["inner steps"] if per_step else []), "accuracy %", "query loss")
+    for step in range(last + 1):
+        if last <= 10 or step in (1, 5) or step % 10 == 0:
+            out.add_row(
+                *([str(step)] if per_step else []),
+                f"{100 * means[0][step]:.2f} ± {100 * halves[0][step]:.2f}",
+                f"{means[1][step]:.3f} ± {halves[1][step]:.3f}",
+            )
+    return out
+
+
+def draw_curves(history: list[dict], scores: mj.Evaluation, path: Path) -> None:
+    """Training accuracy over iterations; test accuracy over steps, or how it spreads."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    steps = [record["step"] for record in history]
+    left.plot(steps, [100 * record["accuracy"] for record in history])
+    left.set(xlabel="meta-training iteration", ylabel="query accuracy on training tasks, %")
+    if "accuracy_per_step" in scores.scores:
+        mean, half = scores.mean("accuracy_per_step"), scores.interval("accuracy_per_step")
+        axis = np.arange(len(mean))
+        right.plot(axis, 100 * mean, marker="o" if len(mean) < 15 else None)
+        right.fill_between(axis, 100 * (mean - half), 100 * (mean + half), alpha=0.3)
+        right.set(xlabel="inner steps at test", ylabel="test accuracy, %", ylim=(0, 101))
+    else:
+        right.hist(100 * scores.scores["accuracy"], bins=20)
+        right.set(xlabel="accuracy of a test episode, %", ylabel="episodes")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def draw_episode(
+    tester: mj.Learner, params: dict, sample: mj.ImageEpisodes, seed: int, path: Path
+) -> None:
+    """A test episode: the first support item of each way, then queries under their predictions."""
+    sample_key, adapt_key = jax.random.split(jax.random.key(seed + 1))
+    support, query = sample(sample_key)
+    task = tester.adapt(params, support, adapt_key)
+    predicted = np.asarray(jnp.argmax(tester.predict(params, task, query.inputs), axis=-1))
+    shown = min(6, sample.queries)
+    figure, grid = plt.subplots(
+        sample.ways,
+        1 + shown,
+        figsize=(1 + shown, sample.ways + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for way, row in enumerate(grid):
+        row[0].imshow(255 - 255 * support.inputs[way * sample.shots, :, :, 0], cmap="gray")
+        row[0].set_ylabel(f"way {way}", rotation=0, ha="right", va="center")
+        for column, axes in enumerate(row[1:]):
+            index = way * sample.queries + column
+            right = predicted[index] == way
+            axes.imshow(255 - 255 * query.inputs[index, :, :, 0], cmap="gray")
+            axes.set_title(
+                f"{'' if right else 'taken for '}{predicted[index]}",
+                fontsize=8,
+                color="tab:green" if right else "tab:red",
+                pad=2,
+            )
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+    grid[0, 0].set_title("support", fontsize=8, pad=2)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,124 @@
+"""The algorithms of `few_shot_characters.py`, each with what it is trained and tested with."""
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+import metajax as mj
+
+Batching = Literal["separate", "joint", "single"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Rates, numbers and sampling of one algorithm; inner rates belong to the mean cross-entropy.
+
+    None stands for what the test has: as many ways or shots.
+    """
+
+    outer_rate: float
+    meta_batch: int = 1
+    inner_rate: float = 0.0
+    steps: int = 0
+    test_steps: int = 0
+    train_ways: int | None = None
+    train_shots: int | None = None
+    queries: int = 5
+    batch_size: int | None = None
+    test_batch_size: int | None = None
+    # A random quarter turn a class and task, as in MAML's code, or the four turns as classes.
+    rotations: Literal["tasks", "classes"] = "classes"
+    query_batching: Batching = "separate"
+
+
+_MAML = Setting(
+    outer_rate=3e-3, meta_batch=16, inner_rate=0.4, steps=1, test_steps=5, rotations="tasks"
+)
+_PROTO_MAML = Setting(outer_rate=1e-3, meta_batch=4, inner_rate=0.02, steps=3, test_steps=5)
+SETTINGS = {
+    "maml": _MAML,
+    "fomaml": _MAML,
+    "reptile": Setting(
+        outer_rate=1.0,
+        meta_batch=5,
+        inner_rate=1e-3,
+        steps=5,
+        test_steps=50,
+        train_shots=10,
+        batch_size=10,
+        test_batch_size=5,
+        rotations="tasks",
+    ),
+    "prototypical": Setting(outer_rate=1e-3, train_ways=30, query_batching="joint"),
+    "matching": Setting(outer_rate=1e-3, train_ways=20),
+    "matching_fce": Setting(outer_rate=1e-3, train_ways=20),
+    "relation": Setting(outer_rate=1e-3, queries=15),
+    "proto_maml": _PROTO_MAML,
+    "fo_proto_maml": _PROTO_MAML,
+}
+
+
+def make_learner(
+    algorithm: str,
+    setting: Setting,
+    *,
+    ways: int,
+    filters: int,
+    test: bool,
+    query_batching: Batching | None = None,
+) -> mj.Learner:
+    """The learner to train, or with `test` the one to score: more steps, the scores of each."""
+    batching = query_batching or setting.query_batching
+    steps = setting.test_steps if test else setting.steps
+    if algorithm in ("maml", "fomaml"):
+        return mj.maml(
+            mj.strided_conv_net(ways, filters=filters),
+            inner=optax.sgd(setting.inner_rate),
+            num_steps=steps,
+            first_order=algorithm == "fomaml",
+            query_batching=batching,
+            record_steps=test,
+        )
+    if algorithm == "reptile":
+        return mj.reptile(
+            mj.strided_conv_net(ways, filters=filters),
+            inner=optax.adam(setting.inner_rate, b1=0.0),
+            num_steps=steps,
+            batch_size=setting.test_batch_size if test else setting.batch_size,
+            query_batching=batching,
+            record_steps=test,
+        )
+    if algorithm == "relation":
+        encoder = mj.relation_encoder(filters=filters)
+        relation = mj.relation_module(filters=filters)
+        return mj.relation_network(encoder, relation, ways=ways, query_batching=batching)
+    encoder = mj.embedding_net(filters=filters)
+    if algorithm == "prototypical":
+        return mj.prototypical_network(encoder, ways=ways, query_batching=batching)
+    if algorithm in ("matching", "matching_fce"):
+        context = mj.full_context(filters) if algorithm == "matching_fce" else None
+        return mj.matching_network(
+            encoder, full_context=context, ways=ways, query_batching=batching
+        )
+    return mj.proto_maml(
+        encoder,
+        inner=optax.sgd(setting.inner_rate),
+        num_steps=steps,
+        first_order=algorithm == "fo_proto_maml",
+        ways=ways,
+        query_batching=batching,
+        record_steps=test,
+    )
+
+
+def make_optimizer(
+    algorithm: str, setting: Setting, iterations: int
+) -> optax.GradientTransformation:
+    """Adam under a cosine schedule; for Reptile a step that falls linearly to 0, as published."""
+    if algorithm == "reptile":
+        return optax.sgd(optax.linear_schedule(setting.outer_rate, 0.0, iterations))
+    adam = optax.adam(optax.cosine_decay_schedule(setting.outer_rate, iterations))
+    if algorithm == "relation":
+        return optax.chain(optax.clip_by_global_norm(0.5), adam)
+    return adam
