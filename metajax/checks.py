@@ -111,16 +111,15 @@ def check_classes(support: Examples, query: Examples | None = None) -> None:
         return
     classes = np.unique(labels)
     if not np.array_equal(classes, np.arange(len(classes))):
-        missing = sorted(set(range(int(classes.max(initial=0)) + 1)) - set(classes.tolist()))
         raise ValueError(
-            f"the support set has the labels {classes.tolist()}, which skip {missing}; expected "
-            "0, 1, ..., ways - 1 with at least one item each: relabel the classes of the episode"
+            f"support has the labels {classes.tolist()}; expected 0, 1, ..., ways - 1, none of "
+            "them skipped, each with at least one item: relabel the classes of the episode"
         )
     asked = None if query is None else known_labels(query)
     if asked is not None and (strangers := sorted(set(asked.tolist()) - set(classes.tolist()))):
         raise ValueError(
-            f"the query set has the labels {strangers} but no support item has; expected at least "
-            "one support item of every class"
+            f"query has the labels {strangers} but no support item has; expected at least one "
+            "support item of every class"
         )
 
 

@@ -24,16 +24,7 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
     Raises:
       ValueError: the shapes or the dtype of the labels do not fit.
     """
-    if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
-        raise ValueError(
-            f"cross_entropy got outputs of shape {outputs.shape} and targets of shape "
-            f"{targets.shape}; expected [items, ways] logits and [items] labels"
-        )
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(
-            f"cross_entropy got {targets.dtype} targets; expected integer labels "
-            "(for regression pass loss_fn=metajax.squared_error)"
-        )
+    _check_labelled("cross_entropy", outputs, targets)
     ways = outputs.shape[-1]
     valid = (targets >= 0) & (targets < ways)
     log_probabilities = jax.nn.log_softmax(outputs)
@@ -82,7 +73,11 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
 
     Returns:
       `[]`; NaN when every weight is 0.
+
+    Raises:
+      ValueError: the shapes or the dtype of the labels do not fit.
     """
+    _check_labelled("match_error", outputs, targets)
     counts = outputs > -jnp.inf
     matches = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
     errors = jnp.where(counts, jnp.where(counts, outputs, 0) - matches, 0) ** 2
@@ -102,6 +97,19 @@ def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Ar
     """
     correct = (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
     return _mean(correct, weights)
+
+
+def _check_labelled(loss: str, outputs: Array, targets: Array) -> None:
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"{loss} got outputs of shape {outputs.shape} and targets of shape {targets.shape}; "
+            "expected [items, ways] outputs and [items] labels"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(
+            f"{loss} got {targets.dtype} targets; expected integer labels "
+            "(for regression pass loss_fn=metajax.squared_error)"
+        )
 
 
 def _mean(values: Array, weights: Array | None) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learners import LEARNERS, SIDE, WAYS, episode, model
+from learners import LEARNERS, SIDE, WAYS, Row, episode, model
 
 import metajax as mj
 
@@ -101,8 +101,14 @@ def _query(images: jax.Array) -> Callable[[mj.Episode], mj.Episode]:
 
 
 BAD_EPISODES = [
-    (_labels([0, 0, 1, 1, 3, 3]), r"support has the label 3 but the model has 3 outputs"),
-    (_labels([0, 0, 1, 1, -1, 2]), r"support has the label -1 .* in \[0, 3\)"),
+    (
+        _labels([0, 0, 1, 1, 3, 3]),
+        r"support has the label(s \[0, 1, 3\]; expected 0, 1| 3 but the model has 3 outputs)",
+    ),
+    (
+        _labels([0, 0, 1, 1, -1, 2]),
+        r"support has the label(s \[-1, 0, 1, 2\]; expected 0, 1| -1 .* in \[0, 3\))",
+    ),
     (_labels([0, 0, 1]), r"support has 6 inputs but targets of shape \(3,\)"),
     (
         _query(jnp.zeros((12, 4, 4, 1))),
@@ -115,18 +121,18 @@ BAD_EPISODES = [
     ),
     (
         lambda good: jax.tree.map(lambda x: x.astype(jnp.uint8) if x.ndim > 1 else x, good),
-        r"MLP got uint8 inputs; expected floats",
+        r"(MLP|ConvNet) got uint8 inputs; expected floats",
     ),
     (
         lambda good: jax.tree.map(lambda x: x.astype(jnp.float32), good),
-        r"cross_entropy got float32 targets; expected integer labels",
+        r"(cross_entropy|match_error) got float32 targets; expected integer labels",
     ),
 ]
 
 
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
 @pytest.mark.parametrize(("change", "message"), BAD_EPISODES)
-def test_episode(row: object, change: Callable, message: str) -> None:
+def test_episode(row: Row, change: Callable, message: str) -> None:
     learner = row.make()
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     with pytest.raises(ValueError, match=message):
@@ -134,19 +140,28 @@ def test_episode(row: object, change: Callable, message: str) -> None:
 
 
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
-def test_parameters_of_another_model(row: object) -> None:
+def test_parameters_of_another_model(row: Row) -> None:
     learner = row.make()
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     good = episode(KEY)
+    leaves, structure = jax.tree.flatten(params)
+    wide = jax.tree.unflatten(structure, [jnp.zeros((7, *leaves[0].shape)), *leaves[1:]])
+    with pytest.raises(ValueError, match=r"the parameter .* has shape \(7, .*; the model expects"):
+        learner.loss(wide, good)
+    with pytest.raises(ValueError, match=r"the parameters lack .*, which the model has"):
+        learner.adapt({}, good.support)
+
+
+def test_parameters_of_another_model_are_named() -> None:
+    learner = mj.maml(model(), inner=SGD, num_steps=1)
     wide = learner.init(KEY, jnp.zeros((1, 10, 10, 1)))
     with pytest.raises(
         ValueError, match=r"Dense_0/kernel has shape \(100, 16\); the model expects"
     ):
-        learner.loss(wide, good)
-    with pytest.raises(ValueError, match=r"the parameters lack Dense_1/bias"):
-        learner.adapt({"Dense_0": params["Dense_0"]}, good.support)
-    with pytest.raises(ValueError, match=r"the parameters hold extra"):
-        learner.loss({**params, "extra": jnp.zeros(())}, good)
+        learner.loss(wide, episode(KEY))
+    params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
+    with pytest.raises(ValueError, match=r"the parameters hold extra, which the model has not"):
+        learner.loss({**params, "extra": jnp.zeros(())}, episode(KEY))
 
 
 def test_labels_outside_are_nan_inside_a_compiled_program() -> None:
