@@ -2,13 +2,9 @@
 
 import contextlib
 import json
-import math
-import signal
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
+from metajax.progress import Progress, Record, stop_signal
 from metajax.tasks import task_keys
 from metajax.training import TrainState, train_step
 from metajax.types import Array, Episode, Key, Learner
 
 Sample = Callable[[Key], Episode]
-Record = dict[str, Any]
 
 
 class TrainResult(NamedTuple):
@@ -124,10 +119,10 @@ def train(
     stopped: Literal["finished", "interrupted", "non-finite"] = "finished"
     compile_seconds = run_seconds = 0.0
     done = int(state.step)
-    report = _Progress(done, iterations, meta_batch, enabled=progress)
+    report = Progress(done, iterations, meta_batch, enabled=progress)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
-        stop = stack.enter_context(_stop_signal())
+        stop = stack.enter_context(stop_signal())
         lines = None
         if metrics_file is not None:
             lines = stack.enter_context(Path(metrics_file).open("a", encoding="utf-8"))
@@ -197,60 +192,3 @@ def _record(
 ) -> Record:
     means = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
     return {"step": step, "seconds": seconds, "tasks_per_second": tasks_per_second, **means}
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that the dispatch in progress is not lost."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(signum: int, frame: object) -> None:
-        del signum, frame
-        stop.set()
-        print("\nstopping after the dispatch in progress", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Progress:
-    """A progress bar on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, done: int, iterations: int, meta_batch: int, *, enabled: bool) -> None:
-        self._iterations = iterations
-        self._meta_batch = meta_batch
-        self._lines = enabled and not sys.stderr.isatty()
-        self._printed = -math.inf
-        self._bar = tqdm(
-            total=iterations, initial=done, unit="step", disable=not enabled or self._lines
-        )
-
-    def update(self, record: Record, steps: int) -> None:
-        names = ["loss", "query_loss", "accuracy"]
-        if record.get("query_loss") == record["loss"]:
-            names.remove("query_loss")
-        shown = {name: f"{record[name]:.4g}" for name in names if name in record}
-        shown["tasks/s"] = f"{record['tasks_per_second']:.0f}"
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(steps)
-        now = time.monotonic()
-        last = record["step"] == self._iterations
-        if self._lines and (last or now - self._printed >= 10):
-            self._printed = now
-            left = (self._iterations - record["step"]) * self._meta_batch
-            text = "  ".join(f"{name} {value}" for name, value in shown.items())
-            minutes = left / record["tasks_per_second"] / 60
-            print(
-                f"step {record['step']}/{self._iterations}  {text}  {minutes:.1f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def close(self) -> None:
-        self._bar.close()

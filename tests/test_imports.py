@@ -34,7 +34,8 @@ ALLOWED = {
     "data": {"types"},
     "tasks": {"types"},
     "training": {"types", "checks", "losses", "batching", "objectives", "tasks", "algorithms"},
-    "loop": {"types", "tasks", "training"},
+    "progress": set(),
+    "loop": {"types", "tasks", "training", "progress"},
     "evaluation": {"types", "tasks", "loop"},
     "checkpoint": {"checks", "training"},
 }
