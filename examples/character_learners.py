@@ -83,7 +83,11 @@ def make_learner(
     if algorithm == "reptile":
         return mj.reptile(
             mj.strided_conv_net(ways, filters=filters),
-            inner=optax.adam(setting.inner_rate, b1=0.0),
+            # The authors' Adam with beta1 = 0, its second moment carried from task to task.
+            inner=optax.rmsprop(
+                setting.inner_rate, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3
+            ),
+            carry_state=True,
             num_steps=steps,
             batch_size=setting.test_batch_size if test else setting.batch_size,
             query_batching=batching,

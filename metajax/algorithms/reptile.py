@@ -11,7 +11,7 @@ gradient :math:`\theta - \phi`, so the outer optimiser `optax.sgd(epsilon)` is R
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,25 @@ from metajax.objectives import LossFn, as_objective
 from metajax.types import Array, Examples, Key, Learner, Model, Objective, Params
 
 
+class ReptileParams(NamedTuple):
+    """Parameters of a Reptile that carries its inner optimiser's state from task to task.
+
+    Attributes:
+      params: the model's.
+      inner_state: the state every task starts from.
+    """
+
+    params: Params
+    inner_state: optax.OptState
+
+
 def reptile(
     model: Model | Objective,
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
     batch_size: int | None = None,
+    carry_state: bool = False,
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "single",
@@ -39,14 +52,18 @@ def reptile(
 ) -> Learner:
     """Reptile (Nichol et al. 2018, algorithm 2), as a loss with the right gradient.
 
-    The learner's parameters are the model's parameters. The meta-loss is not a task loss: read
-    `query_loss` among the metrics. Reptile makes no use of the query set; train it on more shots
-    than it is tested with (the paper: 10, mini-ImageNet 15).
+    The learner's parameters are the model's parameters, or `ReptileParams` with `carry_state`. The
+    meta-loss is not a task loss: read `query_loss` among the metrics. Reptile makes no use of the
+    query set; train it on more shots than it is tested with (the paper: 10, mini-ImageNet 15).
 
-    The authors' inner optimiser is `optax.adam(1e-3, b1=0.0)`; their code carries its second moment
-    from one task to the next, while here every task starts with a fresh state, as a pure function
-    must. The outer step falls linearly from 1 to 0:
-    `optax.sgd(optax.linear_schedule(1.0, 0.0, iterations))`.
+    The outer step falls linearly from 1 to 0:
+    `optax.sgd(optax.linear_schedule(1.0, 0.0, iterations))`. The authors' inner optimiser is Adam
+    at 1e-3 with beta1 = 0, whose second moment their code carries from one task to the next. A
+    fresh one makes the first steps of every task as long for parameters without a signal as for
+    those with one. `carry_state` learns the state like the parameters: a meta-step moves it towards
+    the tasks' final states by the same `epsilon` (with one task and `epsilon = 1` that is the
+    authors' code). As that Adam forgets its bias correction, it is
+    `optax.rmsprop(1e-3, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3)`.
 
     Args:
       model: a `Model`, or an `Objective` that brings its own loss.
@@ -55,6 +72,7 @@ def reptile(
       batch_size: support items in an inner mini-batch, drawn with the key without replacement until
         all have been seen, as in the authors' code. None takes the whole support set every step.
         Static.
+      carry_state: learn the inner optimiser's initial state too; static.
       loss_fn: loss of a mini-batch and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`: `"single"` is
@@ -68,13 +86,16 @@ def reptile(
       TypeError: `inner` is not an optax transformation, or `model` neither a `Model` nor an
         `Objective`.
       ValueError: `num_steps` is negative or `batch_size` below 1. From the learner's functions: no
-        key, or an episode or parameters that do not fit the model.
+        key, an episode or parameters that do not fit the model, or with `carry_state` an inner
+        optimiser that counts its steps.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_num_steps(num_steps)
     check_optimizer(inner, "inner")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more support items, or None")
+    if carry_state:
+        objective, inner = _with_state(objective, inner)
 
     def fit(
         params: Params,
@@ -115,6 +136,39 @@ def reptile(
         return 0.5 * optax.tree.norm(gap, squared=True)
 
     return gradient_learner(objective, fit, record_steps=record_steps, meta_loss=meta_loss)
+
+
+def _with_state(
+    objective: Objective, inner: optax.GradientTransformation
+) -> tuple[Objective, optax.GradientTransformation]:
+    """The same objective and optimiser, with the optimiser's state among the parameters."""
+
+    def init(key: Key, inputs: Array) -> ReptileParams:
+        params = objective.init(key, inputs)
+        state = inner.init(params)
+        for leaf in jax.tree.leaves(state):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(
+                    f"carry_state averages the inner optimiser's state over tasks, but it holds "
+                    f"{leaf.dtype} numbers (a step count); expected floats only, as in optax.sgd, "
+                    "or optax.rmsprop(rate, decay=0.999) in place of optax.adam(rate, b1=0.0)"
+                )
+        return ReptileParams(params, state)
+
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
+        assert isinstance(updates, ReptileParams)
+        assert isinstance(params, ReptileParams)
+        change, after = inner.update(updates.params, params.inner_state, params.params)
+        return ReptileParams(change, optax.tree.sub(after, params.inner_state)), state
+
+    lifted = Objective(
+        init,
+        lambda phi, *rest: objective.loss(phi.params, *rest),
+        lambda phi, *rest: objective.predict(phi.params, *rest),
+    )
+    return lifted, optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> Array:
