@@ -38,6 +38,11 @@ def matching_with_everything() -> mj.Learner:
     )
 
 
+def reptile_carrying() -> mj.Learner:
+    inner = optax.rmsprop(0.01, decay=0.9, initial_scale=1.0)
+    return mj.reptile(model(), inner=inner, num_steps=2, carry_state=True)
+
+
 def relation() -> mj.Learner:
     maps = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
     return mj.relation_network(maps, mj.relation_module(filters=4, hidden=4), ways=WAYS)
@@ -47,6 +52,7 @@ LEARNERS = (
     Row("maml", lambda: mj.maml(model(), inner=optax.sgd(0.1), num_steps=2)),
     Row("fomaml", lambda: mj.fomaml(model(), inner=optax.sgd(0.1), num_steps=2)),
     Row("reptile", lambda: mj.reptile(model(), inner=optax.sgd(0.1), num_steps=2)),
+    Row("reptile_carry", reptile_carrying),
     Row("proto_maml", lambda: mj.proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
     Row("fo_proto_maml", lambda: mj.fo_proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
     Row("prototypical", lambda: mj.prototypical_network(encoder())),

@@ -168,7 +168,7 @@ def _with_state(
         lambda phi, *rest: objective.loss(phi.params, *rest),
         lambda phi, *rest: objective.predict(phi.params, *rest),
     )
-    return lifted, optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return lifted, optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> Array:

@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import metajax as mj
-from metajax.algorithms.reptile import mini_batches
+from metajax.algorithms.reptile import ReptileParams, mini_batches
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -194,3 +194,72 @@ def test_padding_counts_for_nothing_in_mini_batches() -> None:
     assert all(row != 1 for step in rows for row in step)
     unpadded = (support.inputs, support.targets, rows, oracles.sgd(RATE))
     oracles.assert_close(adapted.params, oracles.reptile_phi(loss_of, params, *unpadded))
+
+
+def _rmsprop_by_hand(params: Any, second: Any, episode: mj.Episode) -> tuple[Any, Any]:
+    """`STEPS` full-batch steps of `nu <- 0.9 nu + 0.1 g^2`, `phi <- phi - 0.01 g / sqrt(nu)`."""
+    for _ in range(STEPS):
+        gradient = jax.grad(loss_of)(params, *episode.support[:2])
+        second = jax.tree.map(lambda nu, g: 0.9 * nu + 0.1 * g**2, second, gradient)
+        params = jax.tree.map(
+            lambda phi, g, nu: phi - 0.01 * g / jnp.sqrt(nu), params, gradient, second
+        )
+    return params, second
+
+
+def _carrying() -> mj.Learner:
+    inner = optax.rmsprop(0.01, decay=0.9, eps=0.0, initial_scale=0.5)
+    return learner(inner=inner, carry_state=True)
+
+
+def _start() -> ReptileParams:
+    return (
+        _carrying()
+        .init(jax.random.key(0), jnp.zeros((1, FEATURES), jnp.float64))
+        ._replace(params=theta())
+    )
+
+
+def _carried(params: ReptileParams) -> Any:
+    """The second moment inside the optimiser's state."""
+    return optax.tree.get(params.inner_state, "nu")
+
+
+def test_a_carried_state_goes_from_task_to_task() -> None:
+    optimizer = optax.sgd(1.0)
+    step = oracles.compiled(mj.train_step(_carrying(), optimizer))
+    start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
+    state = mj.init_state(start, optimizer, jax.random.key(0))
+    params, second = start.params, jax.tree.map(lambda x: jnp.full_like(x, 0.5), start.params)
+    for index in range(2):
+        state, _ = step(state, jax.tree.map(lambda x, i=index: x[i : i + 1], episodes(3)))
+        params, second = _rmsprop_by_hand(params, second, task(index))
+        oracles.assert_close(state.params.params, params)
+        oracles.assert_close(_carried(state.params), second)
+
+
+def test_a_carried_state_is_averaged_over_tasks() -> None:
+    optimizer = optax.sgd(0.25)
+    start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
+    state = mj.init_state(start, optimizer, jax.random.key(0))
+    state, _ = oracles.compiled(mj.train_step(_carrying(), optimizer))(state, episodes(3))
+    before = start.params, _carried(start)
+    ends = [_rmsprop_by_hand(*before, task(index)) for index in range(3)]
+    expected = jax.tree.map(lambda old, *new: old + 0.25 * (sum(new) / 3 - old), before, *ends)
+    oracles.assert_close((state.params.params, _carried(state.params)), expected)
+
+
+def test_an_adapted_task_starts_from_the_carried_state() -> None:
+    start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
+    adapted = _carrying().adapt(start, task().support)
+    phi, _ = _rmsprop_by_hand(start.params, _carried(start), task())
+    oracles.assert_close(adapted.params.params, phi)
+    outputs = _carrying().predict(start, adapted, task().query.inputs)
+    oracles.assert_close(outputs, oracles.perceptron(phi, task().query.inputs))
+
+
+def test_a_state_that_counts_steps_cannot_be_carried() -> None:
+    with pytest.raises(ValueError, match=r"holds int32 numbers \(a step count\); expected floats"):
+        learner(inner=optax.adam(0.1), carry_state=True).init(
+            jax.random.key(0), jnp.zeros((1, FEATURES))
+        )
