@@ -9,6 +9,7 @@ the embedded glyphs, which need no download.
 import argparse
 import dataclasses
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
     changes = {name: getattr(args, name) for name in names}
     setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
+    out.mkdir(parents=True, exist_ok=True)
     console = Console()
 
     train_ways = setting.train_ways or args.ways
@@ -67,7 +69,11 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
     state = mj.init_state(params, optimizer, run_key)
-    checkpoints = args.out / "checkpoints"
+    checkpoints = out / "checkpoints"
+    if args.resume and args.out is None:
+        raise SystemExit("--resume goes on with the run in --out; name its folder")
+    if checkpoints.exists() and not args.resume:
+        raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
     if args.resume:
         state = mj.restore_state(checkpoints, state)
         console.print(f"resumed at step {int(state.step)}")
@@ -85,7 +91,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         meta_batch=setting.meta_batch,
         chunk_size=1,
         dispatch=min(args.dispatch, args.iterations),
-        metrics_file=args.out / "metrics.jsonl",
+        metrics_file=out / "metrics.jsonl",
         on_dispatch=checkpoint,
     )
     mj.save_state(checkpoints, result.state)
@@ -94,16 +100,17 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     )
     console.print(
         f"{args.algorithm}, {args.data}, {args.ways}-way {args.shots}-shot: {args.episodes} test "
-        f"episodes, seed {args.seed}"
+        f"episodes, seed {args.seed}, batches of queries: "
+        f"{args.query_batching or setting.query_batching}"
     )
     console.print(score_table(scores))
     console.print(
         f"{int(result.state.step)} iterations of {setting.meta_batch} tasks, {result.stopped}: "
         f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling"
     )
-    draw_curves(result.history, scores, args.out / "curves.png")
-    draw_episode(tester, result.state.params, test_sample, args.seed, args.out / "episode.png")
-    console.print(f"figures and checkpoints in {args.out}")
+    draw_curves(result.history, scores, out / "curves.png")
+    draw_episode(tester, result.state.params, test_sample, args.seed, out / "episode.png")
+    console.print(f"figures and checkpoints in {out}")
     return scores
 
 
@@ -138,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--checkpoint-every", type=int, default=500, help="iterations")
     out.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     out.add_argument("--seed", type=int, default=0)
-    out.add_argument("--out", type=Path, default=Path("runs/few_shot_characters"))
+    out.add_argument("--out", type=Path, help="folder of the run; default: a new one in runs/")
     return out
 
 

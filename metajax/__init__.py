@@ -11,6 +11,10 @@ from metajax.algorithms import (
     relation_network,
     reptile,
 )
+from metajax.algorithms.matching import MatchingParams
+from metajax.algorithms.proto_maml import ProtoMAMLParams
+from metajax.algorithms.relation import RelationParams
+from metajax.algorithms.reptile import ReptileParams
 from metajax.batching import apply_queries
 from metajax.checkpoint import restore_state, save_state
 from metajax.comparison import MetricTask, metric_learner
@@ -27,10 +31,13 @@ from metajax.inner import inner_loop
 from metajax.loop import TrainResult, train
 from metajax.losses import accuracy, cross_entropy, match_error, squared_error
 from metajax.metric import (
+    class_log_probabilities,
+    class_sums,
     cosine_distances,
     cosine_similarities,
     dot_products,
     linear_reading,
+    log_attention,
     prototypes,
     squared_distances,
 )
@@ -80,15 +87,21 @@ __all__ = [
     "FullContext",
     "ImageEpisodes",
     "Learner",
+    "MatchingParams",
     "MetricTask",
     "Model",
     "Objective",
+    "ProtoMAMLParams",
     "RelationEncoder",
     "RelationModule",
+    "RelationParams",
+    "ReptileParams",
     "TrainResult",
     "TrainState",
     "accuracy",
     "apply_queries",
+    "class_log_probabilities",
+    "class_sums",
     "cosine_distances",
     "cosine_similarities",
     "cross_entropy",
@@ -107,6 +120,7 @@ __all__ = [
     "init_state",
     "inner_loop",
     "linear_reading",
+    "log_attention",
     "maml",
     "maml_step",
     "match_error",

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 
+from metajax.batching import without_padding
 from metajax.checks import check_episode, check_examples, check_parameters
 from metajax.types import (
     AdaptedTask,
@@ -62,17 +63,18 @@ def gradient_learner(
     ) -> tuple[Params, Any]:
         expected = jax.eval_shape(objective.init, jax.random.key(0), support.inputs)
         check_parameters(expected, params)
+        support = without_padding(support)
         return fit(params, support, None if key is None else jax.random.fold_in(key, 0), observe)
 
     def loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
         check_episode(episode)
-        support, query = episode
+        support, query = (without_padding(examples) for examples in episode)
         # The same draws at every step, so that a curve over the steps compares like with like.
         query_key = None if key is None else jax.random.fold_in(key, 1)
 
         def report(phi: Params) -> tuple[Array | None, dict[str, Array]]:
             value, aux = objective.loss(phi, query, query_key, support)
-            return aux.outputs, {"query_loss": value, **aux.metrics}
+            return aux.outputs, {**aux.metrics, "query_loss": value}
 
         observe = (lambda phi: report(phi)[1]) if record_steps else None
         phi, seen = checked_fit(params, support, key, observe)
@@ -85,7 +87,7 @@ def gradient_learner(
 
     def adapt(params: Params, support: Examples, key: Key | None = None) -> AdaptedTask:
         check_examples(support, "support")
-        return AdaptedTask(checked_fit(params, support, key)[0], support)
+        return AdaptedTask(checked_fit(params, support, key)[0], without_padding(support))
 
     def predict(params: Params, task: AdaptedTask, inputs: Array) -> Array:
         del params

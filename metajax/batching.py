@@ -55,6 +55,19 @@ def apply_queries(
     return jax.vmap(one)(queries)
 
 
+def without_padding(examples: Examples) -> Examples:
+    """The same set with zeros in the rows of weight 0: no junk in them reaches a gradient."""
+    weights = examples.weights
+    if weights is None:
+        return examples
+
+    def clear(rows: Array) -> Array:
+        kept = (weights > 0).reshape(-1, *[1] * (rows.ndim - 1))
+        return jnp.where(kept, rows, jnp.zeros_like(rows))
+
+    return Examples(clear(examples.inputs), clear(examples.targets), weights)
+
+
 def check_batching(batching: str) -> None:
     """Raises unless `batching` is one of the three."""
     if batching not in ("separate", "joint", "single"):

@@ -104,8 +104,10 @@ def check_ways(support: Examples, outputs: int) -> None:
         )
 
 
-def check_classes(support: Examples, query: Examples | None = None) -> None:
-    """Raises unless the known support labels are 0, 1, ..., and hold every known query label."""
+def check_classes(
+    support: Examples, query: Examples | None = None, *, ways: int | None = None
+) -> None:
+    """Raises unless known support labels are 0, 1, ..., at most `ways`, and hold the query's."""
     labels = known_labels(support)
     if labels is None:
         return
@@ -114,6 +116,11 @@ def check_classes(support: Examples, query: Examples | None = None) -> None:
         raise ValueError(
             f"support has the labels {classes.tolist()}; expected 0, 1, ..., ways - 1, none of "
             "them skipped, each with at least one item: relabel the classes of the episode"
+        )
+    if ways is not None and len(classes) > ways:
+        raise ValueError(
+            f"the episode has {len(classes)} ways but the learner was made with ways={ways}; "
+            "expected no more ways than that"
         )
     asked = None if query is None else known_labels(query)
     if asked is not None and (strangers := sorted(set(asked.tolist()) - set(classes.tolist()))):
@@ -131,6 +138,12 @@ def check_model(model: object, name: str) -> None:
             "metajax.from_linen or metajax.from_nnx, a pair of functions with "
             "metajax.from_functions"
         )
+
+
+def check_optional_ways(ways: int | None) -> None:
+    """Raises unless `ways` is None or a Python integer of 1 or more."""
+    if ways is not None and (isinstance(ways, bool) or not isinstance(ways, int) or ways < 1):
+        raise ValueError(f"ways={ways!r}; expected an integer of 1 or more, or None")
 
 
 def check_embeddings(embeddings: Array, algorithm: str) -> None:
@@ -168,7 +181,7 @@ def check_parameters(expected: Params, params: Params) -> None:
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
         for path, leaf in leaves
     }
 

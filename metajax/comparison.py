@@ -6,12 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.batching import Batching, apply_queries, check_batching, joined_weights
-from metajax.checks import check_classes, check_episode, check_examples, check_parameters
+from metajax.batching import (
+    Batching,
+    apply_queries,
+    check_batching,
+    joined_weights,
+    without_padding,
+)
+from metajax.checks import (
+    check_classes,
+    check_episode,
+    check_examples,
+    check_optional_ways,
+    check_parameters,
+)
 from metajax.losses import accuracy, cross_entropy
-from metajax.types import Array, Aux, Episode, Examples, Key, Learner, Model, Params
-
-LossFn = Callable[[Array, Array, Array | None], Array]
+from metajax.types import Array, Aux, Episode, Examples, Key, Learner, LossFn, Model, Params
 
 
 class MetricTask(NamedTuple):
@@ -33,6 +43,7 @@ def metric_learner(
     encoder: Model,
     read: Callable[[Params, Array, Examples], Any],
     compare: Callable[[Params, Any, Array, Array | None], Array],
+    ways: int | None,
     query_batching: Batching,
     support_encoder: Model | None = None,
     loss_fn: LossFn = cross_entropy,
@@ -46,6 +57,7 @@ def metric_learner(
       read: `(params, support embeddings, support) -> reading`.
       compare: `(params, reading, query embeddings, query weights) -> [queries, ways]` scores,
         `-inf` for classes without support items.
+      ways: the most ways there may be, or None.
       query_batching: which items share a batch; see `metajax.apply_queries`. Under `"joint"` the
         support set is embedded in the queries' batch, else in one of its own.
       support_encoder: embeds the support set, where it is not `encoder`.
@@ -56,9 +68,10 @@ def metric_learner(
       A `Learner` whose tasks are `MetricTask`s.
 
     Raises:
-      ValueError: `query_batching` is unknown, or `"joint"` with two encoders.
+      ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders.
     """
     check_batching(query_batching)
+    check_optional_ways(ways)
     joint = query_batching == "joint"
     if joint and support_encoder is not None:
         raise ValueError(
@@ -68,8 +81,8 @@ def metric_learner(
 
     def fit(params: Params, support: Examples, key: Key | None) -> MetricTask:
         check_parameters(jax.eval_shape(init, jax.random.key(0), support.inputs), params)
-        check_classes(support)
-        support = arrange(support, key)
+        check_classes(support, ways=ways)
+        support = arrange(without_padding(support), key)
         if joint:
             return MetricTask(support, None)
         embed = (support_encoder or encoder).apply
@@ -95,7 +108,8 @@ def metric_learner(
     def loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
         check_episode(episode)
         support, query = episode
-        check_classes(support, query)
+        check_classes(support, query, ways=ways)
+        query = without_padding(query)
         outputs = classify(params, fit(params, support, key), query.inputs, query.weights)
         value = loss_fn(outputs, query.targets, query.weights)
         scores = {
@@ -112,16 +126,3 @@ def metric_learner(
         return classify(params, task, inputs, None)
 
     return Learner(init, loss, adapt, predict)
-
-
-def present_classes(support: Examples, ways: int) -> Array:
-    """`[ways]` booleans: which classes have a support item of positive weight."""
-    members = jnp.arange(ways)[:, None] == support.targets[None, :]
-    if support.weights is not None:
-        members &= (support.weights > 0)[None]
-    return members.any(axis=1)
-
-
-def count_ways(support: Examples, ways: int | None) -> int:
-    """`ways`, or without it the most that there can be: one class a support item."""
-    return len(support.inputs) if ways is None else ways

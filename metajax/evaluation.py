@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from metajax.loop import check_sample
+from metajax.loop import as_pytree, check_sample
 from metajax.tasks import TaskLoss, task_keys
 from metajax.types import Array, Episode, Key, Learner, Params
 
@@ -90,10 +90,8 @@ def evaluate(
         )
     check_sample(learner, params, sample)
 
-    if jax.tree_util.all_leaves([sample]):
-        sample = jax.tree_util.Partial(sample)
     keys = task_keys(jax.random.key(seed), episodes)
-    scores = _scores(learner.loss, chunk_size, params, sample, keys)
+    scores = _scores(learner.loss, chunk_size, params, as_pytree(sample), keys)
     return Evaluation(
         {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         episodes,

@@ -39,7 +39,8 @@ def inner_loop(
     Args:
       loss: `(params, step) -> []`, where `step` is one slice of `per_step`.
       params: pytree of float arrays, theta.
-      optimizer: any optax transformation; its state is differentiated through as well.
+      optimizer: any optax transformation; its state is differentiated through as well. Those that
+        search along a line (`optax.lbfgs`) run, but JAX cannot differentiate their search.
       num_steps: number of steps, 0 or more; static.
       first_order: stop the inner gradients; static.
       per_step: pytree of `[num_steps, ...]` arrays (keys, mini-batches), or None.
@@ -63,7 +64,14 @@ def inner_loop(
         value, gradient = jax.value_and_grad(loss)(phi, data)
         if first_order:
             value, gradient = jax.lax.stop_gradient((value, gradient))
-        updates, opt_state = update(gradient, opt_state, phi, value=value, grad=gradient)
+        updates, opt_state = update(
+            gradient,
+            opt_state,
+            phi,
+            value=value,
+            grad=gradient,
+            value_fn=lambda params: loss(params, data),
+        )
         return (optax.apply_updates(phi, updates), opt_state), seen
 
     start = (params, optimizer.init(params))

@@ -26,8 +26,8 @@ class TrainResult(NamedTuple):
 
     Attributes:
       state: the last good state.
-      stopped: why the loop ended: all iterations done, Ctrl-C, or a meta-loss or gradient that was
-        not finite (the state is then the one before that step).
+      stopped: why the loop ended: all iterations done, Ctrl-C, or a meta-loss, gradient or update
+        that was not finite (the state is then the one before that step).
       history: the records that were reported, one a dispatch.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
@@ -60,8 +60,8 @@ def train(
     drawn depends on `state.key` and the step alone, so a run that is cut in two and goes on from
     its state is the same run.
 
-    Ctrl-C ends the loop after the dispatch in progress. A non-finite meta-loss or gradient ends it
-    too, with a `RuntimeWarning` that names the step. Both keep what was trained.
+    Ctrl-C ends the loop after the dispatch in progress. A meta-loss, gradient or update that is
+    not finite ends it too, with a `RuntimeWarning` that names the step. Both keep what was trained.
 
     Args:
       learner: any learner.
@@ -103,6 +103,8 @@ def train(
             episodes = jax.vmap(sample)(episode_keys(state, meta_batch))
             stepped, metrics = step(state, episodes)
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            finite &= jnp.isfinite(optax.tree.norm(stepped.params))
+            metrics = {**metrics, "finite": finite}
             good = good & finite
             params, opt_state, count = jax.tree.map(
                 lambda new, old: jnp.where(good, new, old), stepped[:3], state[:3]
@@ -113,7 +115,7 @@ def train(
         return state, metrics
 
     compiled: dict[int, Callable[..., Any]] = {}
-    sample = sample if _has_leaves(sample) else jax.tree_util.Partial(sample)
+    sample = as_pytree(sample)
     jitted = jax.jit(run, static_argnums=2)
     history: list[Record] = []
     stopped: Literal["finished", "interrupted", "non-finite"] = "finished"
@@ -140,9 +142,9 @@ def train(
             if bad is not None:
                 stopped = "non-finite"
                 warnings.warn(
-                    f"the meta-loss or its gradient was not finite at step {done + bad}; stopped, "
-                    f"keeping the parameters of step {int(state.step)}. A smaller inner or outer "
-                    "rate, or clipping, may help",
+                    "the meta-loss, its gradient or the update was not finite at step "
+                    f"{done + bad}; stopped, keeping the parameters of step {int(state.step)}. A "
+                    "smaller inner or outer rate, or clipping, may help",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -178,17 +180,22 @@ def episode_keys(state: TrainState, meta_batch: int) -> Key:
     return task_keys(jax.random.fold_in(data_key, state.step), meta_batch)
 
 
-def _has_leaves(sample: Sample) -> bool:
-    return not jax.tree_util.all_leaves([sample])
+def as_pytree(sample: Sample) -> Sample:
+    """A sampler that can be an argument of a compiled function."""
+    return jax.tree_util.Partial(sample) if jax.tree_util.all_leaves([sample]) else sample
 
 
 def _first_non_finite(metrics: Mapping[str, Array]) -> int | None:
-    finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"])
+    finite = np.asarray(metrics["finite"])
     return None if finite.all() else int(np.argmin(finite))
 
 
 def _record(
     step: int, seconds: float, tasks_per_second: float, metrics: Mapping[str, Array]
 ) -> Record:
-    means = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+    means = {
+        name: np.mean(values, axis=0).tolist()
+        for name, values in metrics.items()
+        if name != "finite"
+    }
     return {"step": step, "seconds": seconds, "tasks_per_second": tasks_per_second, **means}

@@ -68,7 +68,8 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
 
     Args:
       outputs: `[items, ways]` scores in `[0, 1]`, or `-inf` for classes that do not count.
-      targets: `[items]` integer labels in `[0, ways)`.
+      targets: `[items]` integer labels in `[0, ways)`. A label outside, or of a class that does
+        not count, makes the loss NaN.
       weights: `[items]` or None.
 
     Returns:
@@ -81,7 +82,9 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
     counts = outputs > -jnp.inf
     matches = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
     errors = jnp.where(counts, jnp.where(counts, outputs, 0) - matches, 0) ** 2
-    return _mean(errors.sum(axis=-1) / counts.sum(axis=-1), weights)
+    means = errors.sum(axis=-1) / counts.sum(axis=-1)
+    # A label without a score would only lose the term that it should match.
+    return _mean(jnp.where((counts & (matches > 0)).any(axis=-1), means, jnp.nan), weights)
 
 
 def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -95,7 +98,8 @@ def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Ar
     Returns:
       `[]`; NaN when every weight is 0.
     """
-    correct = (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
+    precision = jnp.promote_types(outputs.dtype, jnp.float32)
+    correct = (jnp.argmax(outputs, axis=-1) == targets).astype(precision)
     return _mean(correct, weights)
 
 

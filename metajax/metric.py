@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from metajax.types import Array
+from metajax.types import Array, Examples
 
 
 def class_sums(
@@ -20,10 +20,9 @@ def class_sums(
     Returns:
       `[ways, ...]` sums and `[ways]` counts. A class with no item of positive weight has zeros.
     """
-    members = jnp.arange(ways)[:, None] == targets[None, :]
-    shares = members.astype(embeddings.dtype)
+    shares = _members(targets, ways, weights).astype(embeddings.dtype)
     if weights is not None:
-        shares = jnp.where((weights > 0)[None], shares * weights[None], 0).astype(shares.dtype)
+        shares = shares * weights[None].astype(shares.dtype)
         kept = (weights > 0).reshape(-1, *[1] * (embeddings.ndim - 1))
         embeddings = jnp.where(kept, embeddings, 0)
     sums = jnp.tensordot(shares, embeddings, axes=1, precision=lax.Precision.HIGHEST)
@@ -77,7 +76,8 @@ def squared_distances(points: Array, centres: Array) -> Array:
 def cosine_similarities(points: Array, centres: Array) -> Array:
     """Cosines of the angles between vectors, in `[-1, 1]`.
 
-    A zero vector has the cosine 0 with everything, with a finite gradient.
+    A zero vector has the cosine 0 with everything, with a finite gradient; so, all but, has one
+    shorter than 1e-12.
 
     Args:
       points: `[points, features]`.
@@ -116,20 +116,20 @@ def dot_products(points: Array, centres: Array) -> Array:
 
 
 def log_attention(scores: Array, weights: Array | None = None) -> Array:
-    """Logarithm of the softmax over support items.
+    """Logarithm of the softmax over support items, `log (w_i exp s_i / sum_j w_j exp s_j)`.
 
     Args:
       scores: `[queries, items]`.
-      weights: `[items]`; items of weight 0 get no attention. None attends to all.
+      weights: `[items]`; items of weight 0 get no attention. None weighs all alike.
 
     Returns:
       `[queries, items]`, `-inf` for items of weight 0.
     """
-    mask = None if weights is None else (weights > 0)[None]
-    total = _log_sum_exp(scores, mask)
-    if mask is None:
-        return scores - total
-    return jnp.where(mask, scores - total, -jnp.inf)
+    if weights is None:
+        return scores - _log_sum_exp(scores, None)
+    mask = (weights > 0)[None]
+    scores = jnp.where(mask, scores, 0) + jnp.log(jnp.where(mask, weights[None], 1))
+    return jnp.where(mask, scores - _log_sum_exp(scores, mask), -jnp.inf)
 
 
 def class_log_probabilities(
@@ -146,16 +146,31 @@ def class_log_probabilities(
     Returns:
       `[queries, ways]`, `-inf` for a class without items.
     """
-    members = jnp.arange(ways)[:, None] == targets[None, :]
-    if weights is not None:
-        members &= (weights > 0)[None]
+    members = _members(targets, ways, weights)
     totals = _log_sum_exp(log_weights[:, None, :], members[None])[..., 0]
     return jnp.where(members.any(axis=1)[None], totals, -jnp.inf)
 
 
+def present_classes(support: Examples, ways: int) -> Array:
+    """`[ways]` booleans: which classes have a support item of positive weight."""
+    return _members(support.targets, ways, support.weights).any(axis=1)
+
+
+def count_ways(support: Examples, ways: int | None) -> int:
+    """`ways`, or without it the most that there can be: one class a support item."""
+    return len(support.inputs) if ways is None else ways
+
+
+def _members(targets: Array, ways: int, weights: Array | None) -> Array:
+    """`[ways, items]` booleans: which items count for which class."""
+    members = jnp.arange(ways)[:, None] == targets[None, :]
+    return members if weights is None else members & (weights > 0)[None]
+
+
 def _unit(vectors: Array) -> Array:
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    return vectors * lax.rsqrt(jnp.where(squared > 0, squared, 1))
+    # Below this the derivative of the square root overflows float32.
+    return vectors * lax.rsqrt(jnp.where(squared > 1e-24, squared, 1))
 
 
 def _log_sum_exp(values: Array, mask: Array | None) -> Array:

@@ -1,13 +1,11 @@
 """A task's loss as a function of the parameters: built from a model, or brought by the user."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from metajax.batching import Batching, apply_queries, check_batching
 from metajax.checks import check_labels, check_model, check_ways
 from metajax.losses import accuracy, cross_entropy
-from metajax.types import Array, Aux, Examples, Key, Model, Objective, Params
-
-LossFn = Callable[[Array, Array, Array | None], Array]
+from metajax.types import Array, Aux, Examples, Key, LossFn, Model, Objective, Params
 
 
 def supervised(
@@ -32,12 +30,16 @@ def supervised(
 
     Raises:
       TypeError: `model` is not a `Model`.
-      ValueError: `query_batching` is unknown.
+      ValueError: `query_batching` is unknown, or a metric has a name of the library's own.
     """
     check_model(model, "model")
     check_batching(query_batching)
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss_fn is cross_entropy else {}
+    if reserved := sorted({"loss", "query_loss", "grad_norm"} & metrics.keys()):
+        raise ValueError(
+            f"metrics has the names {reserved}, which the library reports itself; rename them"
+        )
 
     def loss(
         params: Params, examples: Examples, key: Key | None, context: Examples | None

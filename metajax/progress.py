@@ -25,6 +25,7 @@ def stop_signal() -> Iterator[threading.Event]:
     def handle(signum: int, frame: object) -> None:
         del signum, frame
         stop.set()
+        signal.signal(signal.SIGINT, before)  # A second Ctrl-C stops at once.
         print("\nstopping after the dispatch in progress", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, handle)

@@ -11,9 +11,8 @@ from metajax.algorithms import maml
 from metajax.batching import Batching
 from metajax.checks import check_optimizer
 from metajax.losses import cross_entropy
-from metajax.objectives import LossFn
 from metajax.tasks import meta_gradient, task_keys
-from metajax.types import Array, Episode, Key, Learner, Model, Objective, Params
+from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
 
 
 class TrainState(NamedTuple):
@@ -67,7 +66,8 @@ def train_step(
       optimizer: the outer optimiser.
       chunk_size: tasks run at once, see `meta_gradient`; static.
       axis_name: inside `jax.pmap(step, axis_name=...)`, the axis over which gradients and metrics
-        are averaged. Each device gets a slice of the tasks.
+        are averaged. Each device gets a slice of the tasks. Under `jax.shard_map` pass
+        `check_vma=False`: its default sums the inner gradients over devices, without an error.
 
     Returns:
       The pure function `(state, episodes) -> (state, metrics)`, where the episodes' arrays have a
@@ -79,6 +79,7 @@ def train_step(
       ValueError: from the step: `chunk_size` does not divide the tasks, or the learner's errors.
     """
     check_optimizer(optimizer, "optimizer")
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         tasks = jax.tree.leaves(episodes)[0].shape[0]
@@ -89,9 +90,11 @@ def train_step(
         )
         if axis_name is not None:
             gradient, loss, metrics = jax.lax.pmean((gradient, loss, metrics), axis_name)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = update(
+            gradient, state.opt_state, state.params, value=loss, grad=gradient
+        )
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient), **metrics}
+        metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return step

@@ -9,6 +9,7 @@ Array = jax.Array
 Key = jax.Array
 Params = Any
 Task = Any
+LossFn = Callable[[Array, Array, Array | None], Array]
 
 
 class Examples(NamedTuple):
@@ -18,7 +19,8 @@ class Examples(NamedTuple):
       inputs: `[items, ...]`.
       targets: `[items]` integer labels in `[0, ways)`, or `[items, outputs]` floats.
       weights: `[items]` non-negative; 0 marks padding, so that ways and shots may vary between
-        episodes of one shape. None counts every item once.
+        episodes of one shape. None counts every item once. Losses, prototypes and attention weigh
+        items by them; batch statistics only leave out items of weight 0.
     """
 
     inputs: Array

@@ -81,6 +81,18 @@ def test_an_objective_has_its_own_options(factory: Callable) -> None:
         factory(objective, inner=SGD, num_steps=1, loss_fn=mj.squared_error)
 
 
+def test_metrics_of_the_librarys_names() -> None:
+    with pytest.raises(ValueError, match=r"metrics has the names \['query_loss'\].*rename"):
+        mj.maml(model(), inner=SGD, num_steps=1, metrics={"query_loss": mj.accuracy})
+
+
+def test_a_width_that_only_mini_batches_would_see() -> None:
+    learner = mj.reptile(mj.mlp((WAYS + 1,)), inner=SGD, num_steps=1, batch_size=2)
+    params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
+    with pytest.raises(ValueError, match=r"the model has 4 outputs but the episode has 3 ways"):
+        learner.loss(params, episode(KEY), KEY)
+
+
 def test_reptile_batch_size() -> None:
     with pytest.raises(ValueError, match=r"batch_size=0; expected 1 or more"):
         mj.reptile(model(), inner=SGD, num_steps=1, batch_size=0)

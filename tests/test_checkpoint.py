@@ -48,10 +48,20 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     assert int(mj.restore_state(tmp_path, _state()).step) == 3
 
 
-def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:
+def test_saving_a_state_twice_is_nothing_new(tmp_path: Path) -> None:
     mj.save_state(tmp_path, _state())
     mj.save_state(tmp_path, _state())
     chex.assert_trees_all_equal(mj.restore_state(tmp_path, _state()).params, _state().params)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_another_runs_folder_is_refused(tmp_path: Path, step: int) -> None:
+    first = _state()._replace(step=jnp.array(5))
+    mj.save_state(tmp_path, first)
+    other = jax.tree.map(lambda x: x + 1, first.params)
+    with pytest.raises(FileExistsError, match=r"holds another run's checkpoint of step 5"):
+        mj.save_state(tmp_path, first._replace(params=other, step=jnp.array(step)))
+    chex.assert_trees_all_equal(mj.restore_state(tmp_path, first).params, first.params)
 
 
 def test_missing_or_empty_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import chex
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,11 +53,9 @@ def test_loss_is_a_finite_scalar_with_outputs_and_query_loss(row: Row) -> None:
 @each
 def test_loss_is_pure_and_needs_no_key(row: Row) -> None:
     learner, params = _start(row)
-    before = jax.tree.map(np.array, params)
     first = learner.loss(params, episode(KEY))
     second = jax.jit(learner.loss)(params, episode(KEY))
     chex.assert_trees_all_close(first, second, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_equal(params, before)
 
 
 @each
@@ -84,8 +83,8 @@ def test_a_task_is_arrays_that_can_be_saved(row: Row) -> None:
     learner, params = _start(row)
     support, query = episode(KEY)
     task = learner.adapt(params, support, KEY)
-    leaves, structure = jax.tree.flatten(task)
-    copied = jax.tree.unflatten(structure, [jnp.asarray(np.asarray(leaf)) for leaf in leaves])
+    empty = jax.tree.map(jnp.zeros_like, task)
+    copied = flax.serialization.from_bytes(empty, flax.serialization.to_bytes(task))
     np.testing.assert_array_equal(
         learner.predict(params, copied, query.inputs), learner.predict(params, task, query.inputs)
     )
@@ -176,11 +175,12 @@ def test_padding_changes_nothing(row: Row) -> None:
 
     def padded(examples: mj.Examples, rows: int) -> mj.Examples:
         inputs, targets, _ = examples
-        junk = jnp.full((rows, *inputs.shape[1:]), 1e3)
+        # Not a number, labels of no class, and in between the items that count.
+        junk = jnp.full((rows, *inputs.shape[1:]), jnp.nan)
         return mj.Examples(
-            jnp.concatenate([inputs, junk]),
-            jnp.concatenate([targets, jnp.zeros(rows, targets.dtype)]),
-            jnp.concatenate([jnp.ones(len(inputs)), jnp.zeros(rows)]),
+            jnp.concatenate([inputs[:2], junk, inputs[2:]]),
+            jnp.concatenate([targets[:2], jnp.full(rows, 99, targets.dtype), targets[2:]]),
+            jnp.concatenate([jnp.ones(2), jnp.zeros(rows), jnp.ones(len(inputs) - 2)]),
         )
 
     both = mj.Episode(padded(plain.support, 3), padded(plain.query, 2))

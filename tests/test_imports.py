@@ -16,7 +16,7 @@ ALLOWED = {
     "batching": {"types"},
     "inner": {"types", "checks"},
     "objectives": {"types", "checks", "losses", "batching"},
-    "adaptation": {"types", "checks"},
+    "adaptation": {"types", "checks", "batching"},
     "metric": {"types"},
     "comparison": {"types", "checks", "losses", "batching"},
     "algorithms": {

@@ -184,6 +184,16 @@ def test_a_non_finite_gradient_stops_too() -> None:
     assert float(result.state.params) == 0.0
 
 
+def test_a_non_finite_update_is_not_kept() -> None:
+    optimizer = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 1e-3))
+    state = mj.init_state(_state().params, optimizer, KEY)
+    with pytest.warns(RuntimeWarning, match="not finite at step 3; stopped, keeping .* step 3"):
+        result = mj.train(
+            LEARNER, optimizer, state, SAMPLE, iterations=9, meta_batch=1, progress=False
+        )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+
+
 def test_the_loop_draws_other_keys_for_data_than_for_the_learner() -> None:
     state = _state()
     data = jax.random.key_data(episode_keys(state, 4))

@@ -22,8 +22,8 @@ from metajax.batching import Batching
 from metajax.checks import check_num_steps, check_optimizer
 from metajax.inner import inner_loop
 from metajax.losses import cross_entropy
-from metajax.objectives import LossFn, as_objective
-from metajax.types import Examples, Key, Learner, Model, Objective, Params
+from metajax.objectives import as_objective
+from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
 
 
 def maml(

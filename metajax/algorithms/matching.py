@@ -136,6 +136,7 @@ def matching_network(
         support_encoder=None if support_encoder is None else Model(init, embed_support),
         read=read,
         compare=compare,
+        ways=ways,
         query_batching=query_batching,
         arrange=shuffle,
     )

@@ -23,11 +23,11 @@ from metajax.checks import (
     check_model,
     check_num_steps,
     check_optimizer,
+    check_optional_ways,
 )
-from metajax.comparison import count_ways, present_classes
 from metajax.inner import inner_loop
 from metajax.losses import accuracy, cross_entropy
-from metajax.metric import linear_reading, prototypes
+from metajax.metric import count_ways, linear_reading, present_classes, prototypes
 from metajax.types import Array, Aux, Examples, Key, Learner, Model, Objective, Params
 
 
@@ -76,14 +76,16 @@ def proto_maml(
 
     Raises:
       TypeError: `encoder` is not a `Model`, or `inner` not an optax transformation.
-      ValueError: `num_steps` is negative or `query_batching` unknown. From the learner's functions:
-        embeddings with more than one feature axis, a class without support items, labels that
-        skip a class, or an episode or parameters that do not fit the encoder.
+      ValueError: `num_steps` is negative, `ways` below 1 or `query_batching` unknown. From the
+        learner's functions: embeddings with more than one feature axis, a class without support
+        items, labels that skip a class, more classes than `ways`, or an episode or parameters that
+        do not fit the encoder.
     """
     check_model(encoder, "encoder")
     check_num_steps(num_steps)
     check_optimizer(inner, "inner")
     check_batching(query_batching)
+    check_optional_ways(ways)
 
     def classify(
         phi: ProtoMAMLParams, inputs: Array, weights: Array | None, context: Examples | None
@@ -116,7 +118,7 @@ def proto_maml(
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
         del key
-        check_classes(support)
+        check_classes(support, ways=ways)
         features = encoder.apply(params, support.inputs, support.weights)
         check_embeddings(features, "proto_maml")
         centres = prototypes(features, support.targets, count_ways(support, ways), support.weights)

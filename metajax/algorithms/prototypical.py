@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from metajax.batching import Batching
 from metajax.checks import check_embeddings, check_model
-from metajax.comparison import count_ways, metric_learner, present_classes
-from metajax.metric import prototypes, squared_distances
+from metajax.comparison import metric_learner
+from metajax.metric import count_ways, present_classes, prototypes, squared_distances
 from metajax.types import Array, Examples, Learner, Model, Params
 
 
@@ -74,5 +74,6 @@ def prototypical_network(
         encoder=encoder,
         read=read,
         compare=compare,
+        ways=ways,
         query_batching=query_batching,
     )

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from metajax.batching import Batching
 from metajax.checks import check_model
-from metajax.comparison import count_ways, metric_learner, present_classes
+from metajax.comparison import metric_learner
 from metajax.losses import match_error
-from metajax.metric import class_sums
+from metajax.metric import class_sums, count_ways, present_classes
 from metajax.types import Array, Examples, Key, Learner, Model, Params
 
 
@@ -57,7 +57,7 @@ def relation_network(
         possible, and the relation module runs for all of them: pass it with more than one shot.
       query_batching: which items share a batch in the encoder; see `metajax.apply_queries`.
         Published: support and query each in a batch of their own. In the relation module all
-        pairs of an episode share one.
+        pairs of an episode share one; under `"single"` the pairs of one query.
 
     Returns:
       A `Learner`. Its outputs are scores `[queries, ways]` in (0, 1), and `-inf` for classes
@@ -92,6 +92,9 @@ def relation_network(
         params: RelationParams, reading: _Reading, queries: Array, weights: Array | None
     ) -> Array:
         sums, present = reading
+        if query_batching == "single" and len(queries) > 1:
+            one = jax.vmap(lambda query: compare(params, reading, query[None], None)[0])
+            return one(queries)
         shape = (len(queries), len(sums), *sums.shape[1:])
         pairs = jnp.concatenate(
             [jnp.broadcast_to(sums[None], shape), jnp.broadcast_to(queries[:, None], shape)],
@@ -115,6 +118,7 @@ def relation_network(
         encoder=Model(init, embed),
         read=read,
         compare=compare,
+        ways=ways,
         query_batching=query_batching,
         loss_fn=match_error,
     )

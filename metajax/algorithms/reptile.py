@@ -22,8 +22,8 @@ from metajax.batching import Batching
 from metajax.checks import check_num_steps, check_optimizer
 from metajax.inner import inner_loop
 from metajax.losses import cross_entropy
-from metajax.objectives import LossFn, as_objective
-from metajax.types import Array, Examples, Key, Learner, Model, Objective, Params
+from metajax.objectives import as_objective
+from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Objective, Params
 
 
 class ReptileParams(NamedTuple):
@@ -76,7 +76,8 @@ def reptile(
       loss_fn: loss of a mini-batch and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`: `"single"` is
-        the paper's evaluation, `"separate"` its transductive one (table 2 has both).
+        the paper's evaluation, `"separate"` its transductive one (table 2 has both). The queries
+        are only reported, so train with the cheaper `"separate"`.
       record_steps: report the metrics before adaptation and after every step, see `maml`.
 
     Returns:
@@ -115,6 +116,8 @@ def reptile(
             if batch_size is not None:
                 order_key = jax.random.fold_in(key, 1)
                 rows = mini_batches(order_key, support, num_steps=num_steps, size=batch_size)
+                # The labels of a mini-batch are never known; those of the whole set may be.
+                jax.eval_shape(lambda phi: objective.loss(phi, support, key, None), params)
 
         def step_loss(phi: Params, step: tuple[Array | None, Key | None]) -> Array:
             chosen, step_key = step

@@ -76,11 +76,11 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
 
 def from_functions(init: Callable[[Key, Array], Params], apply: Callable[..., Array]) -> Model:
-    """The model of a plain pair of functions, such as `haiku.transform` or `stax` give.
+    """The model of a plain pair of functions, such as `hk.without_apply_rng(hk.transform(f))`.
 
     Args:
       init: `(key, inputs [items, ...]) -> params`.
-      apply: `(params, inputs [items, ...]) -> outputs [items, ...]`. If it has a third argument
+      apply: `(params, inputs [items, ...]) -> outputs [items, ...]`. If it has an argument
         `weights`, the items' weights are passed on.
 
     Raises:
@@ -88,9 +88,13 @@ def from_functions(init: Callable[[Key, Array], Params], apply: Callable[..., Ar
     """
     if not callable(init) or not callable(apply):
         raise TypeError(f"got init={init!r}, apply={apply!r}; expected two functions")
-    if _takes_weights(apply):
-        return Model(init, apply)
-    return Model(init, lambda params, inputs, weights=None: apply(params, inputs))
+    weighted = _takes_weights(apply)
+
+    def weighted_apply(params: Params, inputs: Array, weights: Array | None = None) -> Array:
+        options = {"weights": weights} if weighted else {}
+        return apply(params, inputs, **options)
+
+    return Model(init, weighted_apply)
 
 
 def _takes_weights(function: Callable[..., Any]) -> bool:

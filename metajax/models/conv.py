@@ -112,18 +112,21 @@ def max_pool_2x2(images: Array) -> Array:
     return jnp.max(windows, axis=(2, 4))
 
 
-def strided_conv_net(ways: int, *, filters: int = 64) -> Model:
+def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) -> Model:
     """The Omniglot network of Finn et al. (2017, section 5.2): strides, a mean over space, a head.
 
     Args:
       ways: outputs of the head.
       filters: channels of every block, published as 64.
+      use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
     check_positive(ways=ways, filters=filters)
-    return from_linen(ConvNet(ways, filters, pooling="stride", features="mean"))
+    return from_linen(
+        ConvNet(ways, filters, pooling="stride", features="mean", use_scale=use_scale)
+    )
 
 
 def embedding_net(*, filters: int = 64) -> Model:
@@ -141,15 +144,18 @@ def embedding_net(*, filters: int = 64) -> Model:
     return from_linen(ConvNet(None, filters, pooling="max", features="flatten"))
 
 
-def max_pool_conv_net(ways: int, *, filters: int = 32) -> Model:
+def max_pool_conv_net(ways: int, *, filters: int = 32, use_scale: bool = True) -> Model:
     """The mini-ImageNet network of Finn et al. (2017, section 5.2): max-pooling, flattened, a head.
 
     Args:
       ways: outputs of the head.
       filters: channels of every block, published as 32.
+      use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
     check_positive(ways=ways, filters=filters)
-    return from_linen(ConvNet(ways, filters, pooling="max", features="flatten"))
+    return from_linen(
+        ConvNet(ways, filters, pooling="max", features="flatten", use_scale=use_scale)
+    )

@@ -4,14 +4,15 @@ Support, a bidirectional LSTM over the items in order with a skip connection:
 
 .. math::  g(x_i, S) = \overrightarrow{h}_i + \overleftarrow{h}_i + g'(x_i)
 
-Query, `attLSTM`, K read steps from :math:`h_0 = r_0 = c_0 = 0`:
+Query, `attLSTM`, K read steps from :math:`h_0 = c_0 = 0`:
 
 .. math::
 
+  r_{k-1} &= \sum_i \text{softmax}_i(h_{k-1}^T g(x_i)) \, g(x_i) \\
   \hat{h}_k, c_k &= \text{LSTM}(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) \\
-  h_k &= \hat{h}_k + f'(x) \\
-  r_k &= \sum_i \text{softmax}_i(h_k^T g(x_i)) \, g(x_i)
+  h_k &= \hat{h}_k + f'(x)
 
+(equations 3 to 6; the first read, at h = 0, is the mean of the support)
 and :math:`f(x, S) = h_K`. The LSTM's *input* is f'(x) and its *recurrent state* the concatenation
 [h, r], twice as wide as its output.
 """
@@ -77,7 +78,7 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
 
     def run(params: Params, items: Array, kept: Array, *, reverse: bool) -> Array:
         """Outputs `[items, features]` of an LSTM that steps over the items not kept."""
-        zeros = jnp.zeros(features, items.dtype)
+        zeros = jnp.zeros(features, jnp.result_type(items, *jax.tree.leaves(params)))
 
         def step(state: tuple[Array, Array], item: tuple[Array, Array]) -> tuple:
             inputs, keep = item
@@ -96,16 +97,15 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
     def query(params: Params, queries: Array, support: Array, weights: Array | None) -> Array:
         check(queries)
 
-        def step(state: tuple[Array, Array, Array], _: None) -> tuple:
-            h, r, c = state
-            inputs = jnp.concatenate([queries, r], axis=-1)
-            c, output = run_cell(params["attention"], (c, h), inputs)
-            h = output + queries
+        def step(state: tuple[Array, Array], _: None) -> tuple:
+            c, h = state
             attention = jnp.exp(log_attention(dot_products(h, support), weights))
-            return (h, dot_products(attention, support.T), c), None
+            inputs = jnp.concatenate([queries, dot_products(attention, support.T)], axis=-1)
+            c, output = run_cell(params["attention"], (c, h), inputs)
+            return (c, output + queries), None
 
-        zeros = jnp.zeros_like(queries)
-        (h, _, _), _ = jax.lax.scan(step, (zeros, zeros, zeros), length=read_steps)
+        zeros = jnp.zeros(queries.shape, jnp.result_type(queries, *jax.tree.leaves(params)))
+        (_, h), _ = jax.lax.scan(step, (zeros, zeros), length=read_steps)
         return h if read_steps else queries
 
     return FullContext(init, support, query)

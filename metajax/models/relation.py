@@ -1,5 +1,7 @@
 """The published modules of Relation Networks (Sung et al. 2018, section 3.3 and figure 2)."""
 
+from typing import Literal
+
 import flax.linen as nn
 
 from metajax.checks import check_floating, check_positive
@@ -39,17 +41,20 @@ class RelationModule(nn.Module):
     Attributes:
       filters: channels of both blocks.
       hidden: width of the hidden layer.
+      padding: of both convolutions. In the authors' code `"SAME"` for Omniglot, `"VALID"` for
+        mini-ImageNet (84 px: maps of 3x3 before the hidden layer).
     """
 
     filters: int = 64
     hidden: int = 8
+    padding: Literal["SAME", "VALID"] = "SAME"
 
     @nn.compact
     def __call__(self, pairs: Array, weights: Array | None = None) -> Array:
         """Maps of pairs `[pairs, height, width, 2 channels]` to `[pairs, 1]`."""
         hidden = pairs
         for _ in range(2):
-            hidden = max_pool_2x2(_block(self.filters, "SAME", hidden, weights))
+            hidden = max_pool_2x2(_block(self.filters, self.padding, hidden, weights))
         hidden = hidden.reshape(hidden.shape[0], -1)
         return nn.Dense(1)(nn.relu(nn.Dense(self.hidden)(hidden)))
 
@@ -78,15 +83,18 @@ def relation_encoder(*, filters: int = 64) -> Model:
     return from_linen(RelationEncoder(filters))
 
 
-def relation_module(*, filters: int = 64, hidden: int = 8) -> Model:
+def relation_module(
+    *, filters: int = 64, hidden: int = 8, padding: Literal["SAME", "VALID"] = "SAME"
+) -> Model:
     """The published relation module, a `RelationModule` as a model.
 
     Args:
       filters: channels of both blocks, published as 64.
       hidden: width of the hidden layer, published as 8.
+      padding: see `RelationModule`.
 
     Raises:
       ValueError: a number is below 1.
     """
     check_positive(filters=filters, hidden=hidden)
-    return from_linen(RelationModule(filters, hidden))
+    return from_linen(RelationModule(filters, hidden, padding))
