@@ -102,6 +102,8 @@ def proto_maml(
     ) -> tuple[Array, Aux]:
         del key
         inputs, targets, weights = examples
+        if context is not None:
+            check_classes(context, examples, ways=ways)
         outputs = classify(phi, inputs, weights, context)
         outputs = masked(outputs, examples if context is None else context)
         value = cross_entropy(outputs, targets, weights)

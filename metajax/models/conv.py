@@ -90,7 +90,10 @@ class ConvNet(nn.Module):
 def max_pool_2x2(images: Array) -> Array:
     """Maximum over 2x2 windows, an odd last row or column left out.
 
-    A reshape and a maximum: the derivatives of a windowed reduction are slow on CPU.
+    Selections, not a reduction: the derivative of a maximum compares its input with its output.
+    Where the compiler computes that input twice, rounded differently, it finds no equal, divides by
+    their number, and gives NaN. Of equals the first gets the gradient. (Windowed reductions are
+    slow to differentiate on CPU besides.)
 
     Args:
       images: `[items, height, width, channels]`, height and width at least 2.
@@ -108,8 +111,15 @@ def max_pool_2x2(images: Array) -> Array:
             "images"
         )
     even = images[:, : height // 2 * 2, : width // 2 * 2]
-    windows = even.reshape(items, height // 2, 2, width // 2, 2, channels)
-    return jnp.max(windows, axis=(2, 4))
+    rows = even.reshape(items, height // 2, 2, width // 2 * 2, channels)
+    columns = _larger(rows[:, :, 0], rows[:, :, 1]).reshape(
+        items, height // 2, width // 2, 2, channels
+    )
+    return _larger(columns[..., 0, :], columns[..., 1, :])
+
+
+def _larger(one: Array, other: Array) -> Array:
+    return jnp.where(one >= other, one, other)
 
 
 def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) -> Model:

@@ -1,0 +1,261 @@
+"""Proto-MAML: hand-unrolled oracles, the prototypical network at 0 steps, padding."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+import metajax as mj
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+Array = jax.Array
+WAYS, INPUTS, FEATURES, RATE, STEPS = 3, 4, 3, 0.3, 2
+# Three shots of class 0, one of class 1, two of class 2.
+SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
+QUERY_LABELS = np.array([1, 0, 2, 0])
+
+
+def tanh_encoder() -> mj.Model:
+    """One layer, so that the oracle's encoder is one line."""
+
+    def init(key: Array, inputs: Array) -> dict[str, Array]:
+        kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
+        return {"kernel": kernel, "bias": jnp.zeros(FEATURES)}
+
+    return mj.from_functions(init, encode)
+
+
+def encode(params: dict[str, Array], inputs: Array) -> Array:
+    return jnp.tanh(inputs @ params["kernel"] + params["bias"][None])
+
+
+def conv_encoder() -> mj.Model:
+    return mj.from_linen(mj.ConvNet(None, 4, blocks=1))
+
+
+def start(encoder: mj.Model, *shape: int) -> tuple[Any, mj.Episode]:
+    """Parameters, none of them zero, and an episode of items of `shape`."""
+    support, query = oracles.normals(0, (len(SUPPORT_LABELS), *shape), (len(QUERY_LABELS), *shape))
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), support)
+    episode = mj.Episode(
+        mj.Examples(support, jnp.asarray(SUPPORT_LABELS)),
+        mj.Examples(query, jnp.asarray(QUERY_LABELS)),
+    )
+    return oracles.normal_like(1, shapes, 0.5), episode
+
+
+def learner(encoder: mj.Model, **options: Any) -> mj.Learner:
+    defaults = {"inner": optax.sgd(RATE), "num_steps": STEPS, "ways": WAYS}
+    return mj.proto_maml(encoder, **(defaults | options))
+
+
+def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array, mj.Aux], Any]]:
+    return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+
+
+class Phi(NamedTuple):
+    """Body and head."""
+
+    body: Any
+    head: Array
+    biases: Array
+
+
+def logits(phi: Phi, inputs: Array) -> Array:
+    features = encode(phi.body, inputs)
+    columns = [(features * phi.head[:, k][None]).sum(axis=1) + phi.biases[k] for k in range(WAYS)]
+    return jnp.stack(columns, axis=1)
+
+
+def loss(phi: Phi, examples: mj.Examples) -> Array:
+    return oracles.mean_cross_entropy(logits(phi, examples.inputs), examples.targets)
+
+
+def unchanged(tree: Any) -> Any:
+    return tree
+
+
+def unrolled(
+    theta: Any,
+    episode: mj.Episode,
+    steps: int,
+    *,
+    through_steps: Callable = unchanged,
+    through_head: Callable = unchanged,
+) -> list[Phi]:
+    """`[phi_0, ..., phi_n]`; the two functions cut the gradient, or do not."""
+    features = encode(theta, episode.support.inputs)
+    centres = [
+        sum(features[i] for i in np.flatnonzero(k == SUPPORT_LABELS)) / np.sum(k == SUPPORT_LABELS)
+        for k in range(WAYS)
+    ]
+    head = jnp.stack([2 * centre for centre in centres], axis=1)
+    biases = jnp.stack([-(centre * centre).sum() for centre in centres])
+    path = [Phi(theta, *through_head((head, biases)))]
+    for _ in range(steps):
+        gradient = through_steps(jax.grad(loss)(path[-1], episode.support))
+        path.append(jax.tree.map(lambda p, g: p - RATE * g, path[-1], gradient))
+    return path
+
+
+def adapted_path(theta: Any, episode: mj.Episode) -> list[Phi]:
+    return oracles.compiled(lambda theta: unrolled(theta, episode, STEPS))(theta)
+
+
+def unrolled_slope(theta: Any, episode: mj.Episode, **cuts: Callable) -> tuple[Array, Any]:
+    def meta_loss(theta: Any) -> Array:
+        return loss(unrolled(theta, episode, STEPS, **cuts)[-1], episode.query)
+
+    return oracles.compiled(jax.value_and_grad(meta_loss))(theta)
+
+
+def gap(first: Any, second: Any) -> float:
+    """The smallest over the leaves of the largest difference in a leaf."""
+    return min(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), first, second)))
+
+
+def test_meta_gradient_is_the_unrolled_loops() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    stop = jax.lax.stop_gradient
+    exact = unrolled_slope(params, episode)
+    first_order = unrolled_slope(params, episode, through_steps=stop)
+    constant_head = unrolled_slope(params, episode, through_steps=stop, through_head=stop)
+    last = adapted_path(params, episode)[-1]
+    for cut, expected in ((False, exact), (True, first_order)):
+        (value, aux), gradient = slope(learner(tanh_encoder(), first_order=cut))(params, episode)
+        oracles.assert_close((value, gradient), expected)
+        oracles.assert_close(aux.outputs, logits(last, episode.query.inputs))
+        correct = aux.outputs.argmax(axis=1) == QUERY_LABELS
+        assert aux.metrics["accuracy"] == correct.mean()
+    # Gradient does flow through the initial head, and the second-order term is no rounding error.
+    assert gap(first_order[1], jax.tree.map(jnp.zeros_like, params)) > 1e-3
+    assert gap(first_order[1], constant_head[1]) > 1e-3
+    assert gap(exact[1], first_order[1]) > 1e-3
+
+
+def test_fo_proto_maml_is_first_order_proto_maml() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    named = mj.fo_proto_maml(
+        tanh_encoder(), inner=optax.sgd(RATE), num_steps=STEPS, ways=WAYS, record_steps=True
+    )
+    general = learner(tanh_encoder(), first_order=True, record_steps=True)
+    oracles.assert_close(
+        *(
+            (value, aux.metrics, gradient)
+            for (value, aux), gradient in (slope(one)(params, episode) for one in (named, general))
+        ),
+        0.0,
+    )
+
+
+def test_meta_gradient_is_the_finite_difference() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    run = slope(learner(tanh_encoder()))
+    _, gradient = run(params, episode)
+    for seed in range(3):
+        direction = oracles.normal_like(seed, params)
+        difference = oracles.central_difference(lambda p: run(p, episode)[0][0], params, direction)
+        np.testing.assert_allclose(oracles.dot(gradient, direction), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first_order", [False, True], ids=["exact", "first_order"])
+def test_without_steps_it_is_the_prototypical_network(first_order: bool) -> None:
+    params, episode = start(conv_encoder(), 6, 6, 1)
+    prototypical = mj.prototypical_network(conv_encoder(), ways=WAYS, query_batching="separate")
+    (expected, expected_aux), expected_gradient = slope(prototypical)(params, episode)
+    ours = learner(conv_encoder(), num_steps=0, first_order=first_order)
+    (value, aux), gradient = slope(ours)(params, episode)
+    oracles.assert_close((value, gradient), (expected, expected_gradient))
+    constant = np.asarray(aux.outputs - expected_aux.outputs)
+    assert np.ptp(constant, axis=1).max() < 1e-12
+    assert constant.min() > 1e-3  # ||f(x)||^2
+    assert aux.metrics["accuracy"] == expected_aux.metrics["accuracy"]
+
+
+def test_body_and_head_are_both_adapted() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    task = oracles.compiled(learner(tanh_encoder()).adapt)(params, episode.support)
+    first, *_, last = adapted_path(params, episode)
+    adapted = Phi(task.params.body, task.params.weights, task.params.biases)
+    oracles.assert_close(adapted, last)
+    assert gap(adapted, first) > 1e-3
+    outputs = learner(tanh_encoder()).predict(params, task, episode.query.inputs)
+    oracles.assert_close(outputs, logits(last, episode.query.inputs))
+
+
+def test_recorded_steps_are_runs_of_that_many_steps() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    value, aux = oracles.compiled(learner(tanh_encoder(), record_steps=True).loss)(params, episode)
+    path = adapted_path(params, episode)
+    losses = jnp.stack([loss(phi, episode.query) for phi in path])
+    oracles.assert_close(aux.metrics["query_loss_per_step"], losses)
+    assert np.abs(np.diff(losses)).min() > 1e-3
+    scores = [
+        np.mean(logits(phi, episode.query.inputs).argmax(axis=1) == QUERY_LABELS) for phi in path
+    ]
+    np.testing.assert_array_equal(aux.metrics["accuracy_per_step"], scores)
+    oracles.assert_close(value, losses[-1])
+
+
+def test_an_inner_rate_may_be_traced_and_differentiated() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+
+    def value(rate: Array | float) -> Array:
+        return learner(tanh_encoder(), inner=optax.sgd(rate)).loss(params, episode)[0]
+
+    values, slopes = oracles.compiled(jax.vmap(jax.value_and_grad(value)))(jnp.array([0.0, RATE]))
+    path = adapted_path(params, episode)
+    expected = [loss(path[0], episode.query), loss(path[-1], episode.query)]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    run = oracles.compiled(value)
+    difference = oracles.central_difference(run, jnp.asarray(RATE), jnp.asarray(1.0))
+    np.testing.assert_allclose(slopes[1], difference, rtol=1e-6)
+
+
+def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    (value, aux), gradient = slope(learner(tanh_encoder(), ways=None))(params, episode)
+    expected = unrolled_slope(params, episode)
+    assert aux.outputs.shape == (len(QUERY_LABELS), len(SUPPORT_LABELS))
+    np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
+    oracles.assert_close((value, gradient), expected)
+
+
+def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:
+    """`examples` in their order, with garbage of weight 0 among them, one row a label."""
+    items = len(examples.inputs)
+    total = items + len(labels)
+    generator = np.random.default_rng(seed)
+    place = np.sort(generator.permutation(total)[:items])
+    garbage = 100 * generator.normal(size=(total, *examples.inputs.shape[1:]))
+    targets = np.empty(total, int)
+    targets[np.setdiff1d(np.arange(total), place)] = labels
+    return mj.Examples(
+        jnp.asarray(garbage).at[place].set(examples.inputs),
+        jnp.asarray(targets).at[place].set(examples.targets),
+        jnp.zeros(total).at[place].set(1.0),
+    )
+
+
+@pytest.mark.parametrize("first_order", [False, True], ids=["exact", "first_order"])
+def test_padding_counts_for_nothing(first_order: bool) -> None:
+    params, episode = start(conv_encoder(), 6, 6, 1)
+    # Rows of real classes, of a whole padded class (3), and of no class at all.
+    support = padded(episode.support, [0, 3, 3, -1], 0)
+    query = padded(episode.query, [3, 99, 1], 2)
+    runs = [
+        slope(learner(conv_encoder(), ways=ways, first_order=first_order))
+        for ways in (WAYS + 1, WAYS)
+    ]
+    (value, aux), gradient = runs[0](params, mj.Episode(support, query))
+    (expected, expected_aux), expected_gradient = runs[1](params, episode)
+    oracles.assert_close((value, gradient), (expected, expected_gradient))
+    oracles.assert_close(aux.outputs[query.weights > 0, :WAYS], expected_aux.outputs)
+    np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
+    assert aux.metrics["accuracy"] == expected_aux.metrics["accuracy"]

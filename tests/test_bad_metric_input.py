@@ -1,0 +1,244 @@
+"""What learners that compare refuse, beside what `test_bad_input` tries on every learner."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import metajax as mj
+
+KEY = jax.random.key(0)
+SGD = optax.sgd(0.1)
+WAYS = 3
+
+Factory = Callable[..., mj.Learner]
+
+
+def identity() -> mj.Model:
+    return mj.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+
+
+def pair_module(width: int) -> mj.Model:
+    """A linear relation module of `width` outputs."""
+
+    def init(key: jax.Array, pairs: jax.Array) -> jax.Array:
+        return jnp.ones((pairs.shape[-1], width))
+
+    return mj.from_functions(init, lambda params, pairs: pairs @ params)
+
+
+def relation_network(encoder: mj.Model, **options: object) -> mj.Learner:
+    return mj.relation_network(encoder, pair_module(1), **options)
+
+
+def proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
+    return mj.proto_maml(encoder, inner=SGD, num_steps=1, **options)
+
+
+def fo_proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
+    return mj.fo_proto_maml(encoder, inner=SGD, num_steps=1, **options)
+
+
+FACTORIES = (
+    mj.prototypical_network,
+    mj.matching_network,
+    relation_network,
+    proto_maml,
+    fo_proto_maml,
+)
+each = pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+
+
+def episode(support: tuple[int, ...] = (0, 1, 2), query: tuple[int, ...] = (0, 1, 2)) -> mj.Episode:
+    """Vectors with these labels."""
+    sets = (
+        mj.Examples(jnp.ones((len(labels), 4)), jnp.array(labels)) for labels in (support, query)
+    )
+    return mj.Episode(*sets)
+
+
+def start(learner: mj.Learner) -> object:
+    return learner.init(KEY, episode().support.inputs)
+
+
+@each
+def test_good_episode_is_accepted(factory: Factory) -> None:
+    learner = factory(identity())
+    assert jnp.isfinite(learner.loss(start(learner), episode())[0])
+
+
+@each
+def test_query_class_without_support_item(factory: Factory) -> None:
+    learner = factory(identity())
+    message = (
+        r"query has the labels \[2\] but no support item has; expected at least one support item "
+        "of every class"
+    )
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), episode((0, 1, 1), (0, 2, 1)))
+
+
+@each
+def test_query_class_whose_support_items_are_all_padding(factory: Factory) -> None:
+    learner = factory(identity())
+    support, query = episode()
+    support = support._replace(weights=jnp.array([1.0, 1.0, 0.0]))
+    with pytest.raises(ValueError, match=r"query has the labels \[2\] but no support item has"):
+        learner.loss(start(learner), mj.Episode(support, query))
+
+
+@each
+def test_labels_that_skip_a_class(factory: Factory) -> None:
+    learner = factory(identity())
+    bad = episode((0, 2, 2), (0, 2, 2))
+    message = (
+        r"support has the labels \[0, 2\]; expected 0, 1, \.\.\., ways - 1, none of them skipped, "
+        "each with at least one item: relabel"
+    )
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), bad)
+    with pytest.raises(ValueError, match=message):
+        learner.adapt(start(learner), bad.support)
+
+
+@each
+@pytest.mark.parametrize("ways", [0, -1, 2.0, True])
+def test_number_of_ways(factory: Factory, ways: object) -> None:
+    with pytest.raises(
+        ValueError, match=rf"ways={ways}; expected an integer of 1 or more, or None"
+    ):
+        factory(identity(), ways=ways)
+
+
+@each
+def test_more_classes_than_ways(factory: Factory) -> None:
+    learner = factory(identity(), ways=2)
+    message = r"the episode has 3 ways but the learner was made with ways=2; expected no more"
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), episode())
+    with pytest.raises(ValueError, match=message):
+        learner.adapt(start(learner), episode().support)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (mj.prototypical_network, "prototypical_network"),
+        (mj.matching_network, "matching_network"),
+        (proto_maml, "proto_maml"),
+        (fo_proto_maml, "proto_maml"),
+    ],
+)
+def test_encoder_that_returns_feature_maps(factory: Factory, name: str) -> None:
+    encoder = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
+    learner = factory(encoder)
+    items = mj.Examples(jnp.zeros((WAYS, 8, 8, 1)), jnp.arange(WAYS))
+    params = learner.init(KEY, items.inputs)
+    message = (
+        rf"{name} got embeddings of shape \(3, 4, 4, 4\); expected \[items, features\]: let the "
+        "encoder flatten its maps or take their mean"
+    )
+    with pytest.raises(ValueError, match=message):
+        learner.loss(params, mj.Episode(items, items))
+
+
+@each
+def test_encoder_that_is_no_model(factory: Factory) -> None:
+    with pytest.raises(
+        TypeError, match=r"encoder is MLP[^;]*; expected a metajax.Model: wrap a Flax"
+    ):
+        factory(mj.MLP((3,)))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (
+            lambda: mj.matching_network(identity(), support_encoder=mj.MLP((3,))),
+            "support_encoder",
+        ),
+        (lambda: mj.relation_network(identity(), mj.RelationModule()), "relation"),
+    ],
+)
+def test_second_module_that_is_no_model(make: Callable, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} is [^;]*; expected a metajax.Model"):
+        make()
+
+
+@each
+def test_unknown_query_batching(factory: Factory) -> None:
+    message = r"query_batching='all'; expected \"separate\", \"joint\" or \"single\""
+    with pytest.raises(ValueError, match=message):
+        factory(identity(), query_batching="all")
+
+
+def test_joint_batch_of_two_encoders() -> None:
+    message = (
+        r"query_batching=\"joint\" embeds both sets at once, but support and query have encoders "
+        r"of their own; expected \"separate\" or \"single\""
+    )
+    with pytest.raises(ValueError, match=message):
+        mj.matching_network(identity(), support_encoder=identity(), query_batching="joint")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": 0}, r"features=0, read_steps=5; expected features of 1 or more"),
+        ({"features": 4, "read_steps": -1}, r"features=4, read_steps=-1; .* read_steps of 0"),
+    ],
+)
+def test_full_context_numbers(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mj.full_context(**options)
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one_encoder", "two_encoders"])
+def test_full_context_of_another_width(separate: bool) -> None:
+    support_encoder = identity() if separate else None
+    learner = mj.matching_network(
+        identity(), support_encoder=support_encoder, full_context=mj.full_context(6)
+    )
+    message = (
+        r"the embeddings have 4 features but full_context was made for 6; expected "
+        r"full_context\(features=4\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), episode())
+
+
+def test_full_context_of_another_width_than_the_queries() -> None:
+    context = mj.full_context(3)
+    params = context.init(KEY)
+    message = r"the embeddings have 4 features but full_context was made for 3"
+    with pytest.raises(ValueError, match=message):
+        context.query(params, jnp.ones((2, 4)), jnp.ones((2, 3)), None)
+
+
+def test_relation_module_of_another_width() -> None:
+    learner = mj.relation_network(identity(), pair_module(2))
+    message = (
+        r"the relation module gave outputs of shape \(9, 2\) for 9 pairs; expected \[pairs, 1\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), episode())
+
+
+@pytest.mark.parametrize("factory", [mj.proto_maml, mj.fo_proto_maml])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"num_steps": -1}, ValueError, r"num_steps=-1; expected 0 or more"),
+        ({"num_steps": 1.0}, TypeError, r"num_steps is 1.0; expected a Python integer"),
+        ({"inner": 0.4}, TypeError, r"inner is 0.4; expected an optax.GradientTransformation"),
+    ],
+    ids=str,
+)
+def test_inner_loop_of_proto_maml(
+    factory: Factory, changes: dict, error: type[Exception], message: str
+) -> None:
+    options = {"inner": SGD, "num_steps": 1, **changes}
+    with pytest.raises(error, match=message):
+        factory(identity(), **options)
