@@ -45,8 +45,8 @@ def relation_network(
     """Relation networks (Sung et al. 2018).
 
     The learner's parameters are `RelationParams`. Published training: Adam at 1e-3, halved every
-    100,000 episodes, gradients clipped at norm 0.5, one episode a step; Omniglot 5-way with 19
-    (1-shot) or 15 (5-shot) queries a class.
+    100,000 episodes, each module's gradient clipped at norm 0.5, one episode a step; Omniglot 5-way
+    with 19 (1-shot) or 15 (5-shot) queries a class.
 
     Args:
       encoder: a model with outputs `[items, ..., channels]`, feature maps as a rule; published as

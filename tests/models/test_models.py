@@ -11,6 +11,7 @@ from flax import nnx
 from learners import episode
 
 import metajax as mj
+from metajax.models.conv import max_pool_2x2
 
 KEY = jax.random.key(0)
 
@@ -59,6 +60,23 @@ def test_max_pool_network_against_stock_layers() -> None:
     hidden = nn.relu((hidden - mean) / jnp.sqrt(variance + 1e-5))
     expected = nn.max_pool(hidden, (2, 2), (2, 2)).reshape(3, -1)
     np.testing.assert_allclose(model.apply(params, images, None), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_keeps_its_gradient_however_it_is_compiled() -> None:
+    layer = mj.BatchStatistics()
+    params = {"params": {"LayerNorm_0": {"scale": jnp.full(16, 1.3), "bias": jnp.full(16, 0.1)}}}
+    images = jax.random.normal(KEY, (20, 28, 28, 16))
+
+    def loss(images: jax.Array) -> jax.Array:
+        return jnp.sin(max_pool_2x2(nn.relu(layer.apply(params, images)))).sum()
+
+    def slope(images: jax.Array) -> jax.Array:
+        return (jax.grad(loss)(images) ** 2).sum()
+
+    for derivative in (jax.grad(loss), jax.grad(slope)):
+        np.testing.assert_allclose(
+            jax.jit(derivative)(images), derivative(images), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_too_many_poolings() -> None:
