@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from metric_cases import complex_step, padded, tanh_encoder
 
 import metajax as mj
 
@@ -19,19 +20,6 @@ WAYS, INPUTS, FEATURES = 3, 4, 3
 # Three shots of class 0, one of class 1, two of class 2.
 SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
 QUERY_LABELS = np.array([1, 0, 2, 0])
-
-
-def tanh_encoder() -> mj.Model:
-    """One layer, so that the oracle's encoder is one line."""
-
-    def init(key: Array, inputs: Array) -> dict[str, Array]:
-        kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
-        return {"kernel": kernel, "bias": jnp.zeros(FEATURES)}
-
-    def apply(params: dict[str, Array], inputs: Array) -> Array:
-        return jnp.tanh(inputs @ params["kernel"] + params["bias"][None])
-
-    return mj.from_functions(init, apply)
 
 
 def identity() -> mj.Model:
@@ -59,12 +47,6 @@ def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array,
 
 # The oracles hold for complex numbers too, so that a step along the imaginary axis gives the
 # derivative: no maximum is taken off before exponentials, and no conjugate or absolute value used.
-
-
-def complex_step(function: Callable[[Any], Any], params: Any, direction: Any) -> float:
-    """The derivative along `direction` to rounding: nothing is subtracted."""
-    moved = jax.tree.map(lambda p, d: np.asarray(p) + 1e-30j * np.asarray(d), params, direction)
-    return float(np.imag(function(moved)) / 1e-30)
 
 
 def assert_gradient_is(function: Callable[[Any], Any], params: Any, gradient: Any) -> None:
@@ -129,7 +111,7 @@ def numpy_encoder(params: dict[str, np.ndarray], examples: mj.Examples) -> np.nd
 def test_probabilities_loss_and_gradient_are_those_of_the_equations(
     similarity: Callable, options: dict[str, Any]
 ) -> None:
-    learner = mj.matching_network(tanh_encoder(), ways=WAYS, **options)
+    learner = mj.matching_network(tanh_encoder(FEATURES), ways=WAYS, **options)
     params, episode = start(learner, INPUTS)
 
     def oracle(params: dict[str, np.ndarray]) -> np.ndarray:
@@ -187,7 +169,7 @@ def test_attention_is_summed_over_the_shots_of_a_class() -> None:
 
 
 def test_a_weight_of_two_counts_an_item_twice() -> None:
-    learner = mj.matching_network(tanh_encoder(), ways=WAYS)
+    learner = mj.matching_network(tanh_encoder(FEATURES), ways=WAYS)
     params, episode = start(learner, INPUTS)
     weights = [jnp.ones(len(s.targets)).at[1].set(2.0) for s in episode]
     weighted = mj.Episode(*(s._replace(weights=w) for s, w in zip(episode, weights, strict=True)))
@@ -199,10 +181,10 @@ def test_a_weight_of_two_counts_an_item_twice() -> None:
 
 
 def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
-    learner = mj.matching_network(tanh_encoder())
+    learner = mj.matching_network(tanh_encoder(FEATURES))
     params, episode = start(learner, INPUTS)
     (value, aux), gradient = slope(learner)(params, episode)
-    told = slope(mj.matching_network(tanh_encoder(), ways=WAYS))
+    told = slope(mj.matching_network(tanh_encoder(FEATURES), ways=WAYS))
     (expected, expected_aux), expected_gradient = told(params, episode)
     assert aux.outputs.shape == (len(QUERY_LABELS), len(SUPPORT_LABELS))
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
@@ -213,10 +195,10 @@ def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
 
 
 def test_temperature_may_be_traced() -> None:
-    params, episode = start(mj.matching_network(tanh_encoder()), INPUTS)
+    params, episode = start(mj.matching_network(tanh_encoder(FEATURES)), INPUTS)
 
     def loss(temperature: Array | float) -> Array:
-        learner = mj.matching_network(tanh_encoder(), temperature=temperature)
+        learner = mj.matching_network(tanh_encoder(FEATURES), temperature=temperature)
         return learner.loss(params, episode)[0]
 
     temperatures = np.array([0.1, 0.5, 1.0, 3.0])
@@ -323,8 +305,8 @@ def test_loss_and_gradient_with_every_part_are_those_of_the_equations(
     read_steps: int | None, separate: bool
 ) -> None:
     learner = mj.matching_network(
-        tanh_encoder(),
-        support_encoder=tanh_encoder() if separate else None,
+        tanh_encoder(FEATURES),
+        support_encoder=tanh_encoder(FEATURES) if separate else None,
         full_context=None if read_steps is None else mj.full_context(3, read_steps=read_steps),
         ways=WAYS,
     )
@@ -358,7 +340,7 @@ def test_order_of_the_support_matters_only_with_full_context() -> None:
     backwards = tuple(range(len(SUPPORT_LABELS)))[::-1]
     gaps = []
     for context in (None, mj.full_context(FEATURES, read_steps=1)):
-        learner = mj.matching_network(tanh_encoder(), full_context=context, ways=WAYS)
+        learner = mj.matching_network(tanh_encoder(FEATURES), full_context=context, ways=WAYS)
         params, episode = start(learner, INPUTS)
         loss = oracles.compiled(learner.loss)
         gaps.append(abs(loss(params, episode)[0] - loss(params, reordered(episode, backwards))[0]))
@@ -368,7 +350,7 @@ def test_order_of_the_support_matters_only_with_full_context() -> None:
 
 def test_a_key_shuffles_the_support_with_full_context() -> None:
     learner = mj.matching_network(
-        tanh_encoder(), full_context=mj.full_context(FEATURES, read_steps=1), ways=WAYS
+        tanh_encoder(FEATURES), full_context=mj.full_context(FEATURES, read_steps=1), ways=WAYS
     )
     params, (support, query) = start(learner, INPUTS)
     weights = jnp.array([1.0, 1.0, 1.0, 0.0])
@@ -389,25 +371,9 @@ def test_a_key_shuffles_the_support_with_full_context() -> None:
     distances = np.abs(np.asarray(drawn)[:, None] - np.asarray(outputs)[None]).max(axis=(2, 3))
     assert distances.min(axis=1).max() < 1e-13
     assert len(set(distances.argmin(axis=1))) > 2
-    quiet = oracles.compiled(mj.matching_network(tanh_encoder(), ways=WAYS).loss)
+    quiet = oracles.compiled(mj.matching_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     first, second = (quiet(params.encoder, episode, key)[0] for key in (None, jax.random.key(1)))
     assert first == second
-
-
-def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:
-    """`examples` in their order, with garbage of weight 0 among them, one row a label."""
-    items = len(examples.inputs)
-    total = items + len(labels)
-    generator = np.random.default_rng(seed)
-    place = np.sort(generator.permutation(total)[:items])
-    garbage = 100 * generator.normal(size=(total, *examples.inputs.shape[1:]))
-    targets = np.empty(total, int)
-    targets[np.setdiff1d(np.arange(total), place)] = labels
-    return mj.Examples(
-        jnp.asarray(garbage).at[place].set(examples.inputs),
-        jnp.asarray(targets).at[place].set(examples.targets),
-        jnp.zeros(total).at[place].set(1.0),
-    )
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["plain", "full_context"])

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from metric_cases import padded
 
 import metajax as mj
 
@@ -225,22 +226,6 @@ def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
     assert aux.outputs.shape == (len(QUERY_LABELS), len(SUPPORT_LABELS))
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
     oracles.assert_close((value, gradient), expected)
-
-
-def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:
-    """`examples` in their order, with garbage of weight 0 among them, one row a label."""
-    items = len(examples.inputs)
-    total = items + len(labels)
-    generator = np.random.default_rng(seed)
-    place = np.sort(generator.permutation(total)[:items])
-    garbage = 100 * generator.normal(size=(total, *examples.inputs.shape[1:]))
-    targets = np.empty(total, int)
-    targets[np.setdiff1d(np.arange(total), place)] = labels
-    return mj.Examples(
-        jnp.asarray(garbage).at[place].set(examples.inputs),
-        jnp.asarray(targets).at[place].set(examples.targets),
-        jnp.zeros(total).at[place].set(1.0),
-    )
 
 
 @pytest.mark.parametrize("first_order", [False, True], ids=["exact", "first_order"])

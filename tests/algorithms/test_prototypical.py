@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from metric_cases import complex_step, padded, tanh_encoder
 
 import metajax as mj
 
@@ -19,19 +20,6 @@ WAYS, INPUTS, FEATURES = 3, 4, 3
 SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
 QUERY_LABELS = np.array([1, 0, 2, 0])
 batchings = pytest.mark.parametrize("query_batching", ["joint", "separate", "single"])
-
-
-def tanh_encoder() -> mj.Model:
-    """One layer, so that the oracle's encoder is one line."""
-
-    def init(key: Array, inputs: Array) -> dict[str, Array]:
-        kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
-        return {"kernel": kernel, "bias": jnp.zeros(FEATURES)}
-
-    def apply(params: dict[str, Array], inputs: Array) -> Array:
-        return jnp.tanh(inputs @ params["kernel"] + params["bias"][None])
-
-    return mj.from_functions(init, apply)
 
 
 def conv_encoder() -> mj.Model:
@@ -86,12 +74,6 @@ def cosine(x: np.ndarray, c: np.ndarray) -> Any:
     return 1 - (x @ c) / np.sqrt((x @ x) * (c @ c))
 
 
-def complex_step(function: Callable[[Any], Any], params: Any, direction: Any) -> float:
-    """The derivative along `direction` to rounding: nothing is subtracted."""
-    moved = jax.tree.map(lambda p, d: np.asarray(p) + 1e-30j * np.asarray(d), params, direction)
-    return float(np.imag(function(moved)) / 1e-30)
-
-
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize(
     ("distance", "options"),
@@ -101,7 +83,7 @@ def complex_step(function: Callable[[Any], Any], params: Any, direction: Any) ->
 def test_logits_loss_and_gradient_are_those_of_the_equations(
     distance: Callable, options: dict[str, Any], weighted: bool
 ) -> None:
-    params, episode = start(tanh_encoder(), INPUTS)
+    params, episode = start(tanh_encoder(FEATURES), INPUTS)
     weights = [np.ones(len(s.targets)) for s in episode]
     if weighted:
         weights = [np.array([1.0, 2.0, 1.0, 0.5, 3.0, 0.0]), np.array([1.0, 0.0, 2.0, 0.5])]
@@ -116,7 +98,7 @@ def test_logits_loss_and_gradient_are_those_of_the_equations(
         logits = numpy_logits(support, query, distance, weights[0])
         return logits, numpy_loss(logits, weights[1])
 
-    learner = mj.prototypical_network(tanh_encoder(), ways=WAYS, **options)
+    learner = mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS, **options)
     run = oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
     (value, aux), gradient = run(params, episode)
     logits, loss = oracle(jax.tree.map(np.asarray, params))
@@ -133,8 +115,8 @@ def test_logits_loss_and_gradient_are_those_of_the_equations(
 
 
 def test_gradient_is_the_finite_difference() -> None:
-    params, episode = start(tanh_encoder(), INPUTS)
-    learner = mj.prototypical_network(tanh_encoder())
+    params, episode = start(tanh_encoder(FEATURES), INPUTS)
+    learner = mj.prototypical_network(tanh_encoder(FEATURES))
     run = oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
     _, gradient = run(params, episode)
     direction = oracles.normal_like(3, params)
@@ -152,23 +134,23 @@ def test_distance_is_the_squared_one() -> None:
 
 
 def test_a_weight_of_two_counts_an_item_twice() -> None:
-    params, episode = start(tanh_encoder(), INPUTS)
+    params, episode = start(tanh_encoder(FEATURES), INPUTS)
     weights = [jnp.ones(len(s.targets)).at[1].set(2.0) for s in episode]
     weighted = mj.Episode(*(s._replace(weights=w) for s, w in zip(episode, weights, strict=True)))
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x[1:2]]), episode)
-    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(), ways=WAYS).loss)
+    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     value = loss(params, weighted)[0]
     np.testing.assert_allclose(value, loss(params, twice)[0], rtol=1e-13)
     assert abs(value - loss(params, episode)[0]) > 1e-3
 
 
 def test_order_of_items_and_names_of_classes_do_not_matter() -> None:
-    params, episode = start(tanh_encoder(), INPUTS)
+    params, episode = start(tanh_encoder(FEATURES), INPUTS)
     renamed = jnp.array([2, 0, 1])
     order = np.array([3, 5, 0, 2, 4, 1])
     support, query = (s._replace(targets=renamed[s.targets]) for s in episode)
     other = mj.Episode(jax.tree.map(lambda x: x[order], support), query)
-    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(), ways=WAYS).loss)
+    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     value, aux = loss(params, episode)
     other_value, other_aux = loss(params, other)
     np.testing.assert_allclose(other_value, value, rtol=1e-13)
@@ -176,11 +158,11 @@ def test_order_of_items_and_names_of_classes_do_not_matter() -> None:
 
 
 def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
-    params, episode = start(tanh_encoder(), INPUTS)
+    params, episode = start(tanh_encoder(FEATURES), INPUTS)
     (value, aux), gradient = oracles.compiled(
-        jax.value_and_grad(mj.prototypical_network(tanh_encoder()).loss, has_aux=True)
+        jax.value_and_grad(mj.prototypical_network(tanh_encoder(FEATURES)).loss, has_aux=True)
     )(params, episode)
-    told = mj.prototypical_network(tanh_encoder(), ways=WAYS)
+    told = mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS)
     (expected, expected_aux), expected_gradient = oracles.compiled(
         jax.value_and_grad(told.loss, has_aux=True)
     )(params, episode)
@@ -220,22 +202,6 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
         assert np.abs(expected[one] - expected[other]).max() > 1e-2
     default = oracles.compiled(mj.prototypical_network(encoder, ways=WAYS).loss)(params, episode)
     oracles.assert_close(default[1].outputs, expected["joint"])
-
-
-def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:
-    """`examples` in their order, with garbage of weight 0 among them, one row a label."""
-    items = len(examples.inputs)
-    total = items + len(labels)
-    generator = np.random.default_rng(seed)
-    place = np.sort(generator.permutation(total)[:items])
-    garbage = 100 * generator.normal(size=(total, *examples.inputs.shape[1:]))
-    targets = np.empty(total, int)
-    targets[np.setdiff1d(np.arange(total), place)] = labels
-    return mj.Examples(
-        jnp.asarray(garbage).at[place].set(examples.inputs),
-        jnp.asarray(targets).at[place].set(examples.targets),
-        jnp.zeros(total).at[place].set(1.0),
-    )
 
 
 @batchings

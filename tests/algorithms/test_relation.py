@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from metric_cases import complex_step, padded
 
 import metajax as mj
 
@@ -57,12 +58,6 @@ def start(learner: mj.Learner, *shape: int, seed: int = 1) -> tuple[Any, mj.Epis
 
 def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array, mj.Aux], Any]]:
     return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
-
-
-def complex_step(function: Callable[[Any], Any], params: Any, direction: Any) -> float:
-    """The derivative along `direction` to rounding: nothing is subtracted."""
-    moved = jax.tree.map(lambda p, d: np.asarray(p) + 1e-30j * np.asarray(d), params, direction)
-    return float(np.imag(function(moved)) / 1e-30)
 
 
 def numpy_scores(params: Any, episode: mj.Episode, weights: np.ndarray) -> np.ndarray:
@@ -192,22 +187,6 @@ def test_published_modules_have_the_published_shapes() -> None:
 def small_published(ways: int) -> mj.Learner:
     return mj.relation_network(
         mj.relation_encoder(filters=2), mj.relation_module(filters=2, hidden=3), ways=ways
-    )
-
-
-def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:
-    """`examples` in their order, with garbage of weight 0 among them, one row a label."""
-    items = len(examples.inputs)
-    total = items + len(labels)
-    generator = np.random.default_rng(seed)
-    place = np.sort(generator.permutation(total)[:items])
-    garbage = 100 * generator.normal(size=(total, *examples.inputs.shape[1:]))
-    targets = np.empty(total, int)
-    targets[np.setdiff1d(np.arange(total), place)] = labels
-    return mj.Examples(
-        jnp.asarray(garbage).at[place].set(examples.inputs),
-        jnp.asarray(targets).at[place].set(examples.targets),
-        jnp.zeros(total).at[place].set(1.0),
     )
 
 
