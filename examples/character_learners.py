@@ -35,7 +35,7 @@ class Setting:
 _MAML = Setting(
     outer_rate=3e-3, meta_batch=16, inner_rate=0.4, steps=1, test_steps=5, rotations="tasks"
 )
-_PROTO_MAML = Setting(outer_rate=1e-3, meta_batch=4, inner_rate=0.02, steps=3, test_steps=5)
+_PROTO_MAML = Setting(outer_rate=1e-3, train_ways=20, inner_rate=0.02, steps=3, test_steps=5)
 SETTINGS = {
     "maml": _MAML,
     "fomaml": _MAML,
@@ -57,6 +57,9 @@ SETTINGS = {
     "proto_maml": _PROTO_MAML,
     "fo_proto_maml": _PROTO_MAML,
 }
+
+# Their models end in a head with one output a way.
+OF_FIXED_WAYS = ("maml", "fomaml", "reptile")
 
 
 def make_learner(

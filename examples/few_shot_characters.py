@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from character_figures import draw_curves, draw_episode, score_table
-from character_learners import SETTINGS, make_learner, make_optimizer
+from character_learners import OF_FIXED_WAYS, SETTINGS, make_learner, make_optimizer
 from rich.console import Console
 
 import metajax as mj
@@ -29,7 +29,7 @@ def load(args: argparse.Namespace, split: str) -> np.ndarray:
 
 
 def run(args: argparse.Namespace) -> mj.Evaluation:
-    """Trains, tests, prints the table and draws the figures; returns the test scores."""
+    """Trains, tests, prints the tables and draws the figures; returns the first test's scores."""
     setting = SETTINGS[args.algorithm]
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
     changes = {name: getattr(args, name) for name in names}
@@ -39,17 +39,26 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     console = Console()
 
     train_ways = setting.train_ways or args.ways
+    test_ways = args.test_ways or [args.ways]
+    if args.algorithm in OF_FIXED_WAYS and set(test_ways) != {train_ways}:
+        raise SystemExit(
+            f"--test-ways {test_ways}, but {args.algorithm} trains a head of {train_ways} outputs; "
+            "test it with as many ways, or take a learner that compares"
+        )
     learner = make_learner(
         args.algorithm, setting, ways=train_ways, filters=args.filters, test=False
     )
-    tester = make_learner(
-        args.algorithm,
-        setting,
-        ways=args.ways,
-        filters=args.filters,
-        test=True,
-        query_batching=args.query_batching,
-    )
+    testers = [
+        make_learner(
+            args.algorithm,
+            setting,
+            ways=ways,
+            filters=args.filters,
+            test=True,
+            query_batching=args.query_batching,
+        )
+        for ways in test_ways
+    ]
     optimizer = make_optimizer(args.algorithm, setting, args.iterations)
     sample = mj.image_episodes(
         load(args, "train"),
@@ -58,13 +67,17 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         queries=setting.queries,
         rotations=setting.rotations,
     )
-    test_sample = mj.image_episodes(
-        load(args, "test"),
-        ways=args.ways,
-        shots=args.shots,
-        queries=args.test_queries,
-        rotations=setting.rotations,
-    )
+    test_images = load(args, "test")
+    test_samples = [
+        mj.image_episodes(
+            test_images,
+            ways=ways,
+            shots=args.shots,
+            queries=args.test_queries,
+            rotations=setting.rotations,
+        )
+        for ways in test_ways
+    ]
 
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
@@ -95,23 +108,25 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         on_dispatch=checkpoint,
     )
     mj.save_state(checkpoints, result.state)
-    scores = mj.evaluate(
-        tester, result.state.params, test_sample, episodes=args.episodes, seed=args.seed
-    )
-    console.print(
-        f"{args.algorithm}, {args.data}, {args.ways}-way {args.shots}-shot: {args.episodes} test "
-        f"episodes, seed {args.seed}, batches of queries: "
-        f"{args.query_batching or setting.query_batching}"
-    )
-    console.print(score_table(scores))
+    params = result.state.params
+    tests = []
+    for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):
+        scores = mj.evaluate(tester, params, test_sample, episodes=args.episodes, seed=args.seed)
+        console.print(
+            f"{args.algorithm}, {args.data}, {ways}-way {args.shots}-shot: {args.episodes} test "
+            f"episodes, seed {args.seed}, batches of queries: "
+            f"{args.query_batching or setting.query_batching}"
+        )
+        console.print(score_table(scores))
+        tests.append(scores)
     console.print(
         f"{int(result.state.step)} iterations of {setting.meta_batch} tasks, {result.stopped}: "
         f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling"
     )
-    draw_curves(result.history, scores, out / "curves.png")
-    draw_episode(tester, result.state.params, test_sample, args.seed, out / "episode.png")
+    draw_curves(result.history, tests[0], out / "curves.png")
+    draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
     console.print(f"figures and checkpoints in {out}")
-    return scores
+    return tests[0]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,6 +139,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data-dir", type=Path, default=folder, help="folder of Omniglot")
     out.add_argument("--algorithm", choices=list(SETTINGS), default="maml")
     out.add_argument("--ways", type=int, default=5)
+    out.add_argument(
+        "--test-ways", type=int, nargs="+", help="one test for each number; default: --ways"
+    )
     out.add_argument("--shots", type=int, default=1)
     out.add_argument("--test-queries", type=int, default=15, help="a class, at test")
     out.add_argument("--iterations", type=int, default=500)

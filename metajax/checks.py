@@ -4,6 +4,8 @@ Each check says what was got, what was expected and what to do. Checks of values
 where the values are known, that is outside a compiled program.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +15,25 @@ from jax.core import Tracer
 from metajax.types import Array, Episode, Examples, Model, Params
 
 
-def check_num_steps(num_steps: int) -> None:
-    """Raises unless `num_steps` is a Python integer of 0 or more."""
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int):
-        raise TypeError(
-            f"num_steps is {num_steps!r}; expected a Python integer: it is part of the program, "
-            "so it cannot be an array"
-        )
-    if num_steps < 0:
-        raise ValueError(f"num_steps={num_steps}; expected 0 or more inner steps")
+def check_count(**numbers: int) -> None:
+    """Raises unless every number is a Python integer of 0 or more."""
+    _check_integers(numbers, least=0)
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises unless every number is a Python integer of 1 or more."""
+    _check_integers(numbers, least=1)
+
+
+def _check_integers(numbers: Mapping[str, object], *, least: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(
+                f"{name} is {number!r}; expected a Python integer: it is part of the program, "
+                "so it cannot be an array"
+            )
+        if number < least:
+            raise ValueError(f"{name}={number}; expected {least} or more")
 
 
 def check_optimizer(optimizer: object, name: str) -> None:
@@ -107,7 +119,16 @@ def check_ways(support: Examples, outputs: int) -> None:
 def check_classes(
     support: Examples, query: Examples | None = None, *, ways: int | None = None
 ) -> None:
-    """Raises unless known support labels are 0, 1, ..., at most `ways`, and hold the query's."""
+    """Raises unless labels are integers and, where known, are 0, 1, ..., at most `ways`.
+
+    The query's have to be among the support's.
+    """
+    for name, examples in (("support", support), ("query", query)):
+        if examples is not None and not jnp.issubdtype(examples.targets.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} has {examples.targets.dtype} targets of shape {examples.targets.shape}; "
+                "expected [items] integer labels: a learner that compares classifies"
+            )
     labels = known_labels(support)
     if labels is None:
         return
@@ -155,11 +176,10 @@ def check_embeddings(embeddings: Array, algorithm: str) -> None:
         )
 
 
-def check_positive(**numbers: int) -> None:
-    """Raises unless every number is 1 or more."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}={number}; expected 1 or more")
+def check_temperature(temperature: object) -> None:
+    """Raises if a known temperature is not above 0."""
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature={temperature}; expected a number above 0, or None for 1")
 
 
 def check_parameters(expected: Params, params: Params) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_num_steps, check_optimizer
+from metajax.checks import check_count, check_optimizer
 from metajax.types import Array, Params
 
 
@@ -54,7 +54,7 @@ def inner_loop(
       TypeError: `optimizer` is not an optax transformation, or `num_steps` is not an integer.
       ValueError: `num_steps` is negative.
     """
-    check_num_steps(num_steps)
+    check_count(num_steps=num_steps)
     check_optimizer(optimizer, "inner")
     update = optax.with_extra_args_support(optimizer).update
 

@@ -137,7 +137,7 @@ BAD_EPISODES = [
     ),
     (
         lambda good: jax.tree.map(lambda x: x.astype(jnp.float32), good),
-        r"(cross_entropy|match_error) got float32 targets; expected integer labels",
+        r"(got|has) float32 targets.*; expected .*integer labels",
     ),
 ]
 

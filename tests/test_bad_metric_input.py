@@ -184,15 +184,37 @@ def test_joint_batch_of_two_encoders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"features": 0}, r"features=0, read_steps=5; expected features of 1 or more"),
-        ({"features": 4, "read_steps": -1}, r"features=4, read_steps=-1; .* read_steps of 0"),
+        ({"features": 0}, ValueError, r"features=0; expected 1 or more"),
+        ({"features": 2.5}, TypeError, r"features is 2.5; expected a Python integer"),
+        ({"features": 4, "read_steps": -1}, ValueError, r"read_steps=-1; expected 0 or more"),
+        ({"features": 4, "read_steps": 1.5}, TypeError, r"read_steps is 1.5; expected a Python"),
     ],
 )
-def test_full_context_numbers(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_full_context_numbers(
+    options: dict[str, int], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         mj.full_context(**options)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan")])
+def test_temperature(temperature: float) -> None:
+    with pytest.raises(ValueError, match=rf"temperature={temperature}; expected a number above 0"):
+        mj.matching_network(identity(), temperature=temperature)
+
+
+@each
+@pytest.mark.parametrize("which", ["support", "query"])
+def test_targets_that_are_no_labels(factory: Factory, which: str) -> None:
+    learner = factory(identity())
+    whole = episode()
+    examples = getattr(whole, which)
+    bad = whole._replace(**{which: examples._replace(targets=jnp.zeros((3, 3)))})
+    message = rf"{which} has float32 targets of shape \(3, 3\); expected \[items\] integer labels"
+    with pytest.raises(ValueError, match=message):
+        learner.loss(start(learner), bad)
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one_encoder", "two_encoders"])

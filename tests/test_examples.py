@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the examples need metajax[examples]")
 pytest.importorskip("rich", reason="the examples need metajax[examples]")
 
-from character_learners import SETTINGS
+from character_learners import OF_FIXED_WAYS, SETTINGS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -61,6 +61,13 @@ def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "±" in printed
 
 
+def test_heads_have_fixed_ways() -> None:
+    example = _load("few_shot_characters")
+    arguments = ["--algorithm", "maml", "--ways", "5", "--test-ways", "5", "20"]
+    with pytest.raises(SystemExit, match=r"--test-ways \[5, 20\], but maml trains a head of 5"):
+        example.run(example.parser().parse_args(arguments))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_few_shot_characters(
@@ -70,15 +77,19 @@ def test_few_shot_characters(
     out = tmp_path / "a folder with spaces"
     arguments = ["--algorithm", algorithm, "--ways", "3", "--filters", "16", "--iterations", "60"]
     arguments += ["--episodes", "50", "--dispatch", "20", "--out", str(out)]
+    if algorithm not in OF_FIXED_WAYS:
+        arguments += ["--test-ways", "3", "4"]
     scores = example.run(example.parser().parse_args(arguments))
     assert scores.mean("accuracy") > 1 / 3 + 0.15
-    if algorithm in ("maml", "fomaml", "reptile"):
+    if algorithm in OF_FIXED_WAYS:
         assert scores.mean("accuracy_per_step")[0] < 0.45
     assert _is_png(out / "episode.png")
     assert _is_png(out / "curves.png")
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40, 60]
-    assert "50 test episodes, seed 0" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "3-way 1-shot: 50 test episodes, seed 0" in printed
+    assert ("4-way 1-shot: 50 test episodes, seed 0" in printed) == (algorithm not in OF_FIXED_WAYS)
 
     # The run is over: resuming finds nothing left to train, and the same scores.
     resumed = example.run(example.parser().parse_args([*arguments, "--resume"]))

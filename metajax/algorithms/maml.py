@@ -19,7 +19,7 @@ import optax
 
 from metajax.adaptation import gradient_learner
 from metajax.batching import Batching
-from metajax.checks import check_num_steps, check_optimizer
+from metajax.checks import check_count, check_optimizer
 from metajax.inner import inner_loop
 from metajax.losses import cross_entropy
 from metajax.objectives import as_objective
@@ -80,7 +80,7 @@ def maml(
         that do not fit the model.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching)
-    check_num_steps(num_steps)
+    check_count(num_steps=num_steps)
     check_optimizer(inner, "inner")
 
     def fit(

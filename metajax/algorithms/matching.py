@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 
 from metajax.batching import Batching
-from metajax.checks import check_embeddings, check_model
+from metajax.checks import check_embeddings, check_model, check_temperature
 from metajax.comparison import metric_learner
 from metajax.metric import class_log_probabilities, cosine_similarities, log_attention
 from metajax.types import Array, Examples, FullContext, Key, Learner, Model, Params
@@ -77,14 +77,15 @@ def matching_network(
 
     Raises:
       TypeError: an encoder is not a `Model`.
-      ValueError: `query_batching` is unknown, or `"joint"` with two encoders. From the learner's
-        functions: embeddings with more than one feature axis or of another width than
-        `full_context`, a class without support items, labels that skip a class, or an episode or
-        parameters that do not fit.
+      ValueError: `query_batching` is unknown, or `"joint"` with two encoders, or a known
+        `temperature` is not above 0. From the learner's functions: embeddings with more than one
+        feature axis or of another width than `full_context`, a class without support items, labels
+        that skip a class, or an episode or parameters that do not fit.
     """
     check_model(encoder, "encoder")
     if support_encoder is not None:
         check_model(support_encoder, "support_encoder")
+    check_temperature(temperature)
     wrapped = support_encoder is not None or full_context is not None
 
     def init(key: Key, inputs: Array) -> Params:

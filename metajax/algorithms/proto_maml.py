@@ -19,9 +19,9 @@ from metajax.adaptation import gradient_learner
 from metajax.batching import Batching, apply_queries, check_batching
 from metajax.checks import (
     check_classes,
+    check_count,
     check_embeddings,
     check_model,
-    check_num_steps,
     check_optimizer,
     check_optional_ways,
 )
@@ -82,7 +82,7 @@ def proto_maml(
         do not fit the encoder.
     """
     check_model(encoder, "encoder")
-    check_num_steps(num_steps)
+    check_count(num_steps=num_steps)
     check_optimizer(inner, "inner")
     check_batching(query_batching)
     check_optional_ways(ways)

@@ -19,7 +19,7 @@ import optax
 
 from metajax.adaptation import gradient_learner
 from metajax.batching import Batching
-from metajax.checks import check_num_steps, check_optimizer
+from metajax.checks import check_count, check_optimizer
 from metajax.inner import inner_loop
 from metajax.losses import cross_entropy
 from metajax.objectives import as_objective
@@ -91,7 +91,7 @@ def reptile(
         optimiser that counts its steps.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
-    check_num_steps(num_steps)
+    check_count(num_steps=num_steps)
     check_optimizer(inner, "inner")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more support items, or None")

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.checks import check_count, check_positive
 from metajax.metric import dot_products, log_attention
 from metajax.types import Array, FullContext, Key, Params
 
@@ -43,13 +44,11 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
       A `FullContext` for `matching_network`.
 
     Raises:
+      TypeError: a number is not an integer.
       ValueError: a number is out of range. From its functions: embeddings of another width.
     """
-    if features < 1 or read_steps < 0:
-        raise ValueError(
-            f"features={features}, read_steps={read_steps}; expected features of 1 or more and "
-            "read_steps of 0 or more"
-        )
+    check_positive(features=features)
+    check_count(read_steps=read_steps)
     cell = nn.LSTMCell(features)
 
     def init(key: Key) -> Params:
