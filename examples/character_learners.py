@@ -30,6 +30,8 @@ class Setting:
     # A random quarter turn a class and task, as in MAML's code, or the four turns as classes.
     rotations: Literal["tasks", "classes"] = "classes"
     query_batching: Batching = "separate"
+    # Of matching networks; None is 1, the published plain cosine.
+    temperature: float | None = None
 
 
 _MAML = Setting(
@@ -106,7 +108,11 @@ def make_learner(
     if algorithm in ("matching", "matching_fce"):
         context = mj.full_context(filters) if algorithm == "matching_fce" else None
         return mj.matching_network(
-            encoder, full_context=context, ways=ways, query_batching=batching
+            encoder,
+            full_context=context,
+            temperature=setting.temperature,
+            ways=ways,
+            query_batching=batching,
         )
     return mj.proto_maml(
         encoder,

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests, prints the tables and draws the figures; returns the first test's scores."""
     setting = SETTINGS[args.algorithm]
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
-    changes = {name: getattr(args, name) for name in names}
+    changes = {name: getattr(args, name) for name in (*names, "temperature")}
     setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
     out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--inner-rate", type=float, help=of_algorithm)
     out.add_argument("--outer-rate", type=float, help=of_algorithm)
     out.add_argument("--steps", type=int, help=f"inner steps in training; {of_algorithm}")
+    out.add_argument("--temperature", type=float, help=f"of matching networks; {of_algorithm}")
     out.add_argument("--filters", type=int, default=64)
     out.add_argument(
         "--query-batching",
