@@ -33,10 +33,7 @@ def _tree(arrays: dict[str, np.ndarray], workload: str) -> dict:
     tree: dict = {}
     for path, array in arrays.items():
         layer, leaf = path.split("/")
-        name = NAMES[workload][layer]
-        node = tree.setdefault(name, {})
-        if name.startswith("BatchStatistics"):
-            node = node.setdefault("LayerNorm_0", {})
+        node = tree.setdefault(NAMES[workload][layer], {})
         leaf = {"w": "kernel", "b": "bias"}.get(leaf, leaf)
         node[leaf] = jnp.asarray(array, jnp.float64)
     return tree

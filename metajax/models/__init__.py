@@ -2,15 +2,15 @@
 
 from metajax.models.adapters import from_functions, from_linen, from_nnx
 from metajax.models.conv import (
-    BatchStatistics,
     ConvNet,
     embedding_net,
     max_pool_conv_net,
     strided_conv_net,
 )
-from metajax.models.convolution import patch_convolution
+from metajax.models.convolution import convolution
 from metajax.models.full_context import full_context
 from metajax.models.mlp import MLP, mlp
+from metajax.models.normalization import BatchStatistics
 from metajax.models.relation import (
     RelationEncoder,
     RelationModule,
@@ -24,6 +24,7 @@ __all__ = [
     "ConvNet",
     "RelationEncoder",
     "RelationModule",
+    "convolution",
     "embedding_net",
     "from_functions",
     "from_linen",
@@ -31,7 +32,6 @@ __all__ = [
     "full_context",
     "max_pool_conv_net",
     "mlp",
-    "patch_convolution",
     "relation_encoder",
     "relation_module",
     "strided_conv_net",

@@ -7,36 +7,9 @@ import jax.numpy as jnp
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
-from metajax.models.convolution import patch_convolution
+from metajax.models.convolution import convolution
+from metajax.models.normalization import BatchStatistics
 from metajax.types import Array, Model
-
-
-class BatchStatistics(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand; it carries no state.
-
-    It is Flax's layer normalisation with the item and space axes as the ones to reduce. The
-    variance is the biased one.
-
-    Attributes:
-      use_scale: learn a scale beside the offset. The MAML authors' code has none.
-      epsilon: added to the variance.
-    """
-
-    use_scale: bool = True
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
-        """`[items, height, width, channels]` to the same; items of weight 0 do not count."""
-        mask = None if weights is None else (weights > 0)[:, None, None, None]
-        norm = nn.LayerNorm(
-            epsilon=self.epsilon,
-            use_scale=self.use_scale,
-            reduction_axes=tuple(range(inputs.ndim - 1)),
-            feature_axes=-1,
-            use_fast_variance=False,
-        )
-        return norm(inputs, mask=mask)
 
 
 class ConvNet(nn.Module):
@@ -74,7 +47,7 @@ class ConvNet(nn.Module):
                 (3, 3),
                 strides=2 if self.pooling == "stride" else 1,
                 use_bias=self.use_bias,
-                conv_general_dilated=patch_convolution,
+                conv_general_dilated=convolution,
             )(hidden)
             hidden = nn.relu(BatchStatistics(self.use_scale)(hidden, weights))
             if self.pooling == "max":

@@ -1,19 +1,27 @@
-"""A convolution that stays fast when every task has weights of its own.
+"""A convolution whose derivatives of every order are fast, with weights of its own for every task.
 
-Under `jax.vmap` over weights a stock convolution becomes a grouped one, which XLA runs naively on
-CPU, and so it does weight gradients inside `jax.lax.scan`. Written as a copy of the patches and one
-matrix product, the convolution and all its derivatives, of any order, are matrix products.
+On CPU XLA runs a stock convolution's weight gradient naively inside `jax.lax.scan`, and everything
+about it naively under `jax.vmap` over weights. Here forward, input gradient and weight gradient are
+three bilinear primitives, each one's two transposes being the other two. So every derivative of any
+order, forward or reverse, is one of the three again, in the form that is fast for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
+from metajax.models import convolution_forms as forms
+from metajax.models.convolution_forms import Window
 from metajax.types import Array
 
 
-def patch_convolution(
+def convolution(
     lhs: Array,
     rhs: Array,
     window_strides: Sequence[int],
@@ -24,10 +32,10 @@ def patch_convolution(
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> Array:
-    """Two-dimensional convolution as patches times weights.
+    """Two-dimensional convolution, fast for per-task weights, and so are its derivatives.
 
     Takes the arguments of `jax.lax.conv_general_dilated` that Flax passes, so it can be given to
-    any `flax.linen.Conv` as `conv_general_dilated=patch_convolution`. Images are channels-last.
+    any `flax.linen.Conv` as `conv_general_dilated=convolution`. Images are channels-last.
 
     Args:
       lhs: `[items, height, width, channels]` images.
@@ -38,7 +46,7 @@ def patch_convolution(
       rhs_dilation: only 1 is supported.
       dimension_numbers: what Flax passes for channels-last images; not read.
       feature_group_count: only 1 is supported.
-      precision: of the matrix product.
+      precision: of the products.
 
     Returns:
       `[items, new height, new width, filters]`.
@@ -49,30 +57,126 @@ def patch_convolution(
     del dimension_numbers
     if lhs.ndim != 4:
         raise ValueError(
-            f"patch_convolution got images of shape {lhs.shape}; expected "
-            "[items, height, width, channels]"
+            f"convolution got images of shape {lhs.shape}; expected [items, height, width, "
+            "channels]"
         )
     dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
     if any(dilation != 1 for dilation in dilations) or feature_group_count != 1:
         raise ValueError(
-            f"patch_convolution got lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
+            f"convolution got lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
             f"feature_group_count={feature_group_count}; expected 1 for all of them: leave "
             "conv_general_dilated at its default for such a layer"
         )
-    kernel = rhs.shape[:2]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], kernel, window_strides, padding)
-    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-    height, width = (
-        (size - window) // stride + 1
-        for size, window, stride in zip(padded.shape[1:3], kernel, window_strides, strict=True)
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    window = Window(
+        images=(lhs.shape[1], lhs.shape[2]),
+        kernel=(rhs.shape[0], rhs.shape[1]),
+        strides=(window_strides[0], window_strides[1]),
+        padding=((padding[0][0], padding[0][1]), (padding[1][0], padding[1][1])),
+        precision=precision,
     )
-    down, across = window_strides
-    shifts = [
-        padded[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
-    patches = jnp.concatenate(shifts, axis=-1).reshape(-1, rhs[..., 0].size)
-    product = jnp.matmul(patches, rhs.reshape(-1, rhs.shape[-1]), precision=precision)
-    return product.reshape(lhs.shape[0], height, width, rhs.shape[-1])
+    dtype = jnp.result_type(lhs, rhs)
+    return _forward.bind(lhs.astype(dtype)[None], rhs.astype(dtype)[None], window=window)[0]
+
+
+# The primitives' operands and results have a leading axis of tasks, each with weights of its own:
+# images [tasks, items, height, width, channels], weights [tasks, kernel height, kernel width,
+# channels, filters], outputs [tasks, items, new height, new width, filters].
+_forward: Any = Primitive("convolution")
+_input_gradient: Any = Primitive("convolution_input_gradient")
+_weight_gradient: Any = Primitive("convolution_weight_gradient")
+
+# Each is linear in either operand; the transposes are the other two.
+ad.defbilinear(
+    _forward,
+    lambda outputs, images, weights, *, window: _input_gradient.bind(
+        outputs, weights, window=window
+    ),
+    lambda outputs, images, weights, *, window: _weight_gradient.bind(
+        images, outputs, window=window
+    ),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda images, outputs, weights, *, window: _forward.bind(images, weights, window=window),
+    lambda images, outputs, weights, *, window: _weight_gradient.bind(
+        images, outputs, window=window
+    ),
+)
+ad.defbilinear(
+    _weight_gradient,
+    lambda weights, images, outputs, *, window: _input_gradient.bind(
+        outputs, weights, window=window
+    ),
+    lambda weights, images, outputs, *, window: _forward.bind(images, weights, window=window),
+)
+
+
+def _batch(primitive: Any, args: Sequence[Array], axes: Sequence[Any], **params: Any) -> Any:
+    """`vmap`: its axis joins the tasks, or the items where the weights are shared."""
+    one, other = args
+    if axes[1] is None and primitive is not _weight_gradient:
+        one = jnp.moveaxis(one, axes[0], 1)
+        size, items = one.shape[1:3]
+        merged = one.reshape(one.shape[0], size * items, *one.shape[3:])
+        out = primitive.bind(merged, other, **params)
+        return out.reshape(out.shape[0], size, items, *out.shape[2:]), 1
+    size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
+
+    def merge(x: Array, axis: int | None) -> Array:
+        x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        return x.reshape(-1, *x.shape[2:])
+
+    out = primitive.bind(*map(merge, args, axes), **params)
+    return out.reshape(size, -1, *out.shape[1:]), 0
+
+
+def _register(
+    primitive: Any,
+    shape: Callable[[Any, Any, Window], tuple[int, ...]],
+    stock: Callable[[Array, Array, Window], Array],
+    cpu: Callable[[Array, Array, Window], Array],
+    many: Callable[[Array, Array, Window], Array],
+) -> None:
+    """Gives `primitive` its result's shape, and its forms: for one task (on CPU), for many."""
+
+    def run(fast: Callable, one: Array, other: Array, *, window: Window) -> Array:
+        if len(one) == 1:
+            return fast(one[0], other[0], window)[None]
+        return jax.vmap(lambda one, other: many(one, other, window))(one, other)
+
+    def abstract(one: Any, other: Any, *, window: Window) -> Any:
+        tasks = one.shape[0]
+        return one.update(shape=(tasks, *shape(one.shape[1:], other.shape[1:], window)))
+
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="window"))
+    batching.primitive_batchers[primitive] = partial(_batch, primitive)
+    mlir.register_lowering(primitive, mlir.lower_fun(partial(run, stock), multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(partial(run, cpu), multiple_results=False), platform="cpu"
+    )
+
+
+_register(
+    _forward,
+    lambda images, weights, window: (images[0], *window.outputs, weights[-1]),
+    forms.stock,
+    forms.forward,
+    forms.patches_times_weights,
+)
+_register(
+    _input_gradient,
+    lambda outputs, weights, window: (outputs[0], *window.images, weights[-2]),
+    partial(forms.input_gradient_of, forms.stock),
+    forms.input_gradient,
+    partial(forms.input_gradient_of, forms.patches_times_weights),
+)
+_register(
+    _weight_gradient,
+    lambda images, outputs, window: (*window.kernel, images[-1], outputs[-1]),
+    partial(forms.weight_gradient_of, forms.stock),
+    forms.weight_gradient,
+    partial(forms.weight_gradient_of, forms.patches_times_weights),
+)

@@ -6,8 +6,9 @@ import flax.linen as nn
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
-from metajax.models.conv import BatchStatistics, max_pool_2x2
-from metajax.models.convolution import patch_convolution
+from metajax.models.conv import max_pool_2x2
+from metajax.models.convolution import convolution
+from metajax.models.normalization import BatchStatistics
 from metajax.types import Array, Model
 
 
@@ -60,14 +61,14 @@ class RelationModule(nn.Module):
 
 
 def _block(filters: int, padding: str, inputs: Array, weights: Array | None) -> Array:
-    convolution = nn.Conv(
+    layer = nn.Conv(
         filters,
         (3, 3),
         padding=padding,
         use_bias=False,
-        conv_general_dilated=patch_convolution,
+        conv_general_dilated=convolution,
     )
-    return nn.relu(BatchStatistics()(convolution(inputs), weights))
+    return nn.relu(BatchStatistics()(layer(inputs), weights))
 
 
 def relation_encoder(*, filters: int = 64) -> Model:

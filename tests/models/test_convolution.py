@@ -1,4 +1,4 @@
-"""The patch convolution: the stock one's values and derivatives, at any order."""
+"""The convolution: the stock one's values and derivatives, at any order, in each of its forms."""
 
 import flax.linen as nn
 import jax
@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 import metajax as mj
+from metajax.models import convolution_forms
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -18,47 +19,111 @@ def _stock(images, weights, strides, padding):
     )
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))], ids=str)
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 3)], ids=str)
-@pytest.mark.parametrize(("size", "kernel"), [((7, 6), (3, 3)), ((8, 8), (2, 5))], ids=str)
-def test_equals_the_stock_convolution(size, kernel, strides, padding) -> None:
-    images = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
-    weights = jax.random.normal(jax.random.key(1), (*kernel, 3, 4), jnp.float64)
-    ours = mj.patch_convolution(images, weights, strides, padding)
-    np.testing.assert_allclose(ours, _stock(images, weights, strides, padding), atol=1e-12)
+def _operands(size=(7, 6), kernel=(3, 3), channels=3, items=2, tasks=()):
+    images = jax.random.normal(jax.random.key(0), (*tasks, items, *size, channels), jnp.float64)
+    weights = jax.random.normal(jax.random.key(1), (*tasks, *kernel, channels, 4), jnp.float64)
+    return images, weights
 
 
-def test_derivatives_of_first_and_second_order() -> None:
-    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 2), jnp.float64)
-    weights = jax.random.normal(jax.random.key(1), (3, 3, 2, 3), jnp.float64)
+def _close(ours, stock) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), ours, stock)
 
-    def second(convolution):
-        def loss(weights, images):
-            return jnp.sum(jnp.tanh(convolution(images, weights, (2, 2), "SAME")) ** 2)
 
-        def inner(weights, images):
-            return loss(weights - 0.1 * jax.grad(loss)(weights, images), images)
+def _compare(function, *operands) -> None:
+    """`function` of our convolution and of the stock one, in one compiled program."""
+    both = jax.jit(lambda *args: [function(form)(*args) for form in (mj.convolution, _stock)])
+    _close(*both(*operands))
 
-        return jax.jit(jax.grad(inner, argnums=(0, 1)))(weights, images)
 
-    for ours, stock in zip(second(mj.patch_convolution), second(_stock), strict=True):
-        np.testing.assert_allclose(ours, stock, atol=1e-12)
+def _meta(convolution, strides, padding):
+    """A step of gradient descent and the loss after it: every kind of derivative is in it."""
+
+    def loss(images, weights):
+        return jnp.sum(jnp.tanh(convolution(images, weights, strides, padding)) ** 2)
+
+    def after(images, weights):
+        slopes = jax.grad(loss, argnums=(0, 1))(images, weights)
+        return loss(images - 0.1 * slopes[0], weights - 0.1 * slopes[1])
+
+    return after
+
+
+# Few channels and many, so that each form has its turn.
+@pytest.mark.parametrize("channels", [3, 9])
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides", "padding"),
+    [
+        ((7, 6), (3, 3), (1, 1), "SAME"),
+        ((7, 6), (3, 3), (2, 2), "SAME"),
+        ((8, 9), (2, 5), (1, 1), ((2, 1), (0, 3))),
+        ((8, 9), (2, 5), (1, 3), "VALID"),
+        ((7, 6), (3, 2), (1, 1), ((-1, 0), (1, 0))),
+        ((6, 17), (3, 11), (2, 2), "SAME"),
+        ((5, 5), (1, 1), (1, 1), "VALID"),
+    ],
+    ids=str,
+)
+def test_equals_the_stock_convolution(size, kernel, strides, padding, channels) -> None:
+    _compare(
+        lambda form: jax.value_and_grad(_meta(form, strides, padding), argnums=(0, 1)),
+        *_operands(size, kernel, channels),
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 9])
+def test_weight_gradient_of_groups_of_images(channels, monkeypatch) -> None:
+    operands = _operands(channels=channels, items=7)
+    monkeypatch.setattr(convolution_forms, "_GROUP_BYTES", 3 * 8 * 9 * 6 * 3 * (channels + 4))
+    _compare(lambda form: jax.grad(_meta(form, (1, 1), "SAME"), argnums=1), *operands)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 2)], ids=str)
+def test_vmap_and_every_mode_of_differentiation(axes, strides) -> None:
+    images, weights = _operands(channels=9, tasks=(3,))
+    place = [
+        x[0] if axis is None else jnp.moveaxis(x, 0, axis)
+        for x, axis in zip((images, weights), axes, strict=True)
+    ]
+
+    def derivatives(form):
+        meta = _meta(form, strides, "SAME")
+        mapped = jax.vmap(meta, axes)
+        slope = jax.grad(lambda *args: mapped(*args).sum(), argnums=(0, 1))
+        forward = jax.jvp(slope, place, [jnp.cos(x) for x in place])
+        return forward, jax.vmap(jax.grad(meta, argnums=(0, 1)), axes)(*place)
+
+    ours, stock = (
+        jax.jit(derivatives, static_argnums=0)(form) for form in (mj.convolution, _stock)
+    )
+    _close(ours, stock)
+
+
+def test_runs_outside_jit() -> None:
+    operands = _operands()
+    _close(mj.convolution(*operands, (2, 2), "SAME"), _stock(*operands, (2, 2), "SAME"))
+    ours, stock = (
+        jax.grad(_meta(form, (1, 1), "SAME"))(*operands) for form in (mj.convolution, _stock)
+    )
+    _close(ours, stock)
 
 
 def test_serves_a_stock_flax_layer() -> None:
     images = jax.random.normal(jax.random.key(0), (2, 6, 6, 2), jnp.float64)
     stock = nn.Conv(4, (3, 3), strides=2)
     params = stock.init(jax.random.key(1), images)
-    ours = nn.Conv(4, (3, 3), strides=2, conv_general_dilated=mj.patch_convolution)
+    ours = nn.Conv(4, (3, 3), strides=2, conv_general_dilated=mj.convolution)
     np.testing.assert_allclose(ours.apply(params, images), stock.apply(params, images), atol=1e-12)
 
 
 def test_no_convolution_is_left_under_vmap_over_weights() -> None:
     images = jnp.zeros((3, 2, 6, 6, 1))
     weights = jnp.zeros((3, 3, 3, 1, 4))
-    task = jax.vmap(lambda x, w: mj.patch_convolution(x, w, (2, 2), "SAME").sum())
+    task = jax.vmap(lambda x, w: mj.convolution(x, w, (2, 2), "SAME").sum())
     gradient = jax.grad(lambda w: task(images, w).sum())
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(gradient)(weights))
+    program = jax.jit(gradient).lower(weights).as_text()
+    assert "stablehlo.dot_general" in program
+    assert "stablehlo.convolution" not in program
 
 
 @pytest.mark.parametrize(
@@ -78,4 +143,4 @@ def test_what_it_cannot_do(options: dict, message: str) -> None:
         **options,
     }
     with pytest.raises(ValueError, match=message):
-        mj.patch_convolution(**arguments)
+        mj.convolution(**arguments)
