@@ -27,7 +27,7 @@ from metajax.data import (
     sinusoid_episodes,
 )
 from metajax.evaluation import Evaluation, evaluate
-from metajax.inner import inner_loop
+from metajax.inner import Backward, inner_loop
 from metajax.loop import TrainResult, train
 from metajax.losses import accuracy, cross_entropy, match_error, squared_error
 from metajax.metric import (
@@ -79,6 +79,7 @@ __all__ = [
     "MLP",
     "AdaptedTask",
     "Aux",
+    "Backward",
     "BatchStatistics",
     "ConvNet",
     "Episode",

@@ -1,14 +1,37 @@
 """The inner loop: a task's own optimisation, differentiated through."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metajax.checks import check_count, check_optimizer
+from metajax.mixed import mixed_value_and_grad
 from metajax.types import Array, Params
+
+
+class Backward(NamedTuple):
+    """How the derivative of an inner loop is computed. Only `last_steps` changes its value.
+
+    Attributes:
+      mixed: take the derivative of each inner gradient forward over reverse, which keeps a step's
+        parameters and none of its intermediates, and computes them again. Rules out forward mode
+        through the loop. Static.
+      checkpoint: what is kept for the backward pass: `"none"` of it is thrown away; `"steps"` keeps
+        the parameters and the optimiser's state of every step; `"nested"` keeps those of every
+        `sqrt(num_steps)`-th step, so that memory grows as the square root of their number, for one
+        more run of the loop. Static.
+      last_steps: truncated back-propagation: exact through the last so many steps, first-order
+        through the ones before. None is exact through all; 0 is first-order. Static.
+    """
+
+    mixed: bool = False
+    checkpoint: Literal["none", "steps", "nested"] = "none"
+    last_steps: int | None = None
 
 
 def inner_loop(
@@ -18,6 +41,7 @@ def inner_loop(
     *,
     num_steps: int,
     first_order: bool = False,
+    backward: Backward = Backward(),
     per_step: Any = None,
     observe: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
@@ -43,6 +67,7 @@ def inner_loop(
         search along a line (`optax.lbfgs`) run, but JAX cannot differentiate their search.
       num_steps: number of steps, 0 or more; static.
       first_order: stop the inner gradients; static.
+      backward: how the exact derivative is computed, see `Backward`.
       per_step: pytree of `[num_steps, ...]` arrays (keys, mini-batches), or None.
       observe: function of the parameters, evaluated before the first and after every step.
 
@@ -52,16 +77,23 @@ def inner_loop(
 
     Raises:
       TypeError: `optimizer` is not an optax transformation, or `num_steps` is not an integer.
-      ValueError: `num_steps` is negative.
+      ValueError: `num_steps` or `backward.last_steps` is negative, or `backward.checkpoint` is
+        unknown.
     """
     check_count(num_steps=num_steps)
     check_optimizer(optimizer, "inner")
+    check_backward(backward)
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(carry: tuple[Params, Any], data: Any) -> tuple[tuple[Params, Any], Any]:
+    def step(
+        carry: tuple[Params, Any], data: Any, *, first_order: bool
+    ) -> tuple[tuple[Params, Any], Any]:
         phi, opt_state = carry
         seen = None if observe is None else observe(phi)
-        value, gradient = jax.value_and_grad(loss)(phi, data)
+        if backward.mixed and not first_order:
+            value, gradient = mixed_value_and_grad(loss, phi, data)
+        else:
+            value, gradient = jax.value_and_grad(loss)(phi, data)
         if first_order:
             value, gradient = jax.lax.stop_gradient((value, gradient))
         updates, opt_state = update(
@@ -74,11 +106,73 @@ def inner_loop(
         )
         return (optax.apply_updates(phi, updates), opt_state), seen
 
-    start = (params, optimizer.init(params))
-    (phi, _), seen = jax.lax.scan(step, start, per_step, length=num_steps)
+    carry = (params, optimizer.init(params))
+    exact = num_steps if backward.last_steps is None else min(num_steps, backward.last_steps)
+    exact = 0 if first_order else exact
+    early, late = _split(per_step, num_steps - exact)
+    seen = []
+    if exact < num_steps:
+        first = partial(step, first_order=True)
+        carry, before = jax.lax.scan(first, carry, early, length=num_steps - exact)
+        seen.append(before)
+    if exact or not num_steps:
+        whole = partial(step, first_order=False)
+        carry, before = _SCANS[backward.checkpoint](whole, carry, late, exact)
+        seen.append(before)
+    phi = carry[0]
     if observe is None:
         return phi, None
-    stacked = jax.tree.map(
-        lambda before, last: jnp.concatenate([before, last[None]]), seen, observe(phi)
-    )
-    return phi, stacked
+    last = jax.tree.map(lambda x: x[None], observe(phi))
+    return phi, _join(*seen, last)
+
+
+def check_backward(backward: Backward) -> None:
+    """Raises unless the options are known."""
+    if not isinstance(backward, Backward):
+        raise TypeError(f"backward is {backward!r}; expected a metajax.Backward(...)")
+    if backward.checkpoint not in _SCANS:
+        raise ValueError(
+            f'checkpoint={backward.checkpoint!r}; expected "none", "steps" or "nested"'
+        )
+    if backward.last_steps is not None:
+        check_count(last_steps=backward.last_steps)
+
+
+def _scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+    return jax.lax.scan(step, carry, xs, length=length)
+
+
+def _checkpointed_scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+    # Inside a scan nothing is shared between the passes, so there is no need to prevent it.
+    return _scan(jax.checkpoint(step, prevent_cse=False), carry, xs, length)
+
+
+def _nested_scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+    """Segments of about `sqrt(length)` steps, each run again in the backward pass."""
+    size = math.isqrt(length)
+    if size < 2:
+        return _checkpointed_scan(step, carry, xs, length)
+    segments = length // size
+    whole, rest = _split(xs, segments * size)
+
+    def segment(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return _checkpointed_scan(step, carry, xs, size)
+
+    cut = jax.tree.map(lambda x: x.reshape(segments, size, *x.shape[1:]), whole)
+    carry, seen = _checkpointed_scan(segment, carry, cut, segments)
+    seen = jax.tree.map(lambda x: x.reshape(segments * size, *x.shape[2:]), seen)
+    if segments * size == length:
+        return carry, seen
+    carry, after = _checkpointed_scan(step, carry, rest, length - segments * size)
+    return carry, _join(seen, after)
+
+
+_SCANS = {"none": _scan, "steps": _checkpointed_scan, "nested": _nested_scan}
+
+
+def _split(tree: Any, at: int) -> tuple[Any, Any]:
+    return jax.tree.map(lambda x: x[:at], tree), jax.tree.map(lambda x: x[at:], tree)
+
+
+def _join(*trees: Any) -> Any:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *trees)

@@ -10,6 +10,7 @@ import optax
 from metajax.algorithms import maml
 from metajax.batching import Batching
 from metajax.checks import check_optimizer
+from metajax.inner import Backward
 from metajax.losses import cross_entropy
 from metajax.tasks import meta_gradient, task_keys
 from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
@@ -107,6 +108,7 @@ def maml_step(
     inner: optax.GradientTransformation,
     num_steps: int,
     first_order: bool = False,
+    backward: Backward = Backward(),
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
@@ -132,6 +134,7 @@ def maml_step(
       inner: the inner optimiser, see `maml`.
       num_steps: inner steps; static.
       first_order: FOMAML; static.
+      backward: see `maml`.
       loss_fn: see `maml`.
       metrics: see `maml`.
       query_batching: see `maml`.
@@ -149,6 +152,7 @@ def maml_step(
         inner=inner,
         num_steps=num_steps,
         first_order=first_order,
+        backward=backward,
         loss_fn=loss_fn,
         metrics=metrics,
         query_batching=query_batching,

@@ -20,7 +20,7 @@ import optax
 from metajax.adaptation import gradient_learner
 from metajax.batching import Batching
 from metajax.checks import check_count, check_optimizer
-from metajax.inner import inner_loop
+from metajax.inner import Backward, check_backward, inner_loop
 from metajax.losses import cross_entropy
 from metajax.objectives import as_objective
 from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
@@ -32,6 +32,7 @@ def maml(
     inner: optax.GradientTransformation,
     num_steps: int,
     first_order: bool = False,
+    backward: Backward = Backward(),
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
@@ -63,6 +64,8 @@ def maml(
       inner: the inner optimiser, any optax transformation. Its numbers may be traced arrays.
       num_steps: inner steps, 0 or more; static.
       first_order: FOMAML; static.
+      backward: how the exact meta-gradient is computed, see `Backward`: what is kept in memory and
+        what is computed again.
       loss_fn: loss of the support and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`. The default is
@@ -82,6 +85,7 @@ def maml(
     objective = as_objective(model, loss_fn, metrics, query_batching)
     check_count(num_steps=num_steps)
     check_optimizer(inner, "inner")
+    check_backward(backward)
 
     def fit(
         params: Params,
@@ -95,6 +99,7 @@ def maml(
             inner,
             num_steps=num_steps,
             first_order=first_order,
+            backward=backward,
             per_step=None if key is None else jax.random.split(key, num_steps),
             observe=observe,
         )

@@ -25,7 +25,7 @@ from metajax.checks import (
     check_optimizer,
     check_optional_ways,
 )
-from metajax.inner import inner_loop
+from metajax.inner import Backward, check_backward, inner_loop
 from metajax.losses import accuracy, cross_entropy
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
 from metajax.types import Array, Aux, Examples, Key, Learner, Model, Objective, Params
@@ -51,6 +51,7 @@ def proto_maml(
     inner: optax.GradientTransformation,
     num_steps: int,
     first_order: bool = False,
+    backward: Backward = Backward(),
     ways: int | None = None,
     query_batching: Batching = "separate",
     record_steps: bool = False,
@@ -66,6 +67,7 @@ def proto_maml(
       num_steps: inner steps, 0 or more; static.
       first_order: stop the gradients of the steps; the gradient still reaches the parameters
         through the initial head, as in the authors' code. Static.
+      backward: how the exact meta-gradient is computed, see `Backward`.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the logit `-inf`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
@@ -84,6 +86,7 @@ def proto_maml(
     check_model(encoder, "encoder")
     check_count(num_steps=num_steps)
     check_optimizer(inner, "inner")
+    check_backward(backward)
     check_batching(query_batching)
     check_optional_ways(ways)
 
@@ -130,6 +133,7 @@ def proto_maml(
             inner,
             num_steps=num_steps,
             first_order=first_order,
+            backward=backward,
             observe=observe,
         )
 
