@@ -1,9 +1,12 @@
 """A convolution whose derivatives of every order are fast, with weights of its own for every task.
 
 On CPU XLA runs a stock convolution's weight gradient naively inside `jax.lax.scan`, and everything
-about it naively under `jax.vmap` over weights. Here forward, input gradient and weight gradient are
-three bilinear primitives, each one's two transposes being the other two. So every derivative of any
-order, forward or reverse, is one of the three again, in the form that is fast for it.
+about it naively under `jax.vmap` over weights.
+
+With stride 1 forward, input gradient and weight gradient are three bilinear primitives here, each
+one's two transposes being the other two. So every derivative of any order, forward or reverse, is
+one of the three again, in the form that is fast for it. With larger strides the outputs are few,
+and a copy of the patches, which forward and weight gradient share, and one matrix product do best.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,6 +79,8 @@ def convolution(
         padding=((padding[0][0], padding[0][1]), (padding[1][0], padding[1][1])),
         precision=precision,
     )
+    if window.strides != (1, 1):
+        return forms.patches_times_weights(lhs, rhs, window)
     dtype = jnp.result_type(lhs, rhs)
     return _forward.bind(lhs.astype(dtype)[None], rhs.astype(dtype)[None], window=window)[0]
 

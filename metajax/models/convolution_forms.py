@@ -50,9 +50,7 @@ def forward(images: Array, weights: Array, window: Window) -> Array:
 
 
 def input_gradient(outputs: Array, weights: Array, window: Window) -> Array:
-    """With stride 1 it is a convolution by the flipped weights; else the transpose of patches."""
-    if window.strides != (1, 1):
-        return input_gradient_of(patches_times_weights, outputs, weights, window)
+    """A convolution by the flipped weights."""
     padding = []
     for size, kernel, (before, _), outer in zip(
         window.images, window.kernel, window.padding, window.outputs, strict=True
@@ -64,11 +62,10 @@ def input_gradient(outputs: Array, weights: Array, window: Window) -> Array:
 
 
 def weight_gradient(images: Array, outputs: Array, window: Window) -> Array:
-    """Patches times outputs; with stride 1 a balanced product (78 GFLOP/s against 50)."""
-    channels = images.shape[-1]
-    if window.strides == (1, 1) and channels >= _FEW_CHANNELS:
-        return _grouped_weight_gradient(images, outputs, window)
-    form = patches_times_weights if channels >= _FEW_CHANNELS else _form(channels, window)
+    """A balanced product (78 GFLOP/s; patches times outputs: 50), or with few channels blocks."""
+    form = _form(images.shape[-1], window)
+    if form is stock:
+        return _balanced_weight_gradient(images, outputs, window)
     return weight_gradient_of(form, images, outputs, window)
 
 
@@ -101,30 +98,28 @@ def patches_times_weights(images: Array, weights: Array, window: Window) -> Arra
 
 
 def blocks_times_weights(images: Array, weights: Array, window: Window) -> Array:
-    """Four neighbouring outputs at once, from one copy of all that they see.
+    """Stride 1: four neighbouring outputs at once, from one copy of all that they see.
 
     The weights are spread over the block with zeros between them: more arithmetic, but the copies
     are longer and fewer.
     """
     kernel_height, kernel_width, channels, filters = weights.shape
-    (down, across), (height, width) = window.strides, window.outputs
-    step, span = _BLOCK * across, (_BLOCK - 1) * across + kernel_width
+    height, width = window.outputs
     blocks = -(-width // _BLOCK)
     padded = _padded(images, window)
-    missing = max(0, (blocks + 1) * step - padded.shape[2])
+    missing = max(0, (blocks + 1) * _BLOCK - padded.shape[2])
     padded = jnp.pad(padded, ((0, 0), (0, 0), (0, missing), (0, 0)))
     rows = padded.reshape(*padded.shape[:2], -1)
-    block_shape = (*padded.shape[:2], blocks, step * channels)
-    own = rows[:, :, : blocks * step * channels].reshape(block_shape)
-    following = rows[:, :, step * channels : (blocks + 1) * step * channels].reshape(block_shape)
-    seen = jnp.concatenate([own, following], axis=-1)[..., : span * channels]
-    tall = jnp.concatenate(
-        [seen[:, i : i + (height - 1) * down + 1 : down] for i in range(kernel_height)], axis=-1
-    )
+    step, span = _BLOCK * channels, (_BLOCK - 1 + kernel_width) * channels
+    block_shape = (*padded.shape[:2], blocks, step)
+    own = rows[:, :, : blocks * step].reshape(block_shape)
+    following = rows[:, :, step : (blocks + 1) * step].reshape(block_shape)
+    seen = jnp.concatenate([own, following], axis=-1)[..., :span]
+    tall = jnp.concatenate([seen[:, i : i + height] for i in range(kernel_height)], axis=-1)
     spread = jnp.stack(
         [
-            jnp.pad(weights, ((0, 0), (k * across, (_BLOCK - 1 - k) * across), (0, 0), (0, 0)))
-            for k in range(_BLOCK)
+            jnp.pad(weights, ((0, 0), (place, _BLOCK - 1 - place), (0, 0), (0, 0)))
+            for place in range(_BLOCK)
         ],
         axis=3,
     )
@@ -153,7 +148,7 @@ def weight_gradient_of(form: Callable, images: Array, outputs: Array, window: Wi
 def _form(channels: int, window: Window) -> Callable[[Array, Array, Window], Array]:
     if channels >= _FEW_CHANNELS:
         return stock
-    fits = window.kernel[1] <= (_BLOCK + 1) * window.strides[1]
+    fits = window.kernel[1] <= _BLOCK + 1
     return blocks_times_weights if fits else patches_times_weights
 
 
@@ -163,8 +158,8 @@ def _padded(images: Array, window: Window) -> Array:
     return lax.pad(images, zero, ((0, 0, 0), *((*pads, 0) for pads in window.padding), (0, 0, 0)))
 
 
-def _grouped_weight_gradient(images: Array, outputs: Array, window: Window) -> Array:
-    """Stride 1: images shifted sideways times outputs shifted up and down, a few images at a time.
+def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> Array:
+    """Images shifted sideways times outputs shifted up and down, a few images at a time.
 
     One product of [kernel width x channels] by [kernel height x filters] in place of one of
     [kernel height x kernel width x channels] by [filters]: less to copy, and a squarer result.
