@@ -3,12 +3,12 @@
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
 from metajax.models.convolution import convolution
 from metajax.models.normalization import BatchStatistics
+from metajax.models.pooling import max_pool_2x2
 from metajax.types import Array, Model
 
 
@@ -58,41 +58,6 @@ class ConvNet(nn.Module):
             hidden = hidden.mean(axis=(1, 2))
         hidden = hidden.reshape(hidden.shape[0], -1)
         return hidden if self.outputs is None else nn.Dense(self.outputs)(hidden)
-
-
-def max_pool_2x2(images: Array) -> Array:
-    """Maximum over 2x2 windows, an odd last row or column left out.
-
-    Selections, not a reduction: the derivative of a maximum compares its input with its output.
-    Where the compiler computes that input twice, rounded differently, it finds no equal, divides by
-    their number, and gives NaN. Of equals the first gets the gradient. (Windowed reductions are
-    slow to differentiate on CPU besides.)
-
-    Args:
-      images: `[items, height, width, channels]`, height and width at least 2.
-
-    Returns:
-      `[items, height // 2, width // 2, channels]`.
-
-    Raises:
-      ValueError: the images are smaller than a window.
-    """
-    items, height, width, channels = images.shape
-    if min(height, width) < 2:
-        raise ValueError(
-            f"images shrank to {height}x{width} before a 2x2 pooling; use fewer blocks or larger "
-            "images"
-        )
-    even = images[:, : height // 2 * 2, : width // 2 * 2]
-    rows = even.reshape(items, height // 2, 2, width // 2 * 2, channels)
-    columns = _larger(rows[:, :, 0], rows[:, :, 1]).reshape(
-        items, height // 2, width // 2, 2, channels
-    )
-    return _larger(columns[..., 0, :], columns[..., 1, :])
-
-
-def _larger(one: Array, other: Array) -> Array:
-    return jnp.where(one >= other, one, other)
 
 
 def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) -> Model:

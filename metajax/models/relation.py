@@ -6,9 +6,9 @@ import flax.linen as nn
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
-from metajax.models.conv import max_pool_2x2
 from metajax.models.convolution import convolution
 from metajax.models.normalization import BatchStatistics
+from metajax.models.pooling import max_pool_2x2
 from metajax.types import Array, Model
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from learners import episode
 
 import metajax as mj
-from metajax.models.conv import max_pool_2x2
+from metajax.models.pooling import max_pool_2x2
 
 KEY = jax.random.key(0)
 
