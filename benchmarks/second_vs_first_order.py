@@ -1,158 +1,175 @@
 """What exact second order costs against first order: time, compile time and temporary memory.
 
-The same weights and episodes for both, on the sinusoid perceptron and the strided Omniglot
-network, for several numbers of inner steps. Runs are interleaved, so that noise of the machine
-falls on both; times are medians. Temporary memory is what the compiled program asks for beside its
-arguments and results. Run it on a quiet machine.
+The same weights and episodes for both, for several networks and numbers of inner steps, beside the
+arithmetic floor: the ratio of the operations that the two must do, counted where nothing is
+computed twice. `--frontier` measures every way to compute the exact derivative (`Backward`) and
+task chunks besides, `--long` the memory of long inner loops. Runs are interleaved, so that noise of
+the machine falls on all; times are medians. Run it on a quiet machine.
 """
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import optax
+from matplotlib.figure import Figure
+from meta_gradients import compile_meta_gradient, interleaved_medians
 from rich.console import Console
 from rich.table import Table
+from workloads import WORKLOADS, Workload
 
 import metajax as mj
 
-
-class Workload(NamedTuple):
-    """A network with a batch of tasks."""
-
-    name: str
-    model: mj.Model
-    loss_fn: Callable
-    inner_rate: float
-    episodes: mj.Episode
-    chunk_size: int | None
+WAYS = {
+    "plain": mj.Backward(),
+    "steps": mj.Backward(checkpoint="steps"),
+    "nested": mj.Backward(checkpoint="nested"),
+    "mixed": mj.Backward(mixed=True),
+    "mixed, steps": mj.Backward(mixed=True, checkpoint="steps"),
+    "mixed, nested": mj.Backward(mixed=True, checkpoint="nested"),
+}
 
 
-def workloads(tasks: int) -> list[Workload]:
-    """The sinusoid perceptron with 25 tasks, the Omniglot network with `tasks` (random images)."""
-    keys = jax.random.split(jax.random.key(0), 25)
-    sinusoid = jax.vmap(mj.sinusoid_episodes(shots=10, queries=10))(keys)
-    images = jax.random.uniform(jax.random.key(1), (100, 16, 28, 28, 1))
-    sample = mj.image_episodes(images, ways=5, shots=1, queries=15)
-    characters = jax.vmap(sample)(jax.random.split(jax.random.key(2), tasks))
-    perceptron = mj.mlp((40, 40, 1))
+def compare(name: str, workload: Workload, num_steps: int, seconds: float) -> dict:
+    """Both orders of one workload, as a record."""
+    programs = {
+        "exact": compile_meta_gradient(workload, num_steps),
+        "first": compile_meta_gradient(workload, num_steps, first_order=True),
+    }
+    times = interleaved_medians(programs, seconds)
+    record = {"workload": name, "tasks": workload.tasks, "steps": num_steps}
+    for order, program in programs.items():
+        record[f"{order}_ms"] = 1e3 * times[order]
+        record[f"{order}_temporary_mb"] = program.temporary_bytes / 1e6
+        record[f"{order}_compile_s"] = program.compile_seconds
+    plain = compile_meta_gradient(workload, num_steps, backward=WAYS["plain"])
+    record["floor"] = plain.operations / programs["first"].operations
+    return record
+
+
+def frontier(name: str, workload: Workload, num_steps: int, seconds: float) -> list[dict]:
+    """Time and memory of every way to compute the exact derivative, for chunks of tasks."""
+    programs = {}
+    for chunk_size in sorted({1, workload.tasks}):
+        chunked = workload._replace(chunk_size=chunk_size)
+        programs["first order", chunk_size] = compile_meta_gradient(
+            chunked, num_steps, first_order=True
+        )
+        for way, backward in WAYS.items():
+            programs[way, chunk_size] = compile_meta_gradient(chunked, num_steps, backward=backward)
+    times = interleaved_medians(programs, seconds)
     return [
-        Workload("sinusoid 1-40-40-1", perceptron, mj.squared_error, 0.01, sinusoid, None),
-        Workload("Omniglot strided", mj.strided_conv_net(5), mj.cross_entropy, 0.4, characters, 1),
+        {
+            "workload": name,
+            "steps": num_steps,
+            "way": way,
+            "chunk_size": chunk_size,
+            "ms": 1e3 * times[way, chunk_size],
+            "temporary_mb": program.temporary_bytes / 1e6,
+            "compile_s": program.compile_seconds,
+        }
+        for (way, chunk_size), program in programs.items()
     ]
 
 
-class Program(NamedTuple):
-    """A compiled meta-gradient."""
+def long_loops(name: str, workload: Workload, counts: list[int]) -> list[dict]:
+    """Temporary memory of many inner steps, one task; nothing is run."""
+    one = workload._replace(tasks=1, chunk_size=1)
+    return [
+        {
+            "workload": name,
+            "way": way,
+            "steps": steps,
+            "temporary_mb": compile_meta_gradient(one, steps, backward=WAYS[way]).temporary_bytes
+            / 1e6,
+        }
+        for way in WAYS
+        for steps in counts
+    ]
 
-    run: Callable[[], None]
-    compile_seconds: float
-    temporary_bytes: int
 
-
-def compile_meta_gradient(workload: Workload, num_steps: int, *, first_order: bool) -> Program:
-    """Compiles the mean meta-gradient over the workload's tasks."""
-    learner = mj.maml(
-        workload.model,
-        inner=optax.sgd(workload.inner_rate),
-        num_steps=num_steps,
-        first_order=first_order,
-        loss_fn=workload.loss_fn,
+def compare_table(title: str, records: list[dict]) -> Table:
+    table = Table(
+        *("steps", "exact ms", "first ms", "ratio", "floor"),
+        *("exact MB", "first MB", "ratio", "compile s"),
+        title=title,
     )
-    support = workload.episodes.support.inputs
-    params = learner.init(jax.random.key(3), support[0])
-    arguments = (params, workload.episodes, mj.task_keys(jax.random.key(4), len(support)))
-
-    def meta_gradient(params: dict, episodes: mj.Episode, keys: jax.Array) -> tuple:
-        return mj.meta_gradient(
-            learner.loss, params, episodes, keys, chunk_size=workload.chunk_size
+    for record in records:
+        times = record["exact_ms"], record["first_ms"]
+        memory = record["exact_temporary_mb"], record["first_temporary_mb"]
+        table.add_row(
+            str(record["steps"]),
+            *(f"{value:.2f}" for value in (*times, times[0] / times[1], record["floor"])),
+            *(f"{value:.2f}" for value in (*memory, memory[0] / memory[1])),
+            f"{record['exact_compile_s']:.1f} / {record['first_compile_s']:.1f}",
         )
+    return table
 
-    started = time.perf_counter()
-    compiled = jax.jit(meta_gradient).lower(*arguments).compile()
-    seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    if memory is None:
-        raise RuntimeError(f"the {jax.default_backend()} backend does not report memory")
-    return Program(
-        lambda: jax.block_until_ready(compiled(*arguments)) and None,
-        seconds,
-        memory.temp_size_in_bytes,
+
+def plain_table(title: str, records: list[dict], columns: list[str]) -> Table:
+    table = Table(*columns, title=title)
+    for record in records:
+        cells = (record[column] for column in columns)
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells))
+    return table
+
+
+def draw(records: list[dict], path: Path) -> None:
+    """Exact over first-order time, and its floor, by inner steps."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(dict.fromkeys(record["workload"] for record in records)):
+        mine = [record for record in records if record["workload"] == name]
+        steps = [record["steps"] for record in mine]
+        ratios = [record["exact_ms"] / record["first_ms"] for record in mine]
+        axes.plot(steps, ratios, marker="o", color=f"C{index}", label=name)
+        axes.plot(steps, [record["floor"] for record in mine], "--", color=f"C{index}")
+    axes.set(
+        xlabel="inner steps", ylabel="exact over first-order time (dashed: floor)", ylim=(1, None)
     )
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
 
 
-def interleaved_medians(programs: list[Program], seconds: float) -> list[float]:
-    """Median seconds of each program, run in turns for about `seconds` (at least five turns)."""
-    for program in programs:
-        program.run()
-    times: list[list[float]] = [[] for _ in programs]
-    ends = time.perf_counter() + seconds
-    while len(times[0]) < 5 or time.perf_counter() < ends:
-        for program, spent in zip(programs, times, strict=True):
-            started = time.perf_counter()
-            program.run()
-            spent.append(time.perf_counter() - started)
-    return [statistics.median(spent) for spent in times]
-
-
-def measure(workload: Workload, num_steps: int, seconds: float) -> dict:
-    """Both orders of one workload, as a record."""
-    exact = compile_meta_gradient(workload, num_steps, first_order=False)
-    first = compile_meta_gradient(workload, num_steps, first_order=True)
-    exact_seconds, first_seconds = interleaved_medians([exact, first], seconds)
-    return {
-        "workload": workload.name,
-        "tasks": len(workload.episodes.support.inputs),
-        "steps": num_steps,
-        "exact_ms": 1e3 * exact_seconds,
-        "first_ms": 1e3 * first_seconds,
-        "exact_temporary_mb": exact.temporary_bytes / 1e6,
-        "first_temporary_mb": first.temporary_bytes / 1e6,
-        "exact_compile_s": exact.compile_seconds,
-        "first_compile_s": first.compile_seconds,
-    }
-
-
-def run(args: argparse.Namespace) -> list[dict]:
-    """Measures, prints the table and writes the records; returns them."""
+def run(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Measures, prints the tables, writes the records and the figure; returns the records."""
     console = Console()
     console.print(f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them")
-    records = []
-    for workload in workloads(args.tasks):
-        table = Table(
-            *("steps", "exact ms", "first ms", "ratio"),
-            *("exact MB", "first MB", "ratio", "compile s"),
-            title=f"{workload.name}, {len(workload.episodes.support.inputs)} tasks",
-        )
-        for steps in args.steps:
-            record = measure(workload, steps, args.seconds)
-            records.append(record)
-            times = record["exact_ms"], record["first_ms"]
-            memory = record["exact_temporary_mb"], record["first_temporary_mb"]
-            table.add_row(
-                str(steps),
-                *(f"{value:.2f}" for value in (*times, times[0] / times[1])),
-                *(f"{value:.2f}" for value in (*memory, memory[0] / memory[1])),
-                f"{record['exact_compile_s']:.1f} / {record['first_compile_s']:.1f}",
-            )
-        console.print(table)
+    results: dict[str, list[dict]] = {"orders": [], "frontier": [], "long": []}
+    for name in args.workloads:
+        workload = WORKLOADS[name]
+        tasks = min(workload.tasks, args.tasks or workload.tasks)
+        workload = workload._replace(tasks=tasks)
+        title = f"{name}, {workload.title}, {tasks} tasks of {workload.support} + {workload.query}"
+        records = [compare(name, workload, steps, args.seconds) for steps in args.steps]
+        console.print(compare_table(title, records))
+        results["orders"] += records
+        if args.frontier:
+            records = frontier(name, workload, args.frontier, args.seconds)
+            columns = ["way", "chunk_size", "ms", "temporary_mb", "compile_s"]
+            console.print(plain_table(f"{title}, {args.frontier} steps", records, columns))
+            results["frontier"] += records
+        if args.long:
+            records = long_loops(name, workload, args.long)
+            console.print(plain_table(title, records, ["way", "steps", "temporary_mb"]))
+            results["long"] += records
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    return records
+    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw(results["orders"], args.out.with_suffix(".png"))
+    return results
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    out.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W2"])
     out.add_argument("--steps", type=int, nargs="+", default=[1, 5, 10], help="inner steps")
-    out.add_argument("--tasks", type=int, default=32, help="tasks of the Omniglot network")
-    out.add_argument("--seconds", type=float, default=10.0, help="of running, a row")
+    out.add_argument("--tasks", type=int, help="at most so many; default: the workload's")
+    out.add_argument("--frontier", type=int, metavar="STEPS", help="measure every `Backward` too")
+    out.add_argument("--long", type=int, nargs="+", metavar="STEPS", help="memory of long loops")
+    out.add_argument("--seconds", type=float, default=10.0, help="of running, a row or table")
     out.add_argument("--out", type=Path, default=Path("runs/second_vs_first_order.json"))
     return out
 

@@ -1,0 +1,99 @@
+"""Compiled meta-gradients of the workloads, and the medians of interleaved runs of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from operations import count_operations
+from workloads import Workload, arrays
+
+import metajax as mj
+
+Name = TypeVar("Name")
+
+
+class Program(NamedTuple):
+    """A compiled meta-gradient of a workload's tasks.
+
+    Attributes:
+      run: runs it to its end.
+      compile_seconds: tracing and compiling.
+      temporary_bytes: what the program asks for beside its arguments and results.
+      operations: of its matrix products and convolutions, see `count_operations`.
+    """
+
+    run: Callable[[], None]
+    compile_seconds: float
+    temporary_bytes: int
+    operations: float
+
+
+def network(workload: Workload) -> mj.Model:
+    """The workload's network."""
+    if workload.network == "perceptron":
+        return mj.mlp(workload.widths)
+    nets = {"stride": mj.strided_conv_net, "max": mj.max_pool_conv_net}
+    return nets[workload.network](workload.widths[-1], filters=workload.filters)
+
+
+def compile_meta_gradient(
+    workload: Workload,
+    num_steps: int,
+    *,
+    first_order: bool = False,
+    backward: mj.Backward = mj.Backward(),
+) -> Program:
+    """Compiles the mean meta-gradient over the workload's tasks, in its chunks."""
+    learner = mj.maml(
+        network(workload),
+        inner=optax.sgd(workload.inner_rate),
+        num_steps=num_steps,
+        first_order=first_order,
+        loss_fn=mj.squared_error if workload.regression else mj.cross_entropy,
+        backward=backward,
+    )
+    data = arrays(workload)
+    support, query = (
+        mj.Examples(jnp.asarray(data[f"x{name}"]), jnp.asarray(data[f"y{name}"])) for name in "sq"
+    )
+    params = learner.init(jax.random.key(0), support.inputs[0])
+    keys = mj.task_keys(jax.random.key(1), workload.tasks)
+    arguments = jax.device_put((params, mj.Episode(support, query), keys))
+
+    def meta_gradient(params: Any, episodes: mj.Episode, keys: jax.Array) -> tuple:
+        return mj.meta_gradient(
+            learner.loss, params, episodes, keys, chunk_size=workload.chunk_size
+        )
+
+    started = time.perf_counter()
+    compiled = jax.jit(meta_gradient).lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    if memory is None:
+        raise RuntimeError(f"the {jax.default_backend()} backend does not report memory")
+    return Program(
+        lambda: jax.block_until_ready(compiled(*arguments)) and None,
+        seconds,
+        memory.temp_size_in_bytes,
+        count_operations(meta_gradient, *arguments),
+    )
+
+
+def interleaved_medians(programs: Mapping[Name, Program], seconds: float) -> dict[Name, float]:
+    """Median seconds of each program, run in turns for about `seconds` (at least five turns)."""
+    for program in programs.values():
+        program.run()
+    times: dict[Name, list[float]] = {name: [] for name in programs}
+    ends = time.perf_counter() + seconds
+    turns = 0
+    while turns < 5 or time.perf_counter() < ends:
+        turns += 1
+        for name, program in programs.items():
+            started = time.perf_counter()
+            program.run()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(spent) for name, spent in times.items()}
