@@ -11,6 +11,7 @@ from metajax.models.convolution import convolution
 from metajax.models.full_context import full_context
 from metajax.models.mlp import MLP, mlp
 from metajax.models.normalization import BatchStatistics
+from metajax.models.precision import computing_in
 from metajax.models.relation import (
     RelationEncoder,
     RelationModule,
@@ -24,6 +25,7 @@ __all__ = [
     "ConvNet",
     "RelationEncoder",
     "RelationModule",
+    "computing_in",
     "convolution",
     "embedding_net",
     "from_functions",
