@@ -135,6 +135,7 @@ def draw(records: list[dict], path: Path) -> None:
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measures, prints the tables, writes the records and the figure; returns the records."""
     console = Console()
+    console.width = max(console.width, 110)  # Where there is no terminal, 80 would break the rows.
     console.print(f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them")
     results: dict[str, list[dict]] = {"orders": [], "frontier": [], "long": []}
     for name in args.workloads:
