@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 from workloads import WORKLOADS, Workload
 
@@ -42,7 +43,7 @@ def _notes(rows: Records) -> list[str]:
 
 def _largest(rows: Records, key: str) -> str:
     errors = [row[key] for row in rows if key in row]
-    return f"{max(errors):.0e}" if errors else ""
+    return f"{np.max(errors):.0e}" if errors else ""
 
 
 def arithmetic_table(records: Records) -> Table:

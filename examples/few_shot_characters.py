@@ -34,10 +34,6 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
     changes = {name: getattr(args, name) for name in (*names, "temperature")}
     setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
-    out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
-    out.mkdir(parents=True, exist_ok=True)
-    console = Console()
-
     train_ways = setting.train_ways or args.ways
     test_ways = args.test_ways or [args.ways]
     if args.algorithm in OF_FIXED_WAYS and set(test_ways) != {train_ways}:
@@ -45,6 +41,12 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
             f"--test-ways {test_ways}, but {args.algorithm} trains a head of {train_ways} outputs; "
             "test it with as many ways, or take a learner that compares"
         )
+    if args.temperature is not None and not args.algorithm.startswith("matching"):
+        raise SystemExit(f"--temperature is of matching networks, not of {args.algorithm}")
+    out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+
     learner = make_learner(
         args.algorithm, setting, ways=train_ways, filters=args.filters, test=False
     )

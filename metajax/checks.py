@@ -27,7 +27,7 @@ def check_positive(**numbers: int) -> None:
 
 def _check_integers(numbers: Mapping[str, object], *, least: int) -> None:
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise TypeError(
                 f"{name} is {number!r}; expected a Python integer: it is part of the program, "
                 "so it cannot be an array"
@@ -178,7 +178,9 @@ def check_embeddings(embeddings: Array, algorithm: str) -> None:
 
 def check_temperature(temperature: object) -> None:
     """Raises if a known temperature is not above 0."""
-    if isinstance(temperature, int | float) and not temperature > 0:
+    if temperature is None or isinstance(temperature, Tracer):
+        return
+    if not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"temperature={temperature}; expected a number above 0, or None for 1")
 
 

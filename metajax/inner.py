@@ -21,10 +21,10 @@ class Backward(NamedTuple):
       mixed: take the derivative of each inner gradient forward over reverse, which keeps a step's
         parameters and none of its intermediates, and computes them again. Rules out forward mode
         through the loop. Static.
-      checkpoint: what is kept for the backward pass: `"none"` of it is thrown away; `"steps"` keeps
-        the parameters and the optimiser's state of every step; `"nested"` keeps those of every
-        `sqrt(num_steps)`-th step, so that memory grows as the square root of their number, for one
-        more run of the loop. Static.
+      checkpoint: what is kept for the backward pass: with `"none"` everything; with `"steps"` the
+        parameters and the optimiser's state of every step, which is then run again; with `"nested"`
+        those of every `sqrt(num_steps)`-th step, so that memory grows as the square root of their
+        number, and the loop is run twice more. Static.
       last_steps: truncated back-propagation: exact through the last so many steps, first-order
         through the ones before. None is exact through all; 0 is first-order. Static.
     """
@@ -78,11 +78,12 @@ def inner_loop(
     Raises:
       TypeError: `optimizer` is not an optax transformation, or `num_steps` is not an integer.
       ValueError: `num_steps` or `backward.last_steps` is negative, or `backward.checkpoint` is
-        unknown.
+        unknown, or an array of `per_step` has not one slice a step.
     """
     check_count(num_steps=num_steps)
     check_optimizer(optimizer, "inner")
     check_backward(backward)
+    check_per_step(per_step, num_steps)
     update = optax.with_extra_args_support(optimizer).update
 
     def step(
@@ -126,11 +127,21 @@ def inner_loop(
     return phi, _join(*seen, last)
 
 
+def check_per_step(per_step: Any, num_steps: int) -> None:
+    """Raises unless every array has one slice a step."""
+    for leaf in jax.tree.leaves(per_step):
+        if jnp.shape(leaf)[:1] != (num_steps,):
+            raise ValueError(
+                f"per_step holds an array of shape {jnp.shape(leaf)} but num_steps={num_steps}; "
+                "expected [num_steps, ...], one slice a step"
+            )
+
+
 def check_backward(backward: Backward) -> None:
     """Raises unless the options are known."""
     if not isinstance(backward, Backward):
         raise TypeError(f"backward is {backward!r}; expected a metajax.Backward(...)")
-    if backward.checkpoint not in _SCANS:
+    if backward.checkpoint not in tuple(_SCANS):
         raise ValueError(
             f'checkpoint={backward.checkpoint!r}; expected "none", "steps" or "nested"'
         )

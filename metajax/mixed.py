@@ -36,16 +36,18 @@ def mixed_value_and_grad(
 
     Returns:
       The loss and its gradient with respect to `params`. They can be differentiated in reverse
-      mode, to any order, but not in forward mode.
+      mode, to any order, but not in forward mode directly.
     """
     # What the loss closes over becomes an argument, so that it gets its derivative too.
     # (`jax.closure_convert` leaves out what no derivative is being taken of yet, batched arrays
     # among it, and a custom derivative must not close over those either.)
     program = jax.make_jaxpr(loss)(params, data)
 
-    def opened(params: Params, data: Any, constants: list) -> Array:
+    def opened(params: Params, data: Any, constants: list) -> Any:
         closed = ClosedJaxpr(program.jaxpr, constants)
-        return jaxpr_as_fun(closed)(*jax.tree.leaves((params, data)))[0]
+        outputs = jaxpr_as_fun(closed)(*jax.tree.leaves((params, data)))
+        # More than a number, and JAX's error says so, as in plain reverse mode.
+        return outputs[0] if len(outputs) == 1 else outputs
 
     def plain(params: Params, rest: tuple) -> tuple[Array, Params]:
         return jax.value_and_grad(opened)(params, *rest)

@@ -232,6 +232,7 @@ def test_the_number_of_traces_does_not_grow_with_the_steps() -> None:
     [
         (mj.Backward(last_steps=-1), ValueError, "last_steps=-1; expected 0 or more"),
         (mj.Backward(last_steps=1.5), TypeError, "last_steps is 1.5; expected a Python integer"),
+        (mj.Backward(checkpoint=["x"]), ValueError, "checkpoint="),
         (mj.Backward(checkpoint="all"), ValueError, "checkpoint='all'; expected \"none\", "),
         ("mixed", TypeError, r"backward is 'mixed'; expected a metajax.Backward"),
     ],
@@ -242,3 +243,32 @@ def test_slips_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         factory(mj.mlp((2,)), inner=optax.sgd(0.1), num_steps=1, backward=backward)
+
+
+@pytest.mark.parametrize(
+    "backward", [mj.Backward(), mj.Backward(last_steps=0), *BACKWARDS.values()]
+)
+@pytest.mark.parametrize("items", [3, 10])
+def test_every_step_has_its_data(items: int, backward: mj.Backward) -> None:
+    message = rf"per_step holds an array of shape \({items}, 2\) but num_steps=4; expected"
+    with pytest.raises(ValueError, match=message):
+        mj.inner_loop(
+            lambda phi, data: (phi * data).sum(),
+            jnp.ones(2),
+            optax.sgd(0.1),
+            num_steps=4,
+            backward=backward,
+            per_step=jnp.ones((items, 2)),
+        )
+
+
+def test_a_loss_that_is_no_number() -> None:
+    for backward in (mj.Backward(), mj.Backward(mixed=True)):
+        with pytest.raises(TypeError, match="scalar-output"):
+            mj.inner_loop(
+                lambda phi, _: (phi.sum(), phi),
+                jnp.ones(2),
+                optax.sgd(0.1),
+                num_steps=1,
+                backward=backward,
+            )

@@ -68,6 +68,13 @@ def test_heads_have_fixed_ways() -> None:
         example.run(example.parser().parse_args(arguments))
 
 
+def test_a_temperature_is_of_matching_networks() -> None:
+    example = _load("few_shot_characters")
+    arguments = ["--algorithm", "relation", "--temperature", "0.1"]
+    with pytest.raises(SystemExit, match="--temperature is of matching networks, not of relation"):
+        example.run(example.parser().parse_args(arguments))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_few_shot_characters(

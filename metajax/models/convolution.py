@@ -55,13 +55,19 @@ def convolution(
       `[items, new height, new width, filters]`.
 
     Raises:
-      ValueError: the images are not two-dimensional, or an unsupported option is asked for.
+      ValueError: the images are not two-dimensional, the weights do not fit them, or an unsupported
+        option is asked for.
     """
     del dimension_numbers
     if lhs.ndim != 4:
         raise ValueError(
             f"convolution got images of shape {lhs.shape}; expected [items, height, width, "
             "channels]"
+        )
+    if rhs.ndim != 4 or rhs.shape[2] != lhs.shape[3]:
+        raise ValueError(
+            f"convolution got images of shape {lhs.shape} and weights of shape {rhs.shape}; "
+            f"expected weights [kernel height, kernel width, {lhs.shape[3]}, filters]"
         )
     dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
     if any(dilation != 1 for dilation in dilations) or feature_group_count != 1:
@@ -79,10 +85,25 @@ def convolution(
         padding=((padding[0][0], padding[0][1]), (padding[1][0], padding[1][1])),
         precision=precision,
     )
-    if window.strides != (1, 1):
-        return forms.patches_times_weights(lhs, rhs, window)
     dtype = jnp.result_type(lhs, rhs)
-    return _forward.bind(lhs.astype(dtype)[None], rhs.astype(dtype)[None], window=window)[0]
+    lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
+    if 0 in (*lhs.shape, *rhs.shape, *window.outputs):
+        return forms.stock(lhs, rhs, window)
+    if window.strides != (1, 1) or _is_placed(lhs) or _is_placed(rhs):
+        return forms.patches_times_weights(lhs, rhs, window)
+    return _forward.bind(lhs[None], rhs[None], window=window)[0]
+
+
+def _is_placed(x: Array) -> bool:
+    """Whether the array's type says how it lies over devices: ours would have to say it too.
+
+    So it is under `jax.shard_map` with its check and on meshes with explicit axes.
+    """
+    kind: Any = jax.typeof(x)
+    varying = getattr(getattr(kind, "manual_axis_type", kind), "varying", None)
+    varying = varying or getattr(kind, "vma", None)
+    spec = getattr(getattr(kind, "sharding", None), "spec", ())
+    return bool(varying) or any(axis is not None for axis in spec)
 
 
 # The primitives' operands and results have a leading axis of tasks, each with weights of its own:
@@ -131,10 +152,10 @@ def _batch(primitive: Any, args: Sequence[Array], axes: Sequence[Any], **params:
 
     def merge(x: Array, axis: int | None) -> Array:
         x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        return x.reshape(-1, *x.shape[2:])
+        return x.reshape(size * x.shape[1], *x.shape[2:])
 
     out = primitive.bind(*map(merge, args, axes), **params)
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    return out.reshape(size, len(out) // size, *out.shape[1:]), 0
 
 
 def _register(

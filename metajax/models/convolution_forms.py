@@ -6,6 +6,7 @@ The choices come from measurements on two AVX-512 cores, inside a scan; the rate
 images of 42x42 with 32 channels unless something else is said.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Window(NamedTuple):
     def outputs(self) -> tuple[int, int]:
         """Height and width of the outputs."""
         height, width = (
-            (size + sum(pads) - kernel) // stride + 1
+            max(0, (size + sum(pads) - kernel) // stride + 1)
             for size, kernel, stride, pads in zip(
                 self.images, self.kernel, self.strides, self.padding, strict=True
             )
@@ -90,7 +91,7 @@ def patches_times_weights(images: Array, weights: Array, window: Window) -> Arra
         for i in range(window.kernel[0])
         for j in range(window.kernel[1])
     ]
-    patches = jnp.concatenate(shifts, axis=-1).reshape(-1, weights[..., 0].size)
+    patches = jnp.concatenate(shifts, axis=-1).reshape(-1, math.prod(weights.shape[:-1]))
     product = jnp.matmul(
         patches, weights.reshape(-1, weights.shape[-1]), precision=window.precision
     )
@@ -169,6 +170,8 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
     padded = _padded(images, window)
     channels, filters = images.shape[-1], outputs.shape[-1]
     tall = padded.shape[1]
+    # Sums over the groups in half precision would lose what each of them keeps.
+    wide = jnp.promote_types(images.dtype, jnp.float32)
 
     def product(images: Array, outputs: Array) -> Array:
         sideways = jnp.concatenate([images[:, :, j : j + width] for j in range(kernel_width)], -1)
@@ -183,6 +186,7 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
             sideways.reshape(-1, kernel_width * channels).T,
             up_and_down.reshape(-1, kernel_height * filters),
             precision=window.precision,
+            preferred_element_type=wide,
         )
 
     floats = tall * width * (kernel_width * channels + kernel_height * filters)
@@ -192,9 +196,9 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
         total = product(padded, outputs)
     else:
         cut = [x[: groups * group].reshape(groups, group, *x.shape[1:]) for x in (padded, outputs)]
-        zero = jnp.zeros((kernel_width * channels, kernel_height * filters), outputs.dtype)
+        zero = jnp.zeros((kernel_width * channels, kernel_height * filters), wide)
         total, _ = lax.scan(lambda total, pair: (total + product(*pair), None), zero, cut)
         if rest:
             total += product(padded[groups * group :], outputs[groups * group :])
     parts = total.reshape(kernel_width, channels, kernel_height, filters)
-    return parts.transpose(2, 0, 1, 3)
+    return parts.transpose(2, 0, 1, 3).astype(outputs.dtype)

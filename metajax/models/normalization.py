@@ -40,15 +40,16 @@ def normalize(
 
     .. math::
 
-      y = a x + b - a \bar x, \quad a = s \, (\overline{x^2} - \bar x^2 + \epsilon)^{-1/2}
+      y = a (x - s) + b - a \overline{x - s}, \quad
+      a = \gamma \, (\overline{(x - s)^2} - \overline{x - s}^2 + \epsilon)^{-1/2}
 
     In this form, a sum, a sum of squares and one affine map, the derivative is two sums and one
     affine map as well, of any order few passes over the array: written with deviations from the
-    mean it is about twice as many. The price is cancellation where a channel's mean is hundreds of
-    times its standard deviation.
+    mean it is about twice as many. The shift s is any one sample of the channel. It changes nothing
+    but the rounding: without it, a mean far from 0 would cancel the variance away.
 
     Args:
-      inputs: `[..., channels]`.
+      inputs: `[..., channels]` floats.
       scale: `[channels]`, or None for 1.
       bias: `[channels]`.
       counted: boolean, of `inputs`' shape or broadcasting to it: what the means are taken over.
@@ -60,11 +61,12 @@ def normalize(
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     axes = tuple(range(inputs.ndim - 1))
+    wide = wide - lax.stop_gradient(wide[(slice(1),) * len(axes)])
     mean = wide.mean(axes, where=counted)
     variance = (wide * wide).mean(axes, where=counted) - mean * mean
     slope = lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
     if scale is not None:
         slope = slope * scale.astype(wide.dtype)
     offset = bias.astype(wide.dtype) - mean * slope
-    aligned = (1,) * (inputs.ndim - 1) + (-1,)
+    aligned = (1,) * len(axes) + (-1,)
     return (wide * slope.reshape(aligned) + offset.reshape(aligned)).astype(inputs.dtype)

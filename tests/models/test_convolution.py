@@ -126,10 +126,81 @@ def test_no_convolution_is_left_under_vmap_over_weights() -> None:
     assert "stablehlo.convolution" not in program
 
 
+def test_half_precision_sums_its_groups_in_single(monkeypatch) -> None:
+    images, weights = (x.astype(jnp.bfloat16) for x in _operands(channels=9, items=60))
+    monkeypatch.setattr(convolution_forms, "_GROUP_BYTES", 1)  # Every image is a group.
+
+    def slope(form, *operands):
+        def loss(images, weights):
+            return form(images, weights, (1, 1), "SAME").astype(jnp.float32).sum()
+
+        return jax.jit(jax.grad(loss, argnums=1))(*operands).astype(jnp.float64)
+
+    wide = [x.astype(jnp.float64) for x in (images, weights)]
+    exact = slope(_stock, *wide)
+    np.testing.assert_allclose(slope(mj.convolution, images, weights), exact, rtol=1e-2)
+
+
+@pytest.mark.parametrize("specs", [("d", None), (None, "d"), ("d", "d")], ids=str)
+@pytest.mark.parametrize("kind", ["shard_map", "explicit"])
+def test_arrays_whose_type_says_where_they_lie(kind, specs) -> None:
+    images, weights = _operands(channels=9, items=4)
+    weights = jnp.concatenate([weights] * 2, axis=-1)
+    devices = 4
+    lies = jax.P(specs[0]), jax.P(None, None, None, specs[1])
+
+    def slopes(form):
+        def loss(images, weights):
+            return (form(images, weights, (1, 1), "SAME") ** 2).sum()
+
+        return jax.grad(loss, argnums=(0, 1))
+
+    if kind == "explicit":
+        mesh = jax.make_mesh((devices,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+        if specs == ("d", "d"):
+            pytest.skip("a product may not be split twice along one axis")
+        with jax.set_mesh(mesh):
+            placed = [jax.device_put(x, at) for x, at in zip((images, weights), lies, strict=True)]
+            ours = jax.jit(slopes(mj.convolution))(*placed)
+    else:
+        mesh = jax.make_mesh((devices,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+        ours, stock = (
+            jax.jit(jax.shard_map(slopes(form), mesh=mesh, in_specs=lies, out_specs=lies))(
+                images, weights
+            )
+            for form in (mj.convolution, _stock)
+        )
+        _close(ours, stock)
+        return
+    _close(ours, jax.jit(slopes(_stock))(images, weights))
+
+
+@pytest.mark.parametrize(
+    ("images", "weights", "padding"),
+    [
+        ((0, 6, 6, 9), (3, 3, 9, 4), "SAME"),
+        ((2, 6, 6, 9), (3, 3, 9, 0), "SAME"),
+        ((2, 2, 2, 9), (3, 3, 9, 4), "VALID"),
+        ((2, 1, 5, 3), (3, 3, 3, 4), "VALID"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
+def test_nothing_is_as_empty_as_the_stock_convolution_s(images, weights, padding, strides) -> None:
+    operands = jnp.ones(images), jnp.ones(weights)
+    ours = mj.convolution(*operands, strides, padding)
+    assert ours.shape == _stock(*operands, strides, padding).shape
+    assert ours.size == 0
+    slope = jax.grad(lambda *args: mj.convolution(*args, strides, padding).sum(), argnums=(0, 1))
+    assert not any(x.any() for x in slope(*operands))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"lhs": jnp.zeros((2, 6, 1))}, r"images of shape \(2, 6, 1\); expected \[items, height"),
+        ({"rhs": jnp.zeros((3, 3, 2, 4))}, r"expected weights \[kernel height, .*, 1, filters\]"),
+        ({"rhs": jnp.zeros((3, 1, 4))}, r"weights of shape \(3, 1, 4\)"),
         ({"rhs_dilation": (2, 2)}, r"rhs_dilation=\(2, 2\).*leave conv_general_dilated"),
         ({"feature_group_count": 2}, r"feature_group_count=2; expected 1"),
     ],

@@ -46,6 +46,12 @@ def test_meta_gradients_point_the_same_way(first_order: bool) -> None:
     assert 0.98 < cosine < 0.9999999
 
 
+def test_a_model_without_parameters() -> None:
+    plain = mj.from_functions(lambda key, inputs: {}, lambda params, inputs: 2 * inputs)
+    outputs = mj.computing_in(plain, jnp.bfloat16).apply({}, jnp.ones((2, 3)), None)
+    assert outputs.dtype == jnp.float32
+
+
 def test_padding_still_leaves_no_trace() -> None:
     model = mj.computing_in(mj.embedding_net(filters=4), jnp.bfloat16)
     images = jax.random.uniform(KEY, (5, 16, 16, 1))
@@ -60,6 +66,7 @@ def test_padding_still_leaves_no_trace() -> None:
     [
         ((mj.MLP((3,)), jnp.bfloat16), r"(?s)model is .*; expected a metajax.Model"),
         ((mj.mlp((3,)), jnp.int8), "expected a floating type, such as jnp.bfloat16"),
+        ((mj.mlp((3,)), None), "dtype is None; expected a floating type"),
     ],
 )
 def test_slips_are_named(arguments: tuple, message: str) -> None:
