@@ -141,38 +141,39 @@ def test_half_precision_sums_its_groups_in_single(monkeypatch) -> None:
     np.testing.assert_allclose(slope(mj.convolution, images, weights), exact, rtol=1e-2)
 
 
-@pytest.mark.parametrize("specs", [("d", None), (None, "d"), ("d", "d")], ids=str)
-@pytest.mark.parametrize("kind", ["shard_map", "explicit"])
-def test_arrays_whose_type_says_where_they_lie(kind, specs) -> None:
-    images, weights = _operands(channels=9, items=4)
-    weights = jnp.concatenate([weights] * 2, axis=-1)
-    devices = 4
-    lies = jax.P(specs[0]), jax.P(None, None, None, specs[1])
+def _slopes(form):
+    def loss(images, weights):
+        return (form(images, weights, (1, 1), "SAME") ** 2).sum()
 
-    def slopes(form):
-        def loss(images, weights):
-            return (form(images, weights, (1, 1), "SAME") ** 2).sum()
+    return jax.grad(loss, argnums=(0, 1))
 
-        return jax.grad(loss, argnums=(0, 1))
 
-    if kind == "explicit":
-        mesh = jax.make_mesh((devices,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
-        if specs == ("d", "d"):
-            pytest.skip("a product may not be split twice along one axis")
-        with jax.set_mesh(mesh):
-            placed = [jax.device_put(x, at) for x, at in zip((images, weights), lies, strict=True)]
-            ours = jax.jit(slopes(mj.convolution))(*placed)
-    else:
-        mesh = jax.make_mesh((devices,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
-        ours, stock = (
-            jax.jit(jax.shard_map(slopes(form), mesh=mesh, in_specs=lies, out_specs=lies))(
-                images, weights
-            )
-            for form in (mj.convolution, _stock)
+def _mesh_and_places(axis_type, images_axis, weights_axis):
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis_type,))
+    return mesh, (jax.P(images_axis), jax.P(None, None, None, weights_axis))
+
+
+@pytest.mark.parametrize("axes", [("d", None), (None, "d"), ("d", "d")], ids=str)
+def test_under_shard_map_with_its_check(axes) -> None:
+    operands = _operands(channels=9, items=4)
+    mesh, places = _mesh_and_places(jax.sharding.AxisType.Auto, *axes)
+    ours, stock = (
+        jax.jit(jax.shard_map(_slopes(form), mesh=mesh, in_specs=places, out_specs=places))(
+            *operands
         )
-        _close(ours, stock)
-        return
-    _close(ours, jax.jit(slopes(_stock))(images, weights))
+        for form in (mj.convolution, _stock)
+    )
+    _close(ours, stock)
+
+
+@pytest.mark.parametrize("axes", [("d", None), (None, "d")], ids=str)
+def test_on_a_mesh_with_explicit_axes(axes) -> None:
+    operands = _operands(channels=9, items=4)
+    mesh, places = _mesh_and_places(jax.sharding.AxisType.Explicit, *axes)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, at) for x, at in zip(operands, places, strict=True)]
+        ours = jax.jit(_slopes(mj.convolution))(*placed)
+    _close(ours, jax.jit(_slopes(_stock))(*operands))
 
 
 @pytest.mark.parametrize(
