@@ -1,4 +1,4 @@
-"""What the truth tests of the metric learners share: padding, an encoder, complex steps."""
+"""What the truth tests of the metric learners share: episodes, padding, encoders, complex steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 
 import metajax as mj
 
 Array = jax.Array
+# Three shots of class 0, one of class 1, two of class 2.
+SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
+QUERY_LABELS = np.array([1, 0, 2, 0])
+
+
+def start(starter: mj.Model | mj.Learner, *shape: int) -> tuple[Any, mj.Episode]:
+    """Parameters, none of them zero, and an episode of items of `shape`."""
+    support, query = oracles.normals(0, (len(SUPPORT_LABELS), *shape), (len(QUERY_LABELS), *shape))
+    shapes = jax.eval_shape(starter.init, jax.random.key(0), support)
+    episode = mj.Episode(
+        mj.Examples(support, jnp.asarray(SUPPORT_LABELS)),
+        mj.Examples(query, jnp.asarray(QUERY_LABELS)),
+    )
+    return oracles.normal_like(1, shapes, 0.5), episode
 
 
 def padded(examples: mj.Examples, labels: list[int], seed: int) -> mj.Examples:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The environment of the PyTorch contenders: bash benchmarks/peers/install.sh FOLDER
-# TORCH asks for a particular release, such as TORCH='torch==2.13.0'.
+# TORCH asks for a particular release or build, such as TORCH='torch==2.13.0+cpu'. Builds without CUDA
+# are a fraction of the size: pip's PIP_INDEX_URL may point at an index that has them.
 set -euo pipefail
 
 if [ $# -ne 1 ]; then
@@ -12,10 +13,7 @@ torch=${TORCH:-torch}
 python3 -m venv "$folder"
 pip=("$folder/bin/python" -m pip --disable-pip-version-check)
 
-# A build without CUDA, where PyTorch's own index can be reached.
-"${pip[@]}" install --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch" ||
-  "${pip[@]}" install "$torch"
-"${pip[@]}" install numpy setuptools
+"${pip[@]}" install "$torch" numpy setuptools
 "${pip[@]}" install higher || echo "higher is left out" >&2
 "${pip[@]}" install torchopt || echo "TorchOpt is left out" >&2
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from metric_cases import padded
+from metric_cases import QUERY_LABELS, SUPPORT_LABELS, padded, start
 
 import metajax as mj
 
@@ -17,9 +17,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 Array = jax.Array
 WAYS, INPUTS, FEATURES, RATE, STEPS = 3, 4, 3, 0.3, 2
-# Three shots of class 0, one of class 1, two of class 2.
-SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
-QUERY_LABELS = np.array([1, 0, 2, 0])
 
 
 def tanh_encoder() -> mj.Model:
@@ -38,17 +35,6 @@ def encode(params: dict[str, Array], inputs: Array) -> Array:
 
 def conv_encoder() -> mj.Model:
     return mj.from_linen(mj.ConvNet(None, 4, blocks=1))
-
-
-def start(encoder: mj.Model, *shape: int) -> tuple[Any, mj.Episode]:
-    """Parameters, none of them zero, and an episode of items of `shape`."""
-    support, query = oracles.normals(0, (len(SUPPORT_LABELS), *shape), (len(QUERY_LABELS), *shape))
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), support)
-    episode = mj.Episode(
-        mj.Examples(support, jnp.asarray(SUPPORT_LABELS)),
-        mj.Examples(query, jnp.asarray(QUERY_LABELS)),
-    )
-    return oracles.normal_like(1, shapes, 0.5), episode
 
 
 def learner(encoder: mj.Model, **options: Any) -> mj.Learner:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from metric_cases import complex_step, padded, tanh_encoder
+from metric_cases import QUERY_LABELS, SUPPORT_LABELS, complex_step, padded, start, tanh_encoder
 
 import metajax as mj
 
@@ -16,9 +16,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 Array = jax.Array
 WAYS, INPUTS, FEATURES = 3, 4, 3
-# Three shots of class 0, one of class 1, two of class 2.
-SUPPORT_LABELS = np.array([2, 0, 1, 0, 2, 0])
-QUERY_LABELS = np.array([1, 0, 2, 0])
 batchings = pytest.mark.parametrize("query_batching", ["joint", "separate", "single"])
 
 
@@ -28,17 +25,6 @@ def conv_encoder() -> mj.Model:
 
 def identity() -> mj.Model:
     return mj.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
-
-
-def start(encoder: mj.Model, *shape: int) -> tuple[Any, mj.Episode]:
-    """Parameters and an episode of items of `shape`."""
-    support, query = oracles.normals(0, (len(SUPPORT_LABELS), *shape), (len(QUERY_LABELS), *shape))
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), support)
-    episode = mj.Episode(
-        mj.Examples(support, jnp.asarray(SUPPORT_LABELS)),
-        mj.Examples(query, jnp.asarray(QUERY_LABELS)),
-    )
-    return oracles.normal_like(1, shapes, 0.5), episode
 
 
 def numpy_logits(
