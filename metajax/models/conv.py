@@ -6,14 +6,14 @@ import flax.linen as nn
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
-from metajax.models.convolution import convolution
-from metajax.models.normalization import BatchStatistics
-from metajax.models.pooling import max_pool_2x2
+from metajax.models.block import conv_block
 from metajax.types import Array, Model
 
 
 class ConvNet(nn.Module):
     """Blocks of [3x3 convolution, batch statistics, ReLU], then a mean or flattening, then a head.
+
+    The convolutions have no bias: batch statistics would cancel it.
 
     Attributes:
       outputs: width of the linear head; None leaves the head out (an embedding).
@@ -24,8 +24,6 @@ class ConvNet(nn.Module):
       features: `"mean"` over space, `"flatten"`, or `"map"` to leave the maps as they are (then
         there is no head).
       use_scale: see `BatchStatistics`.
-      use_bias: give convolutions a bias. Batch statistics cancel it, so it only matters to compare
-        with code that has one.
     """
 
     outputs: int | None
@@ -34,7 +32,6 @@ class ConvNet(nn.Module):
     pooling: Literal["stride", "max"] = "stride"
     features: Literal["mean", "flatten", "map"] = "mean"
     use_scale: bool = True
-    use_bias: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
@@ -42,16 +39,14 @@ class ConvNet(nn.Module):
         check_floating(inputs, "ConvNet")
         hidden = inputs
         for _ in range(self.blocks):
-            hidden = nn.Conv(
-                self.filters,
-                (3, 3),
-                strides=2 if self.pooling == "stride" else 1,
-                use_bias=self.use_bias,
-                conv_general_dilated=convolution,
-            )(hidden)
-            hidden = nn.relu(BatchStatistics(self.use_scale)(hidden, weights))
-            if self.pooling == "max":
-                hidden = max_pool_2x2(hidden)
+            hidden = conv_block(
+                hidden,
+                weights,
+                filters=self.filters,
+                stride=2 if self.pooling == "stride" else 1,
+                pooled=self.pooling == "max",
+                use_scale=self.use_scale,
+            )
         if self.features == "map":
             return hidden
         if self.features == "mean":

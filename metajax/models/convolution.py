@@ -76,15 +76,7 @@ def convolution(
             f"feature_group_count={feature_group_count}; expected 1 for all of them: leave "
             "conv_general_dilated at its default for such a layer"
         )
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    window = Window(
-        images=(lhs.shape[1], lhs.shape[2]),
-        kernel=(rhs.shape[0], rhs.shape[1]),
-        strides=(window_strides[0], window_strides[1]),
-        padding=((padding[0][0], padding[0][1]), (padding[1][0], padding[1][1])),
-        precision=precision,
-    )
+    window = forms.window_of(lhs, rhs, window_strides, padding, precision)
     dtype = jnp.result_type(lhs, rhs)
     lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
     if 0 in (*lhs.shape, *rhs.shape, *window.outputs):

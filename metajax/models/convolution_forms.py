@@ -7,7 +7,8 @@ images of 42x42 with 32 channels unless something else is said.
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,8 @@ from metajax.types import Array
 _FEW_CHANNELS = 8
 # Neighbouring outputs whose inputs are copied at once, where channels are few.
 _BLOCK = 4
+# Operations below which a convolution is done before several threads have started.
+_WORTH_THREADS = 100_000_000
 # The weight gradient copies its operands in groups of images of about this size, to stay in cache.
 _GROUP_BYTES = 8_000_000
 
@@ -45,9 +48,31 @@ class Window(NamedTuple):
         return height, width
 
 
+def window_of(
+    images: Array,
+    weights: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    precision: lax.PrecisionLike = None,
+) -> Window:
+    """The window of a convolution; padding is `"SAME"`, `"VALID"` or two pairs (before, after)."""
+    size, kernel = images.shape[1:3], weights.shape[:2]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, kernel, strides, padding)
+    (top, bottom), (left, right) = padding
+    return Window(
+        images=(size[0], size[1]),
+        kernel=(kernel[0], kernel[1]),
+        strides=(strides[0], strides[1]),
+        padding=((top, bottom), (left, right)),
+        precision=precision,
+    )
+
+
 def forward(images: Array, weights: Array, window: Window) -> Array:
-    """XLA's own (130 GFLOP/s), or with few channels, where that makes 24, blocks (75)."""
-    return _form(weights.shape[2], window)(images, weights, window)
+    """XLA's own (240 GFLOP/s), or with few channels, where that makes 24, blocks (75)."""
+    form = _form(weights.shape[2], window)
+    return (_stock_on_all_cores if form is stock else form)(images, weights, window)
 
 
 def input_gradient(outputs: Array, weights: Array, window: Window) -> Array:
@@ -59,7 +84,7 @@ def input_gradient(outputs: Array, weights: Array, window: Window) -> Array:
         low = kernel - 1 - before
         padding.append((low, size - outer - low + kernel - 1))
     mirrored = window._replace(images=window.outputs, padding=(padding[0], padding[1]))
-    return stock(outputs, weights[::-1, ::-1].swapaxes(2, 3), mirrored)
+    return _stock_on_all_cores(outputs, weights[::-1, ::-1].swapaxes(2, 3), mirrored)
 
 
 def weight_gradient(images: Array, outputs: Array, window: Window) -> Array:
@@ -82,9 +107,23 @@ def stock(images: Array, weights: Array, window: Window) -> Array:
     )
 
 
+def _stock_on_all_cores(images: Array, weights: Array, window: Window) -> Array:
+    """XLA's convolution, by several threads if there is work for them.
+
+    Where the padding is `"SAME"` or `"VALID"` XLA takes a library that runs on one thread (130
+    GFLOP/s). With a row of outputs more, which is dropped, it takes one that runs on all.
+    """
+    operations = 2 * len(images) * math.prod(window.outputs) * math.prod(weights.shape)
+    if operations < _WORTH_THREADS or (os.cpu_count() or 1) < 2:
+        return stock(images, weights, window)
+    (top, bottom), columns = window.padding
+    taller = window._replace(padding=((top, bottom + 1), columns))
+    return stock(images, weights, taller)[:, : window.outputs[0]]
+
+
 def patches_times_weights(images: Array, weights: Array, window: Window) -> Array:
     """A copy of every patch, and one matrix product."""
-    padded = _padded(images, window)
+    padded = pad_images(images, window)
     (down, across), (height, width) = window.strides, window.outputs
     shifts = [
         padded[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across]
@@ -99,37 +138,56 @@ def patches_times_weights(images: Array, weights: Array, window: Window) -> Arra
 
 
 def blocks_times_weights(images: Array, weights: Array, window: Window) -> Array:
-    """Stride 1: four neighbouring outputs at once, from one copy of all that they see.
+    """Neighbouring outputs of a row at once, from one copy of all that they see.
 
     The weights are spread over the block with zeros between them: more arithmetic, but the copies
     are longer and fewer.
     """
-    kernel_height, kernel_width, channels, filters = weights.shape
-    height, width = window.outputs
-    blocks = -(-width // _BLOCK)
-    padded = _padded(images, window)
-    missing = max(0, (blocks + 1) * _BLOCK - padded.shape[2])
-    padded = jnp.pad(padded, ((0, 0), (0, 0), (0, missing), (0, 0)))
-    rows = padded.reshape(*padded.shape[:2], -1)
-    step, span = _BLOCK * channels, (_BLOCK - 1 + kernel_width) * channels
-    block_shape = (*padded.shape[:2], blocks, step)
-    own = rows[:, :, : blocks * step].reshape(block_shape)
-    following = rows[:, :, step : (blocks + 1) * step].reshape(block_shape)
-    seen = jnp.concatenate([own, following], axis=-1)[..., :span]
-    tall = jnp.concatenate([seen[:, i : i + height] for i in range(kernel_height)], axis=-1)
+    filters, across = weights.shape[-1], window.strides[1]
+    seen = seen_by_blocks(pad_images(images, window), window, _BLOCK)
     spread = jnp.stack(
         [
-            jnp.pad(weights, ((0, 0), (place, _BLOCK - 1 - place), (0, 0), (0, 0)))
+            jnp.pad(
+                weights,
+                ((0, 0), (place * across, (_BLOCK - 1 - place) * across), (0, 0), (0, 0)),
+            )
             for place in range(_BLOCK)
         ],
         axis=3,
     )
     product = jnp.matmul(
-        tall.reshape(-1, tall.shape[-1]),
+        seen.reshape(-1, seen.shape[-1]),
         spread.reshape(-1, _BLOCK * filters),
         precision=window.precision,
     )
-    return product.reshape(len(images), height, blocks * _BLOCK, filters)[:, :, :width]
+    height, width = window.outputs
+    return product.reshape(len(images), height, -1, filters)[:, :, :width]
+
+
+def seen_by_blocks(padded: Array, window: Window, block: int) -> Array:
+    """All that each `block` of neighbouring outputs sees of padded images.
+
+    Returns:
+      `[items, output height, blocks a row, kernel height x span x channels]`; the span is that of
+      the block in columns. Outputs that would complete the last block see zeros.
+    """
+    items, _, columns, channels = padded.shape
+    (tall, wide), (down, across) = window.kernel, window.strides
+    height, width = window.outputs
+    step, span, blocks = block * across, (block - 1) * across + wide, -(-width // block)
+    pieces = -(-span // step)
+    missing = max(0, (blocks - 1 + pieces) * step - columns)
+    rows = jnp.pad(padded, ((0, 0), (0, 0), (0, missing), (0, 0))).reshape(*padded.shape[:2], -1)
+    parts = [
+        rows[:, :, piece * step * channels : (piece + blocks) * step * channels].reshape(
+            items, -1, blocks, step * channels
+        )
+        for piece in range(pieces)
+    ]
+    seen = jnp.concatenate(parts, axis=-1)[..., : span * channels]
+    return jnp.concatenate(
+        [seen[:, i : i + (height - 1) * down + 1 : down] for i in range(tall)], axis=-1
+    )
 
 
 def input_gradient_of(form: Callable, outputs: Array, weights: Array, window: Window) -> Array:
@@ -153,7 +211,8 @@ def _form(channels: int, window: Window) -> Callable[[Array, Array, Window], Arr
     return blocks_times_weights if fits else patches_times_weights
 
 
-def _padded(images: Array, window: Window) -> Array:
+def pad_images(images: Array, window: Window) -> Array:
+    """The images in their frame of zeros, or cropped where the window's padding is negative."""
     # `lax.pad` crops where padding is negative, as convolutions do.
     zero = jnp.zeros((), images.dtype)
     return lax.pad(images, zero, ((0, 0, 0), *((*pads, 0) for pads in window.padding), (0, 0, 0)))
@@ -167,11 +226,13 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
     """
     kernel_height, kernel_width = window.kernel
     height, width = window.outputs
-    padded = _padded(images, window)
+    padded = pad_images(images, window)
     channels, filters = images.shape[-1], outputs.shape[-1]
     tall = padded.shape[1]
     # Sums over the groups in half precision would lose what each of them keeps.
     wide = jnp.promote_types(images.dtype, jnp.float32)
+    # Otherwise XLA computes what they are made from anew for each of the shifts.
+    padded, outputs = lax.optimization_barrier((padded, outputs))
 
     def product(images: Array, outputs: Array) -> Array:
         sideways = jnp.concatenate([images[:, :, j : j + width] for j in range(kernel_width)], -1)

@@ -8,10 +8,18 @@ from metajax.types import Array
 
 
 class BatchStatistics(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand; it carries no state.
+    r"""Batch normalisation by the statistics of the batch at hand; it carries no state.
 
     The statistics are taken over items and space, in float32 at least. The variance is the biased
     one.
+
+    .. math::
+
+      y = a x + b - a \bar x, \quad a = \gamma \, (\overline{x^2} - \bar x^2 + \epsilon)^{-1/2}
+
+    In this form, a sum, a sum of squares and one affine map, the derivative is two sums and one
+    affine map as well, of any order few passes over the array: written with deviations from the
+    mean it is about twice as many.
 
     Attributes:
       use_scale: learn a scale beside the offset. The MAML authors' code has none.
@@ -21,52 +29,50 @@ class BatchStatistics(nn.Module):
     use_scale: bool = True
     epsilon: float = 1e-5
 
-    @nn.compact
     def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
         """`[items, height, width, channels]` to the same; items of weight 0 do not count."""
-        shape = (inputs.shape[-1],)
-        scale = None
+        origin, mean, variance = channel_moments(inputs, weights)
+        slope, offset = self.affine(mean, variance)
+        return ((inputs - origin) * slope + offset).astype(inputs.dtype)
+
+    @nn.compact
+    def affine(self, mean: Array, variance: Array) -> tuple[Array, Array]:
+        """The map that normalises what has this mean and variance, both `[1, 1, 1, channels]`.
+
+        Returns:
+          Slope and offset, of the same shape.
+        """
+        slope = lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
+
+        def learned(name: str, initial: nn.initializers.Initializer) -> Array:
+            values = self.param(name, initial, mean.shape[-1:])
+            return values.astype(slope.dtype).reshape(mean.shape)
+
+        bias = learned("bias", nn.initializers.zeros)
         if self.use_scale:
-            scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        counted = None if weights is None else (weights > 0)[:, None, None, None]
-        return normalize(inputs, scale, bias, counted, self.epsilon)
+            slope = slope * learned("scale", nn.initializers.ones)
+        return slope, bias - mean * slope
 
 
-def normalize(
-    inputs: Array, scale: Array | None, bias: Array, counted: Array | None, epsilon: float
-) -> Array:
-    r"""Each channel to mean `bias` and standard deviation `scale`.
+def channel_moments(inputs: Array, weights: Array | None) -> tuple[Array, Array, Array]:
+    """Mean and variance of each channel, relative to an origin.
 
-    .. math::
-
-      y = a (x - s) + b - a \overline{x - s}, \quad
-      a = \gamma \, (\overline{(x - s)^2} - \overline{x - s}^2 + \epsilon)^{-1/2}
-
-    In this form, a sum, a sum of squares and one affine map, the derivative is two sums and one
-    affine map as well, of any order few passes over the array: written with deviations from the
-    mean it is about twice as many. The shift s is any one sample of the channel. It changes nothing
-    but the rounding: without it, a mean far from 0 would cancel the variance away.
+    The origin is any one sample of the channel. It changes nothing but the rounding: without it, a
+    mean far from 0 would cancel the variance away.
 
     Args:
-      inputs: `[..., channels]` floats.
-      scale: `[channels]`, or None for 1.
-      bias: `[channels]`.
-      counted: boolean, of `inputs`' shape or broadcasting to it: what the means are taken over.
-        None counts everything.
-      epsilon: added to the variance.
+      inputs: `[items, height, width, channels]`.
+      weights: `[items]`; items of weight 0 do not count. None counts everything.
 
     Returns:
-      `[..., channels]`.
+      Origin, mean of `inputs - origin`, and variance, each `[1, 1, 1, channels]`, in float32 at
+      least.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-    axes = tuple(range(inputs.ndim - 1))
-    wide = wide - lax.stop_gradient(wide[(slice(1),) * len(axes)])
-    mean = wide.mean(axes, where=counted)
-    variance = (wide * wide).mean(axes, where=counted) - mean * mean
-    slope = lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
-    if scale is not None:
-        slope = slope * scale.astype(wide.dtype)
-    offset = bias.astype(wide.dtype) - mean * slope
-    aligned = (1,) * len(axes) + (-1,)
-    return (wide * slope.reshape(aligned) + offset.reshape(aligned)).astype(inputs.dtype)
+    origin = lax.stop_gradient(wide[:1, :1, :1])
+    counted = None if weights is None else (weights > 0)[:, None, None, None]
+    wide = wide - origin
+    one = 1 + 0 * origin
+    mean = wide.mean((0, 1, 2), where=counted, keepdims=True) / one
+    square = (wide * wide).mean((0, 1, 2), where=counted, keepdims=True) / one
+    return origin, mean, square - mean * mean

@@ -1,5 +1,7 @@
 """Max-pooling that is quick to differentiate, and whose gradient cannot lose its maximum."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -37,27 +39,31 @@ def max_pool_2x2(images: Array) -> Array:
 @jax.custom_jvp
 def _largest(windows: Array) -> Array:
     """`[items, rows, 2, columns, 2, channels]` to `[items, rows, columns, channels]`."""
-    return _with_place(windows)[0]
+    one, two, three, four = _corners(windows)
+    return jnp.maximum(jnp.maximum(one, two), jnp.maximum(three, four))
 
 
 @_largest.defjvp
 def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    value, place = _with_place(*primals)
     # A byte a window, kept: left alone, XLA finds the places anew for every use of the derivative.
-    place = lax.optimization_barrier(place)
-    # The transpose of what follows is one broadcast and selection.
+    place = lax.optimization_barrier(_place(*primals))
+    return _largest(*primals), _at_place(place, tangents[0])
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # Kept is the place, not what it compares to.
+def _at_place(place: Array, windows: Array) -> Array:
+    """What stands at each window's place. The transpose is one broadcast and selection."""
     corner = jnp.arange(4, dtype=place.dtype).reshape(1, 1, 2, 1, 2, 1)
-    here = place[:, :, None, :, None, :] == corner
-    return value, jnp.where(here, tangents[0], 0).sum(axis=(2, 4))
+    return jnp.where(place[:, :, None, :, None, :] == corner, windows, 0).sum(axis=(2, 4))
 
 
-def _with_place(windows: Array) -> tuple[Array, Array]:
-    """The maxima, and which of its window's four places each one has."""
-    one, two, three, four = (windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
-    top, bottom = jnp.maximum(one, two), jnp.maximum(three, four)
-    place = jnp.where(
-        top >= bottom,
-        jnp.where(one >= two, 0, 1),
-        jnp.where(three >= four, 2, 3),
-    )
-    return jnp.maximum(top, bottom), place.astype(jnp.int8)
+def _corners(windows: Array) -> list[Array]:
+    return [windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]
+
+
+def _place(windows: Array) -> Array:
+    """Which of its window's four places each maximum has."""
+    one, two, three, four = _corners(windows)
+    upper = jnp.maximum(one, two) >= jnp.maximum(three, four)
+    place = jnp.where(upper, jnp.where(one >= two, 0, 1), jnp.where(three >= four, 2, 3))
+    return place.astype(jnp.int8)

@@ -6,9 +6,7 @@ import flax.linen as nn
 
 from metajax.checks import check_floating, check_positive
 from metajax.models.adapters import from_linen
-from metajax.models.convolution import convolution
-from metajax.models.normalization import BatchStatistics
-from metajax.models.pooling import max_pool_2x2
+from metajax.models.block import conv_block
 from metajax.types import Array, Model
 
 
@@ -31,8 +29,13 @@ class RelationEncoder(nn.Module):
         hidden = inputs
         for block in range(4):
             pooled = block < 2
-            hidden = _block(self.filters, "VALID" if pooled else "SAME", hidden, weights)
-            hidden = max_pool_2x2(hidden) if pooled else hidden
+            hidden = conv_block(
+                hidden,
+                weights,
+                filters=self.filters,
+                padding="VALID" if pooled else "SAME",
+                pooled=pooled,
+            )
         return hidden
 
 
@@ -55,20 +58,11 @@ class RelationModule(nn.Module):
         """Maps of pairs `[pairs, height, width, 2 channels]` to `[pairs, 1]`."""
         hidden = pairs
         for _ in range(2):
-            hidden = max_pool_2x2(_block(self.filters, self.padding, hidden, weights))
+            hidden = conv_block(
+                hidden, weights, filters=self.filters, padding=self.padding, pooled=True
+            )
         hidden = hidden.reshape(hidden.shape[0], -1)
         return nn.Dense(1)(nn.relu(nn.Dense(self.hidden)(hidden)))
-
-
-def _block(filters: int, padding: str, inputs: Array, weights: Array | None) -> Array:
-    layer = nn.Conv(
-        filters,
-        (3, 3),
-        padding=padding,
-        use_bias=False,
-        conv_general_dilated=convolution,
-    )
-    return nn.relu(BatchStatistics()(layer(inputs), weights))
 
 
 def relation_encoder(*, filters: int = 64) -> Model:

@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.models.normalization import normalize
 
 KEY = jax.random.key(0)
+
+
+def normalize(
+    images: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """`BatchStatistics` with these parameters."""
+    channels = images.shape[-1]
+    params = {"bias": jnp.zeros(channels) if bias is None else bias}
+    if scale is not None:
+        params["scale"] = scale
+    layer = mj.BatchStatistics(use_scale=scale is not None, epsilon=epsilon)
+    return layer.apply({"params": params}, images, weights)
 
 
 def test_batch_statistics() -> None:
@@ -31,18 +46,16 @@ def test_batch_statistics() -> None:
 
 def test_half_precision_takes_its_statistics_in_single() -> None:
     images = 3 + jax.random.normal(KEY, (5, 8, 8, 2))
-    half = normalize(images.astype(jnp.bfloat16), None, jnp.zeros(2), None, 1e-5)
+    half = normalize(images.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
-    single = normalize(
-        images.astype(jnp.bfloat16).astype(jnp.float32), None, jnp.zeros(2), None, 1e-5
-    )
+    single = normalize(images.astype(jnp.bfloat16).astype(jnp.float32))
     np.testing.assert_allclose(half.astype(jnp.float32), single, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1000, 1), (33, 1e-2), (3, 1e-3)])
 def test_single_precision_bears_a_mean_far_from_zero(mean: float, deviation: float) -> None:
     images = mean + deviation * jax.random.normal(KEY, (5, 8, 8, 2))
-    ours = normalize(images, None, jnp.zeros(2), None, 1e-5)
+    ours = normalize(images)
     exact = np.asarray(images, np.float64)
     exact -= exact.mean((0, 1, 2), keepdims=True)
     exact /= np.sqrt(exact.var((0, 1, 2), keepdims=True) + 1e-5)
@@ -52,7 +65,7 @@ def test_single_precision_bears_a_mean_far_from_zero(mean: float, deviation: flo
 def test_a_constant_channel_is_its_offset_and_its_slope_epsilon_s() -> None:
     images = jnp.full((5, 4, 4, 2), 7.3)
     value, slope = jax.value_and_grad(
-        lambda images: normalize(images, None, jnp.ones(2), None, 1e-5)[0, 0, 0, 0]
+        lambda images: normalize(images, bias=jnp.ones(2))[0, 0, 0, 0]
     )(images)
     assert value == 1
     np.testing.assert_allclose(slope[0, 0, 0, 0], (1 - 1 / 80) / np.sqrt(1e-5), rtol=1e-4)
@@ -63,7 +76,8 @@ def test_a_constant_channel_is_its_offset_and_its_slope_epsilon_s() -> None:
 def test_derivatives_are_those_of_the_textbook(padded: bool) -> None:
     images, direction = jax.random.normal(KEY, (2, 4, 3, 3, 2), jnp.float64)
     scale, bias = jnp.array([[1.3, -0.7], [0.2, 0.4]])
-    counted = jnp.array([1, 1, 0, 1], bool)[:, None, None, None] if padded else None
+    weights = jnp.array([1.0, 1.0, 0.0, 1.0]) if padded else None
+    counted = (weights > 0)[:, None, None, None] if padded else None
 
     def textbook(images: jax.Array) -> jax.Array:
         axes = (0, 1, 2)
@@ -81,6 +95,6 @@ def test_derivatives_are_those_of_the_textbook(padded: bool) -> None:
 
         return [loss(images), jax.grad(loss)(images), jax.grad(slope)(images)]
 
-    ours = derivatives(lambda images: normalize(images, scale, bias, counted, 1e-3))
+    ours = derivatives(lambda images: normalize(images, scale, bias, weights, 1e-3))
     for mine, theirs in zip(ours, derivatives(textbook), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-12)

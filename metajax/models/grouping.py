@@ -1,0 +1,36 @@
+"""A function of many items, a few at a time, so that what it makes on the way fits the cache."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Items = TypeVar("Items")
+Results = TypeVar("Results")
+
+
+def in_groups(function: Callable[[Items], Results], items: Items, group: int) -> Results:
+    """`function` of each `group` of items, the results one after another.
+
+    Args:
+      function: from arrays with leading axis [group], or fewer for the last, to arrays with a
+        leading axis of any length.
+      items: arrays with one leading axis. Less than two groups of them are taken at once.
+      group: items at a time, 1 or more.
+    """
+    total = len(jax.tree.leaves(items)[0])
+    groups, rest = divmod(total, group)
+    if groups < 2:
+        return function(items)
+
+    def cut(x: jax.Array) -> jax.Array:
+        return x[: groups * group].reshape(groups, group, *x.shape[1:])
+
+    results = lax.map(function, jax.tree.map(cut, items))
+    results = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    if not rest:
+        return results
+    last = function(jax.tree.map(lambda x: x[groups * group :], items))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, last)

@@ -1,0 +1,88 @@
+"""Mean and variance of a convolution's outputs, found without computing them.
+
+An output is linear in the patch that it sees, y = w'p, so over all of them the mean is w'E[p] and
+the variance w'Cov[p]w. Where a patch is a few numbers, as in the first layer of a network, whose
+outputs are its largest array, this saves every pass over them that statistics and their derivatives
+take; and the covariance does not depend on the weights.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from metajax.models import convolution_forms as forms
+from metajax.models.convolution_forms import Window
+from metajax.models.grouping import in_groups
+from metajax.types import Array
+
+# Images are looked at in groups whose patches are about so large, to stay in the cache.
+_GROUP_BYTES = 2_000_000
+
+
+class PatchMoments(NamedTuple):
+    """Moments of the patches that a convolution sees, over items and space.
+
+    A patch is [kernel height x kernel width x channels] long.
+
+    Attributes:
+      mean: `[length]`.
+      covariance: `[length, length]`.
+    """
+
+    mean: Array
+    covariance: Array
+
+    def output_mean(self, kernel: Array) -> Array:
+        """Mean of each channel `[1, 1, 1, filters]` of the outputs under these weights."""
+        return (self.mean @ self._flat(kernel))[None, None, None]
+
+    def output_variance(self, kernel: Array) -> Array:
+        """Variance of each channel `[1, 1, 1, filters]` of the outputs under these weights."""
+        flat = self._flat(kernel)
+        return (flat * (self.covariance @ flat)).sum(0)[None, None, None]
+
+    def _flat(self, kernel: Array) -> Array:
+        return kernel.astype(self.mean.dtype).reshape(-1, kernel.shape[-1])
+
+
+def patch_moments(images: Array, weights: Array | None, window: Window) -> PatchMoments:
+    """Moments of the patches that the window sees, in float32 at least.
+
+    Args:
+      images: `[items, height, width, channels]`.
+      weights: `[items]`; items of weight 0 do not count. None counts all.
+      window: of the convolution.
+    """
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    channels = images.shape[-1]
+    (tall, wide), across = window.kernel, window.strides[1]
+    block = next(size for size in (4, 3, 2, 1) if window.outputs[1] % size == 0)
+    # As in batch statistics: any sample will do, and guards against a mean far from 0.
+    origin = lax.stop_gradient(images[:1, :1, :1])
+    counted = jnp.ones(len(images), images.dtype)
+    if weights is not None:
+        counted = (weights > 0).astype(images.dtype)
+
+    def sums(group: tuple[Array, Array]) -> tuple[Array, Array]:
+        images, counted = group
+        seen = forms.seen_by_blocks(forms.pad_images(images, window) - origin, window, block)
+        seen = seen.reshape(len(images), -1, seen.shape[-1]) * counted[:, None, None]
+        seen = seen.reshape(-1, seen.shape[-1])
+        return seen.sum(0)[None], (seen.T @ seen)[None]
+
+    span = (block - 1) * across + wide
+    length = tall * span * channels
+    size = window.outputs[0] * window.outputs[1] // block * length * images.dtype.itemsize
+    parts = in_groups(sums, (images, counted), max(1, _GROUP_BYTES // size))
+    total, products = (part.sum(0) for part in parts)
+    # A patch is some columns of what its block sees.
+    total = total.reshape(tall, span, channels)
+    products = products.reshape(tall, span, channels, tall, span, channels)
+    columns = [slice(place * across, place * across + wide) for place in range(block)]
+    length = tall * wide * channels
+    count = counted.sum() * window.outputs[0] * window.outputs[1]
+    mean = sum(total[:, own].reshape(length) for own in columns) / count
+    square = sum(products[:, own, :, :, own].reshape(length, length) for own in columns) / count
+    moved = jnp.broadcast_to(origin[0, 0], (tall, wide, channels)).reshape(length)
+    return PatchMoments(mean + moved, square - jnp.outer(mean, mean))
