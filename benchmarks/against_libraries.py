@@ -13,7 +13,6 @@ FOLDER/bin/python`. Without it metajax and naive JAX run alone.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 from operations import count_operations, matrix_product_rate
 from peers import naive_jax
 from peers.protocol import Arrays, Case, LeftOutError, Worker
+from records import wide_console, write
 from rich.console import Console
 from workloads import WORKLOADS, Workload, arrays
 
@@ -166,8 +166,7 @@ def arithmetic(key: str, workload: Workload, data: Arrays, steps: int, seconds: 
 
 def run(args: argparse.Namespace) -> dict:
     """Compares, prints tables, writes the records and the figure; returns the records."""
-    console = Console()
-    console.width = max(console.width, 110)
+    console = wide_console()
     results: dict = {"cores": len(os.sched_getaffinity(0)), "rows": [], "arithmetic": []}
     with tempfile.TemporaryDirectory() as temporary:
         contest = Contest(args, Path(temporary), console)
@@ -193,8 +192,7 @@ def run(args: argparse.Namespace) -> dict:
             contest.close()
     if results["arithmetic"]:
         console.print(report.arithmetic_table(results["arithmetic"]))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(results, args.out)
     report.figure(results["rows"], args.out.with_suffix(".png"))
     console.print(f"written: {args.out}, {args.out.with_suffix('.png')}")
     return results
