@@ -24,7 +24,7 @@ import library_report as report
 import numpy as np
 from operations import count_operations, matrix_product_rate
 from peers import naive_jax
-from peers.protocol import Arrays, Case, LeftOutError, Worker
+from peers.protocol import Arrays, Case, LeftOutError, Worker, interpreter
 from records import wide_console, write
 from rich.console import Console
 from workloads import WORKLOADS, Workload, arrays
@@ -203,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     names = ("metajax", NAIVE, *LIBRARIES, *FORMS)
-    out.add_argument("--peers", type=Path, help="Python of the peers' environment")
+    out.add_argument("--peers", type=interpreter, help="Python of the peers' environment")
     out.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     out.add_argument("--steps", type=int, nargs="+", help="inner steps; default: the workload's")
     out.add_argument("--contenders", nargs="+", choices=names, help="beside metajax; default: all")
@@ -227,11 +227,6 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser()
     args = arguments.parse_args()
-    if args.peers and not args.peers.is_file():
-        arguments.error(
-            f"--peers {args.peers}: no such interpreter; make one with "
-            "`bash benchmarks/peers/install.sh FOLDER` and pass FOLDER/bin/python"
-        )
     if min(args.seconds, args.turns, args.memory, *(args.steps or [1])) <= 0:
         arguments.error("--seconds, --turns, --memory and --steps must be above 0")
     # Ended from outside, it still ends the contenders.

@@ -11,20 +11,29 @@ from rich.table import Table
 
 
 def wide_console() -> Console:
-    """A console whose rows do not break; it says which device computes."""
+    """A console whose rows do not break."""
     console = Console()
     console.width = max(console.width, 110)  # Where there is no terminal it would be 80.
-    console.print(f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them")
     return console
+
+
+def devices() -> str:
+    """What computes."""
+    return f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
 
 
 def plain_table(title: str, records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     """The records' `columns`, a row each."""
     table = Table(*columns, title=title)
     for record in records:
-        cells = (record[column] for column in columns)
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+        table.add_row(*(_cell(record[column]) for column in columns))
     return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write(results: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from meta_gradients import compile_meta_gradient, interleaved_medians
-from records import plain_table, wide_console, write
+from records import devices, plain_table, wide_console, write
 from rich.table import Table
 from workloads import WORKLOADS, Workload, count_parameters
 
@@ -132,6 +132,7 @@ def draw(records: Sequence[dict], path: Path) -> None:
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measures, prints the tables, writes the records and the figure; returns the records."""
     console = wide_console()
+    console.print(devices())
     results: dict[str, list[dict]] = {"rows": [], "exponents": []}
     for axis, ladder in ladders(args).items():
         records = measure(axis, ladder, args.seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from meta_gradients import compile_meta_gradient, interleaved_medians
-from records import plain_table, wide_console, write
+from records import devices, plain_table, wide_console, write
 from rich.table import Table
 from workloads import WORKLOADS, Workload
 
@@ -125,6 +125,7 @@ def draw(records: list[dict], path: Path) -> None:
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measures, prints the tables, writes the records and the figure; returns the records."""
     console = wide_console()
+    console.print(devices())
     results: dict[str, list[dict]] = {"orders": [], "frontier": [], "long": []}
     for name in args.workloads:
         workload = WORKLOADS[name]
