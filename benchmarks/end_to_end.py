@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from meta_gradients import make_learner
 from peers.jax_names import from_tree
 from peers.protocol import Case, Training, interpreter
@@ -236,6 +237,7 @@ def draw(records: list[dict], path: Path) -> None:
                 seconds = [entry["seconds"] for entry in record["history"]]
                 losses = [entry["loss"] for entry in record["history"]]
                 panel.semilogx(seconds, losses, marker=".", label=record["contender"])
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set(title=name, xlabel="seconds", ylabel="training loss", ylim=(0, None))
         panel.legend()
         panel.grid(alpha=0.3)
