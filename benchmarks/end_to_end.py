@@ -100,6 +100,8 @@ class Contest:
             dispatch=window,
         )
         whole = time.perf_counter() - started
+        if result.stopped != "finished":
+            raise SystemExit(f"{self.name}: {result.stopped} at step {int(result.state.step)}")
         sampling = sampling_seconds(sample, self.state, self.workload.tasks, window)
         history = [
             {"step": record["step"], "seconds": record["seconds"] + result.compile_seconds}
