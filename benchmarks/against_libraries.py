@@ -13,7 +13,6 @@ FOLDER/bin/python`. Without it metajax and naive JAX run alone.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,8 @@ import library_report as report
 import numpy as np
 from operations import count_operations, matrix_product_rate
 from peers import naive_jax
-from peers.protocol import Arrays, Case, LeftOutError, Worker
+from peers.protocol import Arrays, Case, LeftOutError, Worker, interpreter
+from records import wide_console, write
 from rich.console import Console
 from workloads import WORKLOADS, Workload, arrays
 
@@ -166,8 +166,7 @@ def arithmetic(key: str, workload: Workload, data: Arrays, steps: int, seconds: 
 
 def run(args: argparse.Namespace) -> dict:
     """Compares, prints tables, writes the records and the figure; returns the records."""
-    console = Console()
-    console.width = max(console.width, 110)
+    console = wide_console()
     results: dict = {"cores": len(os.sched_getaffinity(0)), "rows": [], "arithmetic": []}
     with tempfile.TemporaryDirectory() as temporary:
         contest = Contest(args, Path(temporary), console)
@@ -193,8 +192,7 @@ def run(args: argparse.Namespace) -> dict:
             contest.close()
     if results["arithmetic"]:
         console.print(report.arithmetic_table(results["arithmetic"]))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(results, args.out)
     report.figure(results["rows"], args.out.with_suffix(".png"))
     console.print(f"written: {args.out}, {args.out.with_suffix('.png')}")
     return results
@@ -205,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     names = ("metajax", NAIVE, *LIBRARIES, *FORMS)
-    out.add_argument("--peers", type=Path, help="Python of the peers' environment")
+    out.add_argument("--peers", type=interpreter, help="Python of the peers' environment")
     out.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     out.add_argument("--steps", type=int, nargs="+", help="inner steps; default: the workload's")
     out.add_argument("--contenders", nargs="+", choices=names, help="beside metajax; default: all")
@@ -229,11 +227,6 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser()
     args = arguments.parse_args()
-    if args.peers and not args.peers.is_file():
-        arguments.error(
-            f"--peers {args.peers}: no such interpreter; make one with "
-            "`bash benchmarks/peers/install.sh FOLDER` and pass FOLDER/bin/python"
-        )
     if min(args.seconds, args.turns, args.memory, *(args.steps or [1])) <= 0:
         arguments.error("--seconds, --turns, --memory and --steps must be above 0")
     # Ended from outside, it still ends the contenders.

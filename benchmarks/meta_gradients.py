@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from operations import count_operations
+from peers.jax_names import to_tree
 from workloads import Workload, arrays
 
 import metajax as mj
@@ -20,13 +21,13 @@ class Program(NamedTuple):
     """A compiled meta-gradient of a workload's tasks.
 
     Attributes:
-      run: runs it to its end.
+      run: runs it to its end; returns the mean gradient, and the pair of loss and metrics.
       compile_seconds: tracing and compiling.
       temporary_bytes: what the program asks for beside its arguments and results.
       operations: of its matrix products and convolutions, see `count_operations`.
     """
 
-    run: Callable[[], None]
+    run: Callable[[], tuple]
     compile_seconds: float
     temporary_bytes: int
     operations: float
@@ -40,27 +41,57 @@ def network(workload: Workload) -> mj.Model:
     return nets[workload.network](workload.widths[-1], filters=workload.filters)
 
 
-def compile_meta_gradient(
+def make_learner(
     workload: Workload,
     num_steps: int,
     *,
     first_order: bool = False,
     backward: mj.Backward = mj.Backward(),
-) -> Program:
-    """Compiles the mean meta-gradient over the workload's tasks, in its chunks."""
-    learner = mj.maml(
-        network(workload),
+    computing: Any = None,
+) -> mj.Learner:
+    """MAML of the workload's network, loss and inner rate; see `compile_meta_gradient`."""
+    model = network(workload)
+    return mj.maml(
+        model if computing is None else mj.computing_in(model, computing),
         inner=optax.sgd(workload.inner_rate),
         num_steps=num_steps,
         first_order=first_order,
         loss_fn=mj.squared_error if workload.regression else mj.cross_entropy,
         backward=backward,
     )
-    data = arrays(workload)
-    support, query = (
-        mj.Examples(jnp.asarray(data[f"x{name}"]), jnp.asarray(data[f"y{name}"])) for name in "sq"
+
+
+def compile_meta_gradient(
+    workload: Workload,
+    num_steps: int,
+    *,
+    first_order: bool = False,
+    backward: mj.Backward = mj.Backward(),
+    dtype: Any = jnp.float32,
+    computing: Any = None,
+) -> Program:
+    """Compiles the mean meta-gradient over the workload's tasks, in its chunks.
+
+    Args:
+      workload: what to compute on.
+      num_steps: inner steps.
+      first_order: see `metajax.maml`.
+      backward: see `metajax.maml`.
+      dtype: of weights and episodes.
+      computing: where the network computes in another type, see `metajax.computing_in`.
+    """
+    learner = make_learner(
+        *(workload, num_steps),
+        first_order=first_order,
+        backward=backward,
+        computing=computing,
     )
-    params = learner.init(jax.random.key(0), support.inputs[0])
+    data = {
+        name: jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+        for name, array in arrays(workload).items()
+    }
+    support, query = (mj.Examples(data[f"x{name}"], data[f"y{name}"]) for name in "sq")
+    params = to_tree(data, jax.eval_shape(learner.init, jax.random.key(0), support.inputs[0]))
     keys = mj.task_keys(jax.random.key(1), workload.tasks)
     arguments = jax.device_put((params, mj.Episode(support, query), keys))
 
@@ -76,7 +107,7 @@ def compile_meta_gradient(
     if memory is None:
         raise RuntimeError(f"the {jax.default_backend()} backend does not report memory")
     return Program(
-        lambda: jax.block_until_ready(compiled(*arguments)) and None,
+        lambda: jax.block_until_ready(compiled(*arguments)),
         seconds,
         memory.temp_size_in_bytes,
         count_operations(meta_gradient, *arguments),

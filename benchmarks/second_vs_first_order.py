@@ -8,13 +8,11 @@ the machine falls on all; times are medians. Run it on a quiet machine.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import jax
 from matplotlib.figure import Figure
 from meta_gradients import compile_meta_gradient, interleaved_medians
-from rich.console import Console
+from records import devices, plain_table, wide_console, write
 from rich.table import Table
 from workloads import WORKLOADS, Workload
 
@@ -106,14 +104,6 @@ def compare_table(title: str, records: list[dict]) -> Table:
     return table
 
 
-def plain_table(title: str, records: list[dict], columns: list[str]) -> Table:
-    table = Table(*columns, title=title)
-    for record in records:
-        cells = (record[column] for column in columns)
-        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    return table
-
-
 def draw(records: list[dict], path: Path) -> None:
     """Exact over first-order time, and its floor, by inner steps."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -134,9 +124,8 @@ def draw(records: list[dict], path: Path) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Measures, prints the tables, writes the records and the figure; returns the records."""
-    console = Console()
-    console.width = max(console.width, 110)  # Where there is no terminal, 80 would break the rows.
-    console.print(f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them")
+    console = wide_console()
+    console.print(devices())
     results: dict[str, list[dict]] = {"orders": [], "frontier": [], "long": []}
     for name in args.workloads:
         workload = WORKLOADS[name]
@@ -155,8 +144,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
             records = long_loops(name, workload, args.long)
             console.print(plain_table(title, records, ["way", "steps", "temporary_mb"]))
             results["long"] += records
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(results, args.out)
     draw(results["orders"], args.out.with_suffix(".png"))
     return results
 

@@ -73,6 +73,12 @@ def arrays(workload: Workload, seed: int = 0) -> Arrays:
     }
 
 
+def count_parameters(workload: Workload) -> int:
+    """Weights of the workload's network."""
+    weights = _weights(workload, np.random.default_rng(0))
+    return sum(array.size for array in weights.values())
+
+
 def _weights(workload: Workload, random: np.random.Generator) -> Arrays:
     """Normal weights of He's scale; offsets and scales a little off 0 and 1, so that they count."""
     weights: Arrays = {}

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import naive_jax
 import numpy as np
 import optax
+from jax_names import from_tree, to_tree
 from protocol import Arrays, Case, Program, serve
 
 import metajax as mj
-
-LAYERS = {"Conv": "conv", "BatchStatistics": "norm", "Dense": "dense"}
 
 
 def build_metajax(case: Case, params: Arrays, episodes: Arrays) -> Program:
@@ -40,8 +39,7 @@ def build_metajax(case: Case, params: Arrays, episodes: Arrays) -> Program:
     episode = mj.Episode(mj.Examples(xs, ys), mj.Examples(xq, yq))
     keys = mj.task_keys(jax.random.key(0), len(xs))
     template = jax.eval_shape(learner.init, jax.random.key(0), xs[0])
-    tree = jax.tree_util.tree_map_with_path(lambda path, _: params[_name(path)], template)
-    return _program(meta_gradient, (tree, episode, keys), _named)
+    return _program(meta_gradient, (to_tree(params, template), episode, keys), from_tree)
 
 
 def build_naive(case: Case, params: Arrays, episodes: Arrays) -> Program:
@@ -58,17 +56,6 @@ def _program(
     compiled = jax.jit(function)
     arguments = jax.device_put(arguments)
     return Program(lambda: jax.block_until_ready(compiled(*arguments)), export)
-
-
-def _name(path: tuple) -> str:
-    """The workloads' name of a leaf: `Conv_0/kernel` is `conv0/kernel`."""
-    kind, index = path[0].key.split("_")
-    return f"{LAYERS[kind]}{index}/{path[-1].key}"
-
-
-def _named(tree: Any) -> Arrays:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The driver holds a `Worker` for every contender; the contender's script calls `s
 file. Only the standard library and NumPy are imported: this runs in both environments.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -45,6 +46,36 @@ class Case(NamedTuple):
         return arrays, episodes
 
 
+class Training(NamedTuple):
+    """A whole training run.
+
+    Attributes:
+      case: the network, its weights at the start, the inner steps; where tasks are drawn from
+        images, the case's data has them as `images` `[classes, items, height, width, channels]`,
+        integers in `[0, 255]`.
+      ways: classes of a task; 1 in regression.
+      shots: support items of a class.
+      queries: query items of a class.
+      tasks: in an iteration.
+      outer_rate: of Adam.
+      iterations: in all.
+      window: iterations between two records; divides `iterations`.
+      seed: of the tasks.
+      keep: write the tasks, for the driver to train on the same.
+    """
+
+    case: Case
+    ways: int
+    shots: int
+    queries: int
+    tasks: int
+    outer_rate: float
+    iterations: int
+    window: int
+    seed: int
+    keep: bool
+
+
 class Program(NamedTuple):
     """A contender on one case.
 
@@ -55,6 +86,16 @@ class Program(NamedTuple):
 
     run: Callable[[], Any]
     export: Callable[[Any], Arrays]
+
+
+def interpreter(path: str) -> Path:
+    """A Python, as an argument of a command line."""
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{path}: no such interpreter; make one with `bash benchmarks/peers/install.sh FOLDER` "
+            "and pass FOLDER/bin/python"
+        )
+    return Path(path)
 
 
 class LeftOutError(Exception):
