@@ -15,7 +15,7 @@ from metajax.types import Array, Params
 
 
 class Backward(NamedTuple):
-    """How the derivative of an inner loop is computed. Only `last_steps` changes its value.
+    """How an inner loop and its derivative are computed. Only `last_steps` changes the value.
 
     Attributes:
       mixed: take the derivative of each inner gradient forward over reverse, which keeps a step's
@@ -32,6 +32,7 @@ class Backward(NamedTuple):
     mixed: bool = False
     checkpoint: Literal["none", "steps", "nested"] = "none"
     last_steps: int | None = None
+    unroll: bool = False
 
 
 def inner_loop(
@@ -45,7 +46,7 @@ def inner_loop(
     per_step: Any = None,
     observe: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    r"""Runs `num_steps` steps of `optimizer` on `loss`, as one `jax.lax.scan`.
+    r"""Runs `num_steps` steps of `optimizer` on `loss`, by default as one `jax.lax.scan`.
 
     .. math:: \phi_0 = \theta, \quad \phi_{i+1} = \phi_i - \alpha \nabla L(\phi_i)
 
@@ -114,11 +115,12 @@ def inner_loop(
     seen = []
     if exact < num_steps:
         first = partial(step, first_order=True)
-        carry, before = jax.lax.scan(first, carry, early, length=num_steps - exact)
+        carry, before = _scan(first, carry, early, num_steps - exact, backward.unroll)
         seen.append(before)
     if exact or not num_steps:
         whole = partial(step, first_order=False)
-        carry, before = _SCANS[backward.checkpoint](whole, carry, late, exact)
+        scan = _SCANS[backward.checkpoint]
+        carry, before = scan(whole, carry, late, exact, backward.unroll)
         seen.append(before)
     phi = carry[0]
     if observe is None:
@@ -149,32 +151,40 @@ def check_backward(backward: Backward) -> None:
         check_count(last_steps=backward.last_steps)
 
 
-def _scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
-    return jax.lax.scan(step, carry, xs, length=length)
+def _scan(step: Callable, carry: Any, xs: Any, length: int, unroll: bool) -> tuple[Any, Any]:
+    if not unroll or not length:
+        return jax.lax.scan(step, carry, xs, length=length)
+    outs = []
+    for index in range(length):
+        carry, out = step(carry, jax.tree.map(lambda x, index=index: x[index], xs))
+        outs.append(out)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outs)
 
 
-def _checkpointed_scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
-    # Inside a scan nothing is shared between the passes, so there is no need to prevent it.
-    return _scan(jax.checkpoint(step, prevent_cse=False), carry, xs, length)
+def _checkpointed_scan(
+    step: Callable, carry: Any, xs: Any, length: int, unroll: bool
+) -> tuple[Any, Any]:
+    # Inside a loop nothing is shared between the passes, so there is no need to prevent it.
+    return _scan(jax.checkpoint(step, prevent_cse=unroll), carry, xs, length, unroll)
 
 
-def _nested_scan(step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+def _nested_scan(step: Callable, carry: Any, xs: Any, length: int, unroll: bool) -> tuple[Any, Any]:
     """Segments of about `sqrt(length)` steps, each run again in the backward pass."""
     size = math.isqrt(length)
     if size < 2:
-        return _checkpointed_scan(step, carry, xs, length)
+        return _checkpointed_scan(step, carry, xs, length, unroll)
     segments = length // size
     whole, rest = _split(xs, segments * size)
 
     def segment(carry: Any, xs: Any) -> tuple[Any, Any]:
-        return _checkpointed_scan(step, carry, xs, size)
+        return _checkpointed_scan(step, carry, xs, size, unroll)
 
     cut = jax.tree.map(lambda x: x.reshape(segments, size, *x.shape[1:]), whole)
-    carry, seen = _checkpointed_scan(segment, carry, cut, segments)
+    carry, seen = _checkpointed_scan(segment, carry, cut, segments, unroll)
     seen = jax.tree.map(lambda x: x.reshape(segments * size, *x.shape[2:]), seen)
     if segments * size == length:
         return carry, seen
-    carry, after = _checkpointed_scan(step, carry, rest, length - segments * size)
+    carry, after = _checkpointed_scan(step, carry, rest, length - segments * size, unroll)
     return carry, _join(seen, after)
 
 

@@ -23,6 +23,8 @@ BACKWARDS = {
     "mixed_steps": mj.Backward(mixed=True, checkpoint="steps"),
     "mixed_nested": mj.Backward(mixed=True, checkpoint="nested"),
     "all_steps": mj.Backward(last_steps=STEPS + 1),
+    "unrolled": mj.Backward(unroll=True),
+    "unrolled_nested": mj.Backward(checkpoint="nested", unroll=True),
 }
 
 # By the learned rate; and the update rule by hand.
