@@ -13,7 +13,7 @@ from rich.table import Table
 def wide_console() -> Console:
     """A console whose rows do not break."""
     console = Console()
-    console.width = max(console.width, 110)  # Where there is no terminal it would be 80.
+    console.width = max(console.width, 150)  # Where there is no terminal it would be 80.
     return console
 
 

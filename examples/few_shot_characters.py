@@ -104,7 +104,6 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         sample,
         iterations=args.iterations,
         meta_batch=setting.meta_batch,
-        chunk_size=1,
         dispatch=min(args.dispatch, args.iterations),
         metrics_file=out / "metrics.jsonl",
         on_dispatch=checkpoint,

@@ -70,7 +70,6 @@ def test_meta_gradient_of_pytorch(
             params,
             episodes,
             mj.task_keys(jax.random.key(0), tasks),
-            chunk_size=None if workload == "W1" else 1,
         )
     )(params, episodes)
 

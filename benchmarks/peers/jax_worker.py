@@ -30,6 +30,7 @@ def build_metajax(case: Case, params: Arrays, episodes: Arrays) -> Program:
         num_steps=case.steps,
         first_order=case.first_order,
         loss_fn=mj.squared_error if case.regression else mj.cross_entropy,
+        backward=mj.Backward(unroll=True),
     )
 
     def meta_gradient(params: Any, episode: mj.Episode, keys: jax.Array) -> Any:
