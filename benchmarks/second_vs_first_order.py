@@ -92,24 +92,30 @@ def long_loops(name: str, workload: Workload, counts: list[int]) -> list[dict]:
     ]
 
 
-def compare_table(title: str, records: list[dict]) -> Table:
+def compare_tables(title: str, records: list[dict]) -> tuple[Table, Table]:
+    """Times and their ratios to first order's; temporary memory, its ratio, and compile times."""
     orders = (*EXACT, "first")
-    table = Table(
-        *("steps", *(f"{order} ms" for order in orders), "ratio", "unrolled ratio", "floor"),
-        *(*(f"{order} MB" for order in orders), "lean ratio", "compile s"),
+    time = Table(
+        "steps",
+        *(f"{order} ms" for order in orders),
+        *("exact / first", "unrolled / first", "floor"),
+        title=title,
+    )
+    memory = Table(
+        "steps",
+        *(f"{order} MB" for order in orders),
+        *("exact / first", "lean / first", "compile s"),
         title=title,
     )
     for record in records:
-        times = [record[f"{order}_ms"] for order in orders]
-        memory = [record[f"{order}_temporary_mb"] for order in orders]
-        ratios = times[0] / times[-1], times[1] / times[-1], record["floor"]
-        figures = *times, *ratios, *memory, memory[2] / memory[-1]
-        table.add_row(
-            str(record["steps"]),
-            *(f"{value:.2f}" for value in figures),
-            " / ".join(f"{record[f'{order}_compile_s']:.1f}" for order in orders),
-        )
-    return table
+        exact, unrolled, lean, first = (record[f"{order}_ms"] for order in orders)
+        times = exact, unrolled, lean, first, exact / first, unrolled / first, record["floor"]
+        exact, unrolled, lean, first = (record[f"{order}_temporary_mb"] for order in orders)
+        sizes = exact, unrolled, lean, first, exact / first, lean / first
+        seconds = " / ".join(f"{record[f'{order}_compile_s']:.1f}" for order in orders)
+        time.add_row(str(record["steps"]), *(f"{value:.2f}" for value in times))
+        memory.add_row(str(record["steps"]), *(f"{value:.2f}" for value in sizes), seconds)
+    return time, memory
 
 
 def draw(records: list[dict], path: Path) -> None:
@@ -141,7 +147,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
         workload = workload._replace(tasks=tasks)
         title = f"{name}, {workload.title}, {tasks} tasks of {workload.support} + {workload.query}"
         records = [compare(name, workload, steps, args.seconds) for steps in args.steps]
-        console.print(compare_table(title, records))
+        console.print(*compare_tables(title, records), sep="\n")
         results["orders"] += records
         if args.frontier:
             records = frontier(name, workload, args.frontier, args.seconds)

@@ -15,7 +15,7 @@ from metajax.types import Array, Params
 
 
 class Backward(NamedTuple):
-    """How an inner loop and its derivative are computed. Only `last_steps` changes the value.
+    """How an inner loop and its derivative are computed. Only `last_steps` changes the derivative.
 
     Attributes:
       mixed: take the derivative of each inner gradient forward over reverse, which keeps a step's
@@ -27,6 +27,9 @@ class Backward(NamedTuple):
         number, and the loop is run twice more. Static.
       last_steps: truncated back-propagation: exact through the last so many steps, first-order
         through the ones before. None is exact through all; 0 is first-order. Static.
+      unroll: write the steps out one after another in place of a `lax.scan`. A few steps are
+        faster so, since nothing is copied from step to step; tracing, compiling and the program
+        grow with their number. Static.
     """
 
     mixed: bool = False
@@ -68,7 +71,7 @@ def inner_loop(
         search along a line (`optax.lbfgs`) run, but JAX cannot differentiate their search.
       num_steps: number of steps, 0 or more; static.
       first_order: stop the inner gradients; static.
-      backward: how the exact derivative is computed, see `Backward`.
+      backward: how the loop and its derivative are computed, see `Backward`.
       per_step: pytree of `[num_steps, ...]` arrays (keys, mini-batches), or None.
       observe: function of the parameters, evaluated before the first and after every step.
 
@@ -143,6 +146,8 @@ def check_backward(backward: Backward) -> None:
     """Raises unless the options are known."""
     if not isinstance(backward, Backward):
         raise TypeError(f"backward is {backward!r}; expected a metajax.Backward(...)")
+    if not isinstance(backward.unroll, bool):
+        raise TypeError(f"unroll={backward.unroll!r}; expected True or False")
     if backward.checkpoint not in tuple(_SCANS):
         raise ValueError(
             f'checkpoint={backward.checkpoint!r}; expected "none", "steps" or "nested"'
@@ -164,7 +169,7 @@ def _scan(step: Callable, carry: Any, xs: Any, length: int, unroll: bool) -> tup
 def _checkpointed_scan(
     step: Callable, carry: Any, xs: Any, length: int, unroll: bool
 ) -> tuple[Any, Any]:
-    # Inside a loop nothing is shared between the passes, so there is no need to prevent it.
+    # Inside a `lax.scan` nothing is shared between the passes, so there is nothing to prevent.
     return _scan(jax.checkpoint(step, prevent_cse=unroll), carry, xs, length, unroll)
 
 

@@ -1,4 +1,4 @@
-"""A meta-batch of tasks: its mean meta-loss and the gradient of it, in chunks if asked."""
+"""A meta-batch of tasks: its mean meta-loss and the gradient of it, cut into chunks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from metajax.types import Array, Aux, Episode, Key, Params
 
-# On two AVX-512 cores, 16 tasks and 3 exact steps, a task at a time is as fast as all at once for a
-# strided net of 7,269 parameters, 1.5 times as slow for one of 1,909 or a perceptron of 1,761, and
-# 1.3 to 1.7 times as fast for perceptrons from 10,401 parameters on.
+# MAML on two AVX-512 cores, 16 tasks and 3 exact steps: a task at a time is as fast as all at once
+# for a strided net of 7,269 parameters, 1.5 times as slow for one of 1,909 or a perceptron of
+# 1,761, and 1.3 to 1.7 times as fast for perceptrons from 10,401 parameters on.
 _MANY_PARAMETERS = 8_000
 
 TaskLoss = Callable[[Params, Episode, Key], tuple[Array, Aux]]
@@ -44,9 +44,9 @@ def meta_gradient(
       keys: `[tasks]` keys.
       chunk_size: tasks that are run at once, under one `vmap`; must divide the number of tasks. A
         scan over chunks accumulates the gradient, so that memory is one chunk's. None is the number
-        of tasks on accelerators, which want large programs, and for small models; on CPU 1 from
-        8,000 parameters on, since one task fills the cores and its arrays stay in the cache.
-        Static.
+        of tasks on accelerators, which want large programs, on several devices, and for small
+        models; on a single CPU device 1 from 8,000 parameters on, since one task fills the cores
+        and its arrays stay in the cache. Static.
 
     Returns:
       The mean gradient, and the pair of the mean meta-loss and the metrics' means.
@@ -58,9 +58,10 @@ def meta_gradient(
     tasks = _count_tasks(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
-        one = jax.default_backend() == "cpu" and size >= _MANY_PARAMETERS
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        one = alone and size >= _MANY_PARAMETERS
         chunk_size = 1 if one else tasks
-    if chunk_size < 1 or tasks % chunk_size:
+    if tasks < 1 or chunk_size < 1 or tasks % chunk_size:
         raise ValueError(
             f"chunk_size={chunk_size} with {tasks} tasks; expected a divisor of the number of tasks"
         )

@@ -11,13 +11,19 @@ TASKS = 3
 
 
 @pytest.mark.parametrize(
-    ("width", "backend", "scanned"),
-    [(1, "cpu", False), (9_000, "cpu", True), (9_000, "gpu", False)],
+    ("width", "backend", "devices", "scanned"),
+    [
+        (1, "cpu", 1, False),
+        (9_000, "cpu", 1, True),
+        (9_000, "cpu", 4, False),
+        (9_000, "gpu", 1, False),
+    ],
 )
 def test_a_task_at_a_time_for_large_models_on_cpu(
-    width: int, backend: str, scanned: bool, monkeypatch: pytest.MonkeyPatch
+    width: int, backend: str, devices: int, scanned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(tasks.jax, "device_count", lambda: devices)
 
     def loss(params: jax.Array, episode: jax.Array, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
         del key

@@ -1,17 +1,18 @@
 """The block of the few-shot literature's networks: convolution, batch statistics, ReLU, pooling.
 
-What these compute is `max_pool_2x2(relu(BatchStatistics()(Conv(inputs))))`; how is chosen for few
-passes over memory, which on CPU take longer than the arithmetic.
+A block is `max_pool_2x2(relu(BatchStatistics()(Conv(inputs))))`. How it is computed is chosen for
+few passes over memory, which on CPU take longer than the arithmetic.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from metajax.models import convolution_forms as forms
-from metajax.models.convolution import convolution
+from metajax.models.convolution import convolution, is_placed
 from metajax.models.convolution_forms import Window
 from metajax.models.grouping import in_groups
 from metajax.models.normalization import BatchStatistics, channel_moments
@@ -26,7 +27,7 @@ _FEW_INPUTS = 36
 
 
 class Conv(nn.Module):
-    """The weights of a convolution, for whoever applies them; named so that they are `Conv_0`.
+    """The kernel of a convolution, for whoever applies it; named so that it is `Conv_0/kernel`.
 
     Attributes:
       filters: channels of the outputs.
@@ -38,7 +39,7 @@ class Conv(nn.Module):
     def __call__(self, channels: int) -> Array:
         """`[3, 3, channels, filters]`."""
         shape = (3, 3, channels, self.filters)
-        return self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
 
 
 def conv_block(
@@ -64,30 +65,22 @@ def conv_block(
 
     Returns:
       `[items, new height, new width, filters]`.
+
+    Raises:
+      ValueError: the images have become smaller than a pooling window.
     """
     kernel = Conv(filters)(inputs.shape[-1])
     statistics = BatchStatistics(use_scale)
     dtype = jnp.result_type(inputs, kernel)
-
-    def convolve(images: Array, kernel: Array) -> Array:
-        return convolution(images, kernel, (stride, stride), padding)
-
+    inputs = inputs.astype(dtype)
     window = forms.window_of(inputs, kernel, (stride, stride), padding)
-    if _by_moments(kernel, window, dtype):
+    if _by_moments(inputs, kernel, window):
         moments = patch_moments(inputs, weights, window)
         variance = moments.output_variance(kernel)
         slope, bias = statistics.affine(jnp.zeros_like(variance), variance)
         kernel = kernel * slope
-        offset = bias - moments.output_mean(kernel)
-
-        def rest(images: Array) -> Array:
-            hidden = convolve(images, kernel)
-            hidden = max_pool_2x2(hidden) if pooled else hidden
-            return nn.relu(hidden + offset)
-
-        size = math.prod(window.outputs) * filters * dtype.itemsize
-        return in_groups(rest, inputs, max(1, _GROUP_BYTES // size))
-    hidden = convolve(inputs, kernel)
+        return _few_inputs(inputs, kernel, bias - moments.output_mean(kernel), window, pooled)
+    hidden = convolution(inputs, kernel, window.strides, window.padding)
     if not pooled:
         return nn.relu(statistics(hidden, weights))
     origin, mean, variance = channel_moments(hidden, weights)
@@ -98,12 +91,26 @@ def conv_block(
     return nn.relu(((largest - origin) * slope + offset).astype(dtype))
 
 
-def _by_moments(kernel: Array, window: Window, dtype: jnp.dtype) -> bool:
+def _by_moments(inputs: Array, kernel: Array, window: Window) -> bool:
     """Whether statistics come from the inputs' moments: on CPU, where memory is what is slow.
 
     Half precision, and what accelerators make of single precision by default, have too few digits
-    for the means that then cancel.
+    for what then cancels. Arrays that lie over devices cannot be cut into groups.
     """
     few = math.prod(kernel.shape[:3]) <= _FEW_INPUTS
-    precise = jax.default_backend() == "cpu" and dtype.itemsize >= 4
-    return few and precise and 0 not in window.outputs
+    precise = jax.default_backend() == "cpu" and inputs.dtype.itemsize >= 4
+    empty = 0 in (*inputs.shape, *kernel.shape, *window.outputs)
+    return few and precise and not empty and not is_placed(inputs)
+
+
+@partial(jax.jit, static_argnums=(3, 4))  # So that calls outside `jit` compile the groups once.
+def _few_inputs(images: Array, kernel: Array, offset: Array, window: Window, pooled: bool) -> Array:
+    """Convolution, offset, ReLU and pooling, a few images at a time."""
+
+    def block(images: Array) -> Array:
+        hidden = convolution(images, kernel, window.strides, window.padding)
+        hidden = max_pool_2x2(hidden) if pooled else hidden
+        return nn.relu(hidden + offset)
+
+    size = math.prod(window.outputs) * kernel.shape[-1] * images.dtype.itemsize
+    return in_groups(block, images, max(1, _GROUP_BYTES // size))

@@ -81,12 +81,12 @@ def convolution(
     lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
     if 0 in (*lhs.shape, *rhs.shape, *window.outputs):
         return forms.stock(lhs, rhs, window)
-    if window.strides != (1, 1) or _is_placed(lhs) or _is_placed(rhs):
+    if window.strides != (1, 1) or is_placed(lhs) or is_placed(rhs):
         return forms.patches_times_weights(lhs, rhs, window)
     return _forward.bind(lhs[None], rhs[None], window=window)[0]
 
 
-def _is_placed(x: Array) -> bool:
+def is_placed(x: Array) -> bool:
     """Whether the array's type says how it lies over devices: ours would have to say it too.
 
     So it is under `jax.shard_map` with its check and on meshes with explicit axes.

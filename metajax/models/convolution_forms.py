@@ -114,11 +114,18 @@ def _stock_on_all_cores(images: Array, weights: Array, window: Window) -> Array:
     GFLOP/s). With a row of outputs more, which is dropped, it takes one that runs on all.
     """
     operations = 2 * len(images) * math.prod(window.outputs) * math.prod(weights.shape)
-    if operations < _WORTH_THREADS or (os.cpu_count() or 1) < 2:
+    if operations < _WORTH_THREADS or _cores() < 2:
         return stock(images, weights, window)
     (top, bottom), columns = window.padding
     taller = window._replace(padding=((top, bottom + 1), columns))
     return stock(images, weights, taller)[:, : window.outputs[0]]
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def patches_times_weights(images: Array, weights: Array, window: Window) -> Array:
@@ -169,7 +176,8 @@ def seen_by_blocks(padded: Array, window: Window, block: int) -> Array:
 
     Returns:
       `[items, output height, blocks a row, kernel height x span x channels]`; the span is that of
-      the block in columns. Outputs that would complete the last block see zeros.
+      the block in columns. Where the last block is not full, what its missing
+      outputs see means nothing, and is zero beyond the images.
     """
     items, _, columns, channels = padded.shape
     (tall, wide), (down, across) = window.kernel, window.strides

@@ -17,7 +17,7 @@ def in_groups(function: Callable[[Items], Results], items: Items, group: int) ->
     Args:
       function: from arrays with leading axis [group], or fewer for the last, to arrays with a
         leading axis of any length.
-      items: arrays with one leading axis. Less than two groups of them are taken at once.
+      items: arrays with one leading axis. Fewer than two groups are taken at once.
       group: items at a time, 1 or more.
     """
     total = len(jax.tree.leaves(items)[0])

@@ -30,14 +30,14 @@ class BatchStatistics(nn.Module):
     epsilon: float = 1e-5
 
     def __call__(self, inputs: Array, weights: Array | None = None) -> Array:
-        """`[items, height, width, channels]` to the same; items of weight 0 do not count."""
+        """`[items, ..., channels]` to the same; items of weight 0 `[items]` do not count."""
         origin, mean, variance = channel_moments(inputs, weights)
         slope, offset = self.affine(mean, variance)
         return ((inputs - origin) * slope + offset).astype(inputs.dtype)
 
     @nn.compact
     def affine(self, mean: Array, variance: Array) -> tuple[Array, Array]:
-        """The map that normalises what has this mean and variance, both `[1, 1, 1, channels]`.
+        """The map that normalises what has this mean and variance, both `[1, ..., channels]`.
 
         Returns:
           Slope and offset, of the same shape.
@@ -57,22 +57,41 @@ class BatchStatistics(nn.Module):
 def channel_moments(inputs: Array, weights: Array | None) -> tuple[Array, Array, Array]:
     """Mean and variance of each channel, relative to an origin.
 
-    The origin is any one sample of the channel. It changes nothing but the rounding: without it, a
-    mean far from 0 would cancel the variance away.
+    The origin is one sample of the channel, see `sample_of`: without it, a mean far from 0 would
+    cancel the variance away.
 
     Args:
-      inputs: `[items, height, width, channels]`.
+      inputs: `[items, ..., channels]`.
       weights: `[items]`; items of weight 0 do not count. None counts everything.
 
     Returns:
-      Origin, mean of `inputs - origin`, and variance, each `[1, 1, 1, channels]`, in float32 at
+      Origin, mean of `inputs - origin`, and variance, each `[1, ..., channels]`, in float32 at
       least.
     """
     wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-    origin = lax.stop_gradient(wide[:1, :1, :1])
-    counted = None if weights is None else (weights > 0)[:, None, None, None]
+    axes = tuple(range(wide.ndim - 1))
+    origin = sample_of(wide, weights)
+    counted = None if weights is None else (weights > 0).reshape(-1, *(1 for _ in inputs.shape[1:]))
     wide = wide - origin
+    # XLA computes cheap arithmetic of channels anew for every element of the loops it is fused
+    # into, and this form's derivatives have much of it. A division by what XLA does not know to be
+    # 1 is dear enough to be done beforehand.
     one = 1 + 0 * origin
-    mean = wide.mean((0, 1, 2), where=counted, keepdims=True) / one
-    square = (wide * wide).mean((0, 1, 2), where=counted, keepdims=True) / one
+    mean = wide.mean(axes, where=counted, keepdims=True) / one
+    square = (wide * wide).mean(axes, where=counted, keepdims=True) / one
     return origin, mean, square - mean * mean
+
+
+def sample_of(inputs: Array, weights: Array | None) -> Array:
+    """One sample of each channel `[1, ..., channels]`, of an item that counts; not differentiated.
+
+    Args:
+      inputs: `[items, ..., channels]`; where there are no samples the result is 0.
+      weights: `[items]`; items of weight 0 do not count. None counts everything.
+    """
+    axes = tuple(range(inputs.ndim - 1))
+    if 0 in inputs.shape:
+        return jnp.zeros((*(1 for _ in axes), inputs.shape[-1]), inputs.dtype)
+    first = 0 if weights is None else jnp.argmax(weights > 0)
+    item = lax.dynamic_slice_in_dim(inputs, first, 1)
+    return lax.stop_gradient(item[(slice(1),) * len(axes)])

@@ -4,16 +4,21 @@ An output is linear in the patch that it sees, y = w'p, so over all of them the 
 the variance w'Cov[p]w. Where a patch is a few numbers, as in the first layer of a network, whose
 outputs are its largest array, this saves every pass over them that statistics and their derivatives
 take; and the covariance does not depend on the weights.
+
+The rounding is relative to the patches' variance, not to the outputs': in single precision the
+variance of a filter that hardly responds is off by some 1e-7 of its squared length times that.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 
 from metajax.models import convolution_forms as forms
 from metajax.models.convolution_forms import Window
 from metajax.models.grouping import in_groups
+from metajax.models.normalization import sample_of
 from metajax.types import Array
 
 # Images are looked at in groups whose patches are about so large, to stay in the cache.
@@ -34,11 +39,11 @@ class PatchMoments(NamedTuple):
     covariance: Array
 
     def output_mean(self, kernel: Array) -> Array:
-        """Mean of each channel `[1, 1, 1, filters]` of the outputs under these weights."""
+        """Mean of each channel `[1, 1, 1, filters]` of the outputs under this kernel."""
         return (self.mean @ self._flat(kernel))[None, None, None]
 
     def output_variance(self, kernel: Array) -> Array:
-        """Variance of each channel `[1, 1, 1, filters]` of the outputs under these weights."""
+        """Variance of each channel `[1, 1, 1, filters]` of the outputs under this kernel."""
         flat = self._flat(kernel)
         return (flat * (self.covariance @ flat)).sum(0)[None, None, None]
 
@@ -46,34 +51,38 @@ class PatchMoments(NamedTuple):
         return kernel.astype(self.mean.dtype).reshape(-1, kernel.shape[-1])
 
 
+@partial(jax.jit, static_argnums=2)  # So that calls outside `jit` compile the groups once.
 def patch_moments(images: Array, weights: Array | None, window: Window) -> PatchMoments:
     """Moments of the patches that the window sees, in float32 at least.
 
     Args:
-      images: `[items, height, width, channels]`.
+      images: `[items, height, width, channels]`, none of them 0.
       weights: `[items]`; items of weight 0 do not count. None counts all.
       window: of the convolution.
+
+    Returns:
+      Mean and covariance of the patches of the items that count.
     """
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     channels = images.shape[-1]
     (tall, wide), across = window.kernel, window.strides[1]
     block = next(size for size in (4, 3, 2, 1) if window.outputs[1] % size == 0)
-    # As in batch statistics: any sample will do, and guards against a mean far from 0.
-    origin = lax.stop_gradient(images[:1, :1, :1])
-    counted = jnp.ones(len(images), images.dtype)
-    if weights is not None:
-        counted = (weights > 0).astype(images.dtype)
+    # As in batch statistics, a guard against a mean far from 0.
+    origin = sample_of(images, weights)
+    counted = None if weights is None else weights > 0
 
-    def sums(group: tuple[Array, Array]) -> tuple[Array, Array]:
+    def sums(group: tuple[Array, Array | None]) -> tuple[Array, Array]:
         images, counted = group
         seen = forms.seen_by_blocks(forms.pad_images(images, window) - origin, window, block)
-        seen = seen.reshape(len(images), -1, seen.shape[-1]) * counted[:, None, None]
+        if counted is not None:
+            seen = jnp.where(counted[:, None, None, None], seen, 0)
         seen = seen.reshape(-1, seen.shape[-1])
         return seen.sum(0)[None], (seen.T @ seen)[None]
 
     span = (block - 1) * across + wide
     length = tall * span * channels
-    size = window.outputs[0] * window.outputs[1] // block * length * images.dtype.itemsize
+    positions = window.outputs[0] * window.outputs[1]
+    size = positions // block * length * images.dtype.itemsize
     parts = in_groups(sums, (images, counted), max(1, _GROUP_BYTES // size))
     total, products = (part.sum(0) for part in parts)
     # A patch is some columns of what its block sees.
@@ -81,7 +90,7 @@ def patch_moments(images: Array, weights: Array | None, window: Window) -> Patch
     products = products.reshape(tall, span, channels, tall, span, channels)
     columns = [slice(place * across, place * across + wide) for place in range(block)]
     length = tall * wide * channels
-    count = counted.sum() * window.outputs[0] * window.outputs[1]
+    count = positions * (len(images) if counted is None else counted.sum())
     mean = sum(total[:, own].reshape(length) for own in columns) / count
     square = sum(products[:, own, :, :, own].reshape(length, length) for own in columns) / count
     moved = jnp.broadcast_to(origin[0, 0], (tall, wide, channels)).reshape(length)

@@ -9,6 +9,7 @@ import pytest
 import metajax as mj
 from metajax.models import block, patch_moments
 from metajax.models.block import conv_block
+from metajax.models.convolution_forms import window_of
 
 KEY = jax.random.key(0)
 FILTERS = 4
@@ -72,8 +73,10 @@ def _case(channels: int, dtype: type, items: int = 5) -> tuple[dict, jax.Array]:
 def test_derivatives_are_those_of_stock_layers(
     channels: int, module: _Block, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where in (block, patch_moments):  # So that there are groups, and a rest.
-        monkeypatch.setattr(where, "_GROUP_BYTES", 8_000)
+    # Groups of two of the five items, so that there is a rest.
+    outputs, patches = (30, 12 * 18) if module.stride == 2 else (108, 27 * 18)
+    monkeypatch.setattr(block, "_GROUP_BYTES", 2 * 8 * FILTERS * outputs)
+    monkeypatch.setattr(patch_moments, "_GROUP_BYTES", 2 * 8 * channels * patches)
     params, images = _case(channels, jnp.float64)
     weights = jnp.array([1.0, 0.0, 1.0, 1.0, 1.0]) if padded else None
 
@@ -99,7 +102,7 @@ def test_derivatives_are_those_of_stock_layers(
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.5, 0.3), (1000, 1), (3, 1e-3)])
 def test_single_precision_bears_images_far_from_zero(mean: float, deviation: float) -> None:
-    """No worse than statistics of the outputs would be."""
+    """As far as the outputs themselves do, which single precision rounds in proportion to them."""
     module = _Block(padding="VALID")
     params, images = _case(1, jnp.float32)
     images = mean + deviation * (images - 3)
@@ -110,6 +113,47 @@ def test_single_precision_bears_images_far_from_zero(mean: float, deviation: flo
     np.testing.assert_allclose(
         module.apply({"params": params}, images), exact, atol=1e-5 * max(1, size)
     )
+
+
+def test_filters_that_hardly_respond() -> None:
+    """Smooth images under differences: their variance is a fraction of the patches'."""
+    ramp = jnp.sin(jnp.linspace(0, 1, 12))[None, None, :, None] * jnp.ones((1, 12, 1, 1))
+    images = ramp + 0.01 * jax.random.normal(KEY, (5, 12, 12, 1))
+    kernel = jnp.array([[0.0, 0, 0], [-1, 0, 1], [0, 0, 0]])[:, :, None, None]
+    window = window_of(images, kernel, (1, 1), "VALID")
+    outputs = np.asarray(mj.convolution(images, kernel, (1, 1), "VALID"), np.float64)
+    found = patch_moments.patch_moments(images, None, window).output_variance(kernel)
+    np.testing.assert_allclose(found[0, 0, 0, 0], outputs.var(), rtol=2e-3)
+
+
+@pytest.mark.usefixtures("float64")
+def test_single_precision_images_under_double_precision_weights() -> None:
+    module = _Block(pooled=True)
+    params, images = _case(3, jnp.float64)
+    outputs = module.apply({"params": params}, images.astype(jnp.float32))
+    expected = _stock(module, params, images.astype(jnp.float32).astype(jnp.float64), None)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_are_those_of_flax_layers() -> None:
+    _, images = _case(3, jnp.float32)
+    params = _Block().init(KEY, images)["params"]
+    assert jax.tree.map(jnp.shape, params) == {
+        "Conv_0": {"kernel": (3, 3, 3, FILTERS)},
+        "BatchStatistics_0": {"scale": (FILTERS,), "bias": (FILTERS,)},
+    }
+    with jax.enable_x64(True):
+        wide = _Block().init(KEY, images)["params"]
+    assert wide["Conv_0"]["kernel"].dtype == jnp.float32
+
+
+def test_images_that_vanish() -> None:
+    with pytest.raises(ValueError, match="images shrank to 0x0 before a 2x2 pooling"):
+        _Block(padding="VALID", pooled=True).init(KEY, jnp.zeros((1, 2, 2, 1)))
+    params, _ = _case(3, jnp.float32)
+    for module in (_Block(), _Block(pooled=True)):
+        outputs = module.apply({"params": params}, jnp.zeros((0, 8, 8, 3)))
+        assert outputs.shape[0] == 0
 
 
 def test_blank_images() -> None:

@@ -77,6 +77,14 @@ def test_weight_gradient_of_groups_of_images(channels, monkeypatch) -> None:
     _compare(lambda form: jax.grad(_meta(form, (1, 1), "SAME"), argnums=1), *operands)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_the_form_for_several_threads(padding, monkeypatch) -> None:
+    monkeypatch.setattr(convolution_forms, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(convolution_forms, "_cores", lambda: 2)
+    operands = _operands(channels=9, items=3)
+    _compare(lambda form: jax.value_and_grad(_meta(form, (1, 1), padding), (0, 1)), *operands)
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 2)], ids=str)
 def test_vmap_and_every_mode_of_differentiation(axes, strides) -> None:

@@ -32,7 +32,7 @@ def test_what_is_in_which_precision() -> None:
 def test_meta_gradients_point_the_same_way(first_order: bool) -> None:
     images = jax.random.uniform(KEY, (6, 4, 16, 16, 1))
     episode = mj.image_episodes(images, ways=3, shots=2, queries=2)(jax.random.key(1))
-    plain = mj.strided_conv_net(3, filters=8)
+    plain = mj.from_linen(mj.ConvNet(3, 8, blocks=2))
     params = plain.init(KEY, episode.support.inputs)
     slopes = []
     for model in (plain, mj.computing_in(plain, jnp.bfloat16)):
@@ -53,7 +53,8 @@ def test_a_model_without_parameters() -> None:
 
 
 def test_padding_still_leaves_no_trace() -> None:
-    model = mj.computing_in(mj.embedding_net(filters=4), jnp.bfloat16)
+    plain = mj.from_linen(mj.ConvNet(None, 4, blocks=2, pooling="max"))
+    model = mj.computing_in(plain, jnp.bfloat16)
     images = jax.random.uniform(KEY, (5, 16, 16, 1))
     params = model.init(KEY, images)
     weights = jnp.array([1.0, 1, 1, 0, 0])
