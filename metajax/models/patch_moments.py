@@ -91,7 +91,8 @@ def patch_moments(images: Array, weights: Array | None, window: Window) -> Patch
     columns = [slice(place * across, place * across + wide) for place in range(block)]
     length = tall * wide * channels
     count = positions * (len(images) if counted is None else counted.sum())
-    mean = sum(total[:, own].reshape(length) for own in columns) / count
-    square = sum(products[:, own, :, :, own].reshape(length, length) for own in columns) / count
+    means = [total[:, own].reshape(length) for own in columns]
+    squares = [products[:, own, :, :, own].reshape(length, length) for own in columns]
+    mean, square = (jnp.stack(parts).sum(0) / count for parts in (means, squares))
     moved = jnp.broadcast_to(origin[0, 0], (tall, wide, channels)).reshape(length)
     return PatchMoments(mean + moved, square - jnp.outer(mean, mean))
