@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from metajax.models.grouping import in_groups
 from metajax.types import Array
 
 # Below so many channels, copies of a few floats each dominate.
@@ -71,7 +72,7 @@ def window_of(
 
 def forward(images: Array, weights: Array, window: Window) -> Array:
     """XLA's own (240 GFLOP/s), or with few channels, where that makes 24, blocks (75)."""
-    form = _form(weights.shape[2], window)
+    form = _form(weights.shape[2])
     return (_stock_on_all_cores if form is stock else form)(images, weights, window)
 
 
@@ -89,7 +90,7 @@ def input_gradient(outputs: Array, weights: Array, window: Window) -> Array:
 
 def weight_gradient(images: Array, outputs: Array, window: Window) -> Array:
     """A balanced product (78 GFLOP/s; patches times outputs: 50), or with few channels blocks."""
-    form = _form(images.shape[-1], window)
+    form = _form(images.shape[-1])
     if form is stock:
         return _balanced_weight_gradient(images, outputs, window)
     return weight_gradient_of(form, images, outputs, window)
@@ -145,19 +146,16 @@ def patches_times_weights(images: Array, weights: Array, window: Window) -> Arra
 
 
 def blocks_times_weights(images: Array, weights: Array, window: Window) -> Array:
-    """Neighbouring outputs of a row at once, from one copy of all that they see.
+    """Stride 1: neighbouring outputs of a row at once, from one copy of all that they see.
 
     The weights are spread over the block with zeros between them: more arithmetic, but the copies
     are longer and fewer.
     """
-    filters, across = weights.shape[-1], window.strides[1]
+    filters = weights.shape[-1]
     seen = seen_by_blocks(pad_images(images, window), window, _BLOCK)
     spread = jnp.stack(
         [
-            jnp.pad(
-                weights,
-                ((0, 0), (place * across, (_BLOCK - 1 - place) * across), (0, 0), (0, 0)),
-            )
+            jnp.pad(weights, ((0, 0), (place, _BLOCK - 1 - place), (0, 0), (0, 0)))
             for place in range(_BLOCK)
         ],
         axis=3,
@@ -176,8 +174,8 @@ def seen_by_blocks(padded: Array, window: Window, block: int) -> Array:
 
     Returns:
       `[items, output height, blocks a row, kernel height x span x channels]`; the span is that of
-      the block in columns. Where the last block is not full, what its missing
-      outputs see means nothing, and is zero beyond the images.
+      the block in columns. Where the last block is not full, what its missing outputs see means
+      nothing.
     """
     items, _, columns, channels = padded.shape
     (tall, wide), (down, across) = window.kernel, window.strides
@@ -212,11 +210,8 @@ def weight_gradient_of(form: Callable, images: Array, outputs: Array, window: Wi
     return jax.linear_transpose(lambda w: form(images, w, window), weights)(outputs)[0]
 
 
-def _form(channels: int, window: Window) -> Callable[[Array, Array, Window], Array]:
-    if channels >= _FEW_CHANNELS:
-        return stock
-    fits = window.kernel[1] <= _BLOCK + 1
-    return blocks_times_weights if fits else patches_times_weights
+def _form(channels: int) -> Callable[[Array, Array, Window], Array]:
+    return stock if channels >= _FEW_CHANNELS else blocks_times_weights
 
 
 def pad_images(images: Array, window: Window) -> Array:
@@ -239,10 +234,9 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
     tall = padded.shape[1]
     # Sums over the groups in half precision would lose what each of them keeps.
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    # Otherwise XLA computes what they are made from anew for each of the shifts.
-    padded, outputs = lax.optimization_barrier((padded, outputs))
 
-    def product(images: Array, outputs: Array) -> Array:
+    def product(group: tuple[Array, Array]) -> Array:
+        images, outputs = group
         sideways = jnp.concatenate([images[:, :, j : j + width] for j in range(kernel_width)], -1)
         up_and_down = jnp.concatenate(
             [
@@ -256,18 +250,10 @@ def _balanced_weight_gradient(images: Array, outputs: Array, window: Window) -> 
             up_and_down.reshape(-1, kernel_height * filters),
             precision=window.precision,
             preferred_element_type=wide,
-        )
+        )[None]
 
     floats = tall * width * (kernel_width * channels + kernel_height * filters)
     group = max(1, _GROUP_BYTES // (floats * images.dtype.itemsize))
-    groups, rest = divmod(len(images), group)
-    if groups < 2:
-        total = product(padded, outputs)
-    else:
-        cut = [x[: groups * group].reshape(groups, group, *x.shape[1:]) for x in (padded, outputs)]
-        zero = jnp.zeros((kernel_width * channels, kernel_height * filters), wide)
-        total, _ = lax.scan(lambda total, pair: (total + product(*pair), None), zero, cut)
-        if rest:
-            total += product(padded[groups * group :], outputs[groups * group :])
+    total = in_groups(product, (padded, outputs), group).sum(0)
     parts = total.reshape(kernel_width, channels, kernel_height, filters)
     return parts.transpose(2, 0, 1, 3).astype(outputs.dtype)

@@ -37,6 +37,16 @@ def test_of_equals_the_first_has_the_gradient() -> None:
     np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 0, 0, 0]])
 
 
+def test_of_equals_the_first_has_the_second_derivative() -> None:
+    images = jnp.ones((1, 2, 2, 1))
+
+    def slope(images: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: (max_pool_2x2(x) ** 2).sum())(images)
+
+    curvature = jax.jacobian(slope)(images).reshape(4, 4)
+    np.testing.assert_array_equal(curvature, np.diag([2, 0, 0, 0]))
+
+
 def test_under_vmap() -> None:
     images = jax.random.normal(KEY, (2, 3, 4, 4, 1))
 
