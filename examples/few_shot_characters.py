@@ -84,31 +84,39 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
     state = mj.init_state(params, optimizer, run_key)
-    checkpoints = out / "checkpoints"
+    options = {"algorithm": args.algorithm, "data": args.data, "shots": args.shots}
+    options |= {"filters": args.filters, "seed": args.seed, "ways": train_ways}
+    checkpoints = mj.Checkpoints(
+        out / "checkpoints",
+        options={**options, **dataclasses.asdict(setting)},
+        every=args.checkpoint_every,
+    )
     if args.resume and args.out is None:
         raise SystemExit("--resume goes on with the run in --out; name its folder")
-    if checkpoints.exists() and not args.resume:
+    if (out / "checkpoints").exists() and not args.resume:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
     if args.resume:
-        state = mj.restore_state(checkpoints, state)
+        state = checkpoints.restore(state)
         console.print(f"resumed at step {int(state.step)}")
 
     def checkpoint(state: mj.TrainState, record: dict) -> None:
-        if record["step"] % args.checkpoint_every == 0:
-            mj.save_state(checkpoints, state)
+        if checkpoints.due(int(record["step"])):
+            checkpoints.save(state)
 
-    result = mj.train(
-        learner,
-        optimizer,
-        state,
-        sample,
-        iterations=args.iterations,
-        meta_batch=setting.meta_batch,
-        dispatch=min(args.dispatch, args.iterations),
-        metrics_file=out / "metrics.jsonl",
-        on_dispatch=checkpoint,
-    )
-    mj.save_state(checkpoints, result.state)
+    with checkpoints:
+        checkpoints.begin(state)
+        result = mj.train(
+            learner,
+            optimizer,
+            state,
+            sample,
+            iterations=args.iterations,
+            meta_batch=setting.meta_batch,
+            dispatch=min(args.dispatch, args.iterations),
+            metrics_file=out / "metrics.jsonl",
+            on_dispatch=checkpoint,
+        )
+        checkpoints.save(result.state)
     params = result.state.params
     tests = []
     for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):

@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
             dispatch=min(1000, args.iterations),
             metrics_file=out / f"{name}.jsonl",
         )
-        mj.save_state(out / f"{name}_checkpoints", result.state)
+        options = {**vars(args), "out": str(out), "learner": name}
+        with mj.Checkpoints(out / f"{name}_checkpoints", options=options) as checkpoints:
+            checkpoints.save(result.state)
         trained[name] = result.state.params
         console.print(
             f"{name}: {int(result.state.step)} iterations of 25 tasks, {result.stopped}, "

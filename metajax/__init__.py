@@ -16,7 +16,7 @@ from metajax.algorithms.proto_maml import ProtoMAMLParams
 from metajax.algorithms.relation import RelationParams
 from metajax.algorithms.reptile import ReptileParams
 from metajax.batching import apply_queries
-from metajax.checkpoint import restore_state, save_state
+from metajax.checkpoint import Checkpoints, restore_state
 from metajax.comparison import MetricTask, metric_learner
 from metajax.data import (
     ImageEpisodes,
@@ -82,6 +82,7 @@ __all__ = [
     "Aux",
     "Backward",
     "BatchStatistics",
+    "Checkpoints",
     "ConvNet",
     "Episode",
     "Evaluation",
@@ -142,7 +143,6 @@ __all__ = [
     "relation_network",
     "reptile",
     "restore_state",
-    "save_state",
     "sinusoid",
     "sinusoid_episodes",
     "squared_distances",

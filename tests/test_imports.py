@@ -47,7 +47,7 @@ ALLOWED = {
     "progress": set(),
     "loop": {"types", "tasks", "training", "progress"},
     "evaluation": {"types", "tasks", "loop"},
-    "checkpoint": {"checks", "training"},
+    "checkpoint": {"types", "checks", "training"},
 }
 
 

@@ -1,0 +1,162 @@
+"""Finds the checkpoint to go on from, and passes over damaged ones with a warning."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from metajax.checkpoint.record import (
+    DamagedError,
+    Mode,
+    checked_options,
+    differences,
+    read_record,
+    read_state,
+)
+from metajax.training import TrainState
+
+
+def restore_state(
+    folder: str | Path,
+    like: TrainState,
+    *,
+    which: Literal["newest", "best"] | int = "newest",
+    options: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Reads a state that `Checkpoints` wrote, and changes nothing in the folder.
+
+    Where it is damaged the next newest, or next best, is read, with a `RuntimeWarning`.
+
+    Args:
+      folder: the folder given to `Checkpoints`.
+      like: a state of the same model and optimiser, such as a run starts from. It says on which
+        devices the arrays go.
+      which: the newest checkpoint, the one with the best score, or that of a step.
+      options: the options given to `Checkpoints`, to be sure of them; None compares none.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint in `folder`.
+      OSError: there are, but all are damaged.
+      TypeError: JSON cannot hold an option.
+      ValueError: the checkpoint is of another model, optimiser, precision, key or options, or of a
+        format that this version does not know; or `which` is another word.
+    """
+    path = Path(folder).absolute()
+    steps = stored_steps(path)[::-1]
+    if not steps:
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint; expected a folder that metajax.Checkpoints wrote"
+        )
+    if which == "best":
+        steps = _best_first(path, steps)
+    elif not isinstance(which, str):
+        if which not in steps:
+            raise FileNotFoundError(f"{path} holds no checkpoint of step {which}, but of {steps}")
+        steps = [which]
+    elif which != "newest":
+        raise ValueError(f'which={which!r}; expected "newest", "best" or a step')
+    checked = None if options is None else checked_options(options)
+    return first_good(path, steps, like, checked)[0]
+
+
+def first_good(
+    folder: Path, steps: Sequence[int], like: TrainState, options: Mapping[str, Any] | None
+) -> tuple[TrainState, list[int]]:
+    """The state of the first checkpoint that is not damaged, and the steps of those before it.
+
+    Args:
+      folder: holds the checkpoints.
+      steps: where to look, in this order.
+      like: see `restore_state`.
+      options: from `checked_options`, or None.
+
+    Raises:
+      OSError, ValueError: as `restore_state` does.
+    """
+    damaged: dict[int, str] = {}
+    for step in steps:
+        state, other, damage = _read(folder / str(step), like, options)
+        if not everywhere(not damage):
+            damaged[step] = damage or "another process could not read it"
+            continue
+        if state is None:
+            raise ValueError(
+                f"the checkpoint of step {step} in {folder} is of another run. {other}. Give the "
+                "model, optimiser, precision and options it was saved with, or another folder"
+            )
+        if damaged:
+            warnings.warn(
+                f"{_listed(folder, damaged)}; restored step {step} instead",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return state, list(damaged)
+    raise OSError(
+        f"no good checkpoint: {_listed(folder, damaged)}. Restore the files from a copy, or start "
+        "anew in another folder"
+    )
+
+
+def stored_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, in rising order; none if it does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()
+    )
+
+
+def ranked(scores: Mapping[int, float | None], mode: Mode) -> list[int]:
+    """The steps that have a score, the best first; of equals the newest first."""
+    sign = 1 if mode == "max" else -1
+    keys = {
+        step: (sign * score, step)
+        for step, score in scores.items()
+        if score is not None and not np.isnan(score)
+    }
+    return sorted(keys, key=keys.__getitem__, reverse=True)
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether `flag` is true in all processes of the run."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _read(
+    path: Path, like: TrainState, options: Mapping[str, Any] | None
+) -> tuple[TrainState | None, str, str]:
+    """The state, or what differs, or how it is damaged."""
+    try:
+        record = read_record(path)
+        other = differences(record, like, options)
+        return (None if other else read_state(path, record, like)), other, ""
+    except DamagedError as error:
+        return None, "", str(error)
+
+
+def _best_first(folder: Path, steps: Sequence[int]) -> list[int]:
+    """The best first, after those whose record, and so their score, cannot be read."""
+    records, unread = {}, []
+    for step in steps:
+        try:
+            records[step] = read_record(folder / str(step))
+        except DamagedError:
+            unread.append(step)
+    mode = records[max(records)]["mode"] if records else "max"
+    best = ranked({step: record["score"] for step, record in records.items()}, mode)
+    if records and not best:
+        raise FileNotFoundError(
+            f'{folder} holds no checkpoint with a score; restore the "newest", or one by its step'
+        )
+    return [*unread, *best]
+
+
+def _listed(folder: Path, damaged: Mapping[int, str]) -> str:
+    each = (f"that of step {step} is damaged: {damage}" for step, damage in damaged.items())
+    return f"of the checkpoints in {folder}, {'; '.join(each)}"

@@ -1,0 +1,268 @@
+"""Writes the checkpoints of a run in the background, and keeps the newest and the best."""
+
+import contextlib
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from metajax.checkpoint.reading import everywhere, first_good, ranked, stored_steps
+from metajax.checkpoint.record import (
+    DamagedError,
+    Mode,
+    checked_options,
+    describe,
+    read_record,
+    save_args,
+    short,
+)
+from metajax.checks import check_count, check_positive
+from metajax.training import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one training run, in a folder of their own.
+
+    A checkpoint is the folder `folder/<step>`. It appears when it is complete, and only then are
+    older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
+    run. Where a run has several processes, all of them make the same calls.
+
+    >>> with Checkpoints("runs/maml", options=vars(args)) as checkpoints:  # doctest: +SKIP
+    ...     state = checkpoints.restore(state)
+    ...     checkpoints.begin(state)
+    ...     ...
+    ...     if checkpoints.due(int(state.step)):
+    ...         checkpoints.save(state)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        options: Mapping[str, Any],
+        every: int = 500,
+        keep: int = 2,
+        best: int = 0,
+        mode: Mode = "max",
+    ) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+          folder: made if it does not exist.
+          options: what makes the run what it is, such as the algorithm and its rates: all that JSON
+            can hold. A run with other options is refused.
+          every: steps between two checkpoints, see `due`.
+          keep: how many of the newest checkpoints stay, 1 or more.
+          best: how many of those with the best scores stay too.
+          mode: whether the best score is the highest or the lowest.
+
+        Raises:
+          TypeError: JSON cannot hold an option, or a number is not an integer.
+          ValueError: `every` or `keep` is below 1, `best` below 0, or `mode` is another word.
+        """
+        check_positive(every=every, keep=keep)
+        check_count(best=best)
+        if mode not in ("max", "min"):
+            raise ValueError(f'mode={mode!r}; expected "max" or "min"')
+        self._folder = Path(folder).absolute()
+        self._options = checked_options(options)
+        self._every = every
+        self._kept = _Kept(keep, best, mode)
+        self._manager: ocp.CheckpointManager | None = None
+        self._begun = False
+        self._newest: int | None = None  # The newest good step that this run read or wrote.
+        self._last = 0  # The step that `due` counts from.
+        self._writing: int | None = None
+        self._error: Exception | None = None
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest good state in the folder, or `like` itself where there is none yet.
+
+        Damaged checkpoints that are newer are renamed to `<step>.damaged`, with a `RuntimeWarning`.
+
+        Args:
+          like: a state of the same model and optimiser, such as a run starts from. It says on which
+            devices the arrays go.
+
+        Raises:
+          ValueError: the checkpoint is of another model, optimiser, precision, key or options, or
+            of a format that this version does not know.
+          OSError: every checkpoint in the folder is damaged.
+        """
+        self.close()
+        steps = stored_steps(self._folder)
+        if not steps:
+            return like
+        state, damaged = first_good(self._folder, steps[::-1], like, self._options)
+        if jax.process_index() == 0:
+            for step in damaged:
+                _move_aside(self._folder / str(step))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("metajax.Checkpoints.restore")
+        self._newest = self._last = int(state.step)
+        return state
+
+    def begin(self, state: TrainState) -> None:
+        """Takes the folder for a run that goes on from `state`; called before the first step.
+
+        Args:
+          state: the state from which the run goes on.
+
+        Raises:
+          FileExistsError: the folder holds checkpoints that `state` does not come from.
+          OSError: the folder cannot be made.
+        """
+        self.wait()
+        step, steps = int(state.step), stored_steps(self._folder)
+        if steps and (steps[-1] != self._newest or step < steps[-1]):
+            raise FileExistsError(
+                f"{self._folder} holds a checkpoint of step {steps[-1]}, and this run begins at "
+                f"step {step} without it: go on from what Checkpoints.restore returns, or give "
+                "every run a folder of its own"
+            )
+        self._begun, self._last = True, step
+        self._open()
+
+    def due(self, step: int) -> bool:
+        """Whether a multiple of `every` lies after the step saved last, up to `step`."""
+        return step // self._every > self._last // self._every
+
+    def save(self, state: TrainState, *, score: float | None = None) -> None:
+        """Copies the state and starts writing it; saving the newest state again does nothing.
+
+        Args:
+          state: its step names the checkpoint.
+          score: how good it is. Without one, or with NaN, it never counts as one of the best.
+
+        Raises:
+          FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
+        """
+        self.wait()
+        step = int(state.step)
+        if not self._begun or step < (self._newest or 0):
+            self.begin(state)
+        self._last = step
+        if step == self._newest:
+            return
+        arrays, record = describe(state, self._options, score, self._kept.mode)
+        self._writing = step
+        try:
+            manager = self._open()
+            self._kept.scores[step] = record["score"]
+            manager.save(step, args=save_args(arrays, record), force=True)
+        except Exception as error:
+            # Where a disk is full orbax raises OSError, ValueError or RuntimeError, here or in
+            # its thread. The processes of a run learn of it together, in `wait`.
+            self._error = error
+
+    def wait(self) -> None:
+        """Waits for the write in progress; one that failed gives a `RuntimeWarning`."""
+        if self._writing is None:
+            return
+        step, self._writing = self._writing, None
+        error, self._error = self._error, None
+        try:
+            if self._manager is not None:
+                self._manager.wait_until_finished()
+        except Exception as late:
+            error = error or late
+        if everywhere(error is None):
+            self._newest = step
+            return
+        # After a failure orbax's manager no longer knows which checkpoints there are.
+        self._shut()
+        with contextlib.suppress(OSError):
+            self._open()
+        reason = "another process failed" if error is None else short(error)
+        newest = "there is none yet" if self._newest is None else f"it is of step {self._newest}"
+        warnings.warn(
+            f"the checkpoint of step {step} could not be written: {reason}; the newest good one: "
+            f"{newest}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def close(self) -> None:
+        """Waits for the write in progress and ends orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._shut()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        """The manager; making one clears what a killed or failed write left."""
+        if self._manager is None:
+            if jax.process_index() == 0:
+                # Not left to orbax: threads of a write that failed may still put files there, and
+                # orbax would fail the next save for it.
+                for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            self._kept.scores = {
+                step: _score(self._folder / str(step)) for step in stored_steps(self._folder)
+            }
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._kept,
+                    save_root_metadata=False,
+                    lightweight_initialize=True,
+                ),
+            )
+        return self._manager
+
+    def _shut(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            # `wait` has told of a write that failed; orbax may tell of it once more.
+            with contextlib.suppress(Exception):
+                manager.close()
+
+
+@dataclasses.dataclass
+class _Kept:
+    """The policy by which orbax deletes, once a new checkpoint is complete."""
+
+    keep: int
+    best: int
+    mode: Mode
+    scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        scores = {step: self.scores.get(step) for step in steps}
+        stay = {*steps[-self.keep :], *ranked(scores, self.mode)[: self.best]}
+        return [checkpoint.step in stay for checkpoint in checkpoints]
+
+
+def _score(path: Path) -> float | None:
+    try:
+        return read_record(path)["score"]
+    except (DamagedError, ValueError):
+        return None
+
+
+def _move_aside(path: Path) -> None:
+    aside, count = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        count += 1
+        aside = path.with_name(f"{path.name}.damaged-{count}")
+    path.rename(aside)
