@@ -39,7 +39,7 @@ from records import devices, plain_table, wide_console, write
 from workloads import WORKLOADS, Workload, arrays
 
 import metajax as mj
-from metajax.loop import episode_keys
+from metajax.dispatch import episode_keys
 
 SCRIPT = Path(__file__).parent / "peers" / "torch_training.py"
 WINDOWS = 20  # Records of a run; the final loss is the mean of the last two, a tenth of it.

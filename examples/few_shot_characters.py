@@ -3,14 +3,18 @@
 Trains on one set of characters, is tested on another. Prints the test accuracy (for learners that
 adapt by gradient: before adaptation and after each inner step) with 95 % intervals, and draws a
 test episode with its predictions and the accuracy curves. With no arguments: 5-way 1-shot MAML on
-the embedded glyphs, which need no download.
+the embedded glyphs, which need no download. The run can be stopped or killed and resumed, and runs
+on many devices and in several processes: see `many_devices.md`.
 """
 
 import argparse
 import dataclasses
 import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +32,26 @@ def load(args: argparse.Namespace, split: str) -> np.ndarray:
     return mj.omniglot(args.data_dir, split)
 
 
+def validation(
+    args: argparse.Namespace, tester: mj.Learner, sample: mj.ImageEpisodes
+) -> Callable[[Any], float] | None:
+    """The accuracy of parameters on the validation set, if it is asked for."""
+    if not args.validation_episodes:
+        return None
+    sample = dataclasses.replace(sample, images=jnp.asarray(load(args, "validation")))
+
+    def validate(params: Any) -> float:
+        episodes = args.validation_episodes
+        scores = mj.evaluate(tester, params, sample, episodes=episodes, seed=args.seed)
+        return float(scores.mean("accuracy"))
+
+    return validate
+
+
 def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests, prints the tables and draws the figures; returns the first test's scores."""
+    if args.cluster or args.coordinator:
+        mj.start_processes(args.coordinator, args.processes, args.process)
     setting = SETTINGS[args.algorithm]
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
     changes = {name: getattr(args, name) for name in (*names, "temperature")}
@@ -43,9 +65,11 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         )
     if args.temperature is not None and not args.algorithm.startswith("matching"):
         raise SystemExit(f"--temperature is of matching networks, not of {args.algorithm}")
+    if args.out is None and (args.resume or jax.process_count() > 1):
+        raise SystemExit("--resume and several processes share the folder --out; name it")
     out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(quiet=jax.process_index() > 0)
 
     learner = make_learner(
         args.algorithm, setting, ways=train_ways, filters=args.filters, test=False
@@ -84,27 +108,20 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
     state = mj.init_state(params, optimizer, run_key)
-    options = {"algorithm": args.algorithm, "data": args.data, "shots": args.shots}
-    options |= {"filters": args.filters, "seed": args.seed, "ways": train_ways}
-    checkpoints = mj.Checkpoints(
-        out / "checkpoints",
-        options={**options, **dataclasses.asdict(setting)},
-        every=args.checkpoint_every,
-    )
-    if args.resume and args.out is None:
-        raise SystemExit("--resume goes on with the run in --out; name its folder")
-    if (out / "checkpoints").exists() and not args.resume:
+    mesh = mj.task_mesh() if args.mesh else None
+    if mesh is not None:
+        state = mj.place_state(state, mesh)
+    folder = out / "checkpoints"
+    if folder.exists() and not args.resume:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
-    if args.resume:
+    # Another run of these would not be the same run.
+    names = ("algorithm", "data", "ways", "shots", "filters", "iterations", "seed")
+    options = {name: getattr(args, name) for name in names} | dataclasses.asdict(setting)
+
+    with mj.Checkpoints(folder, options=options, every=args.checkpoint_every) as checkpoints:
         state = checkpoints.restore(state)
-        console.print(f"resumed at step {int(state.step)}")
-
-    def checkpoint(state: mj.TrainState, record: dict) -> None:
-        if checkpoints.due(int(record["step"])):
-            checkpoints.save(state)
-
-    with checkpoints:
-        checkpoints.begin(state)
+        if int(state.step):
+            console.print(f"resumed at step {int(state.step)}")
         result = mj.train(
             learner,
             optimizer,
@@ -113,11 +130,20 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
             iterations=args.iterations,
             meta_batch=setting.meta_batch,
             dispatch=min(args.dispatch, args.iterations),
+            mesh=mesh,
+            non_finite=args.non_finite,
+            checkpoints=checkpoints,
+            validate=validation(args, testers[0], test_samples[0]),
             metrics_file=out / "metrics.jsonl",
-            on_dispatch=checkpoint,
         )
-        checkpoints.save(result.state)
-    params = result.state.params
+    if result.stopped == "terminated":
+        console.print(f"stopped at step {int(result.state.step)}; --resume goes on from there")
+        raise SystemExit(128 + signal.SIGTERM)
+    tested = result.state
+    if args.validation_episodes:
+        tested = mj.restore_state(folder, state, which="best")
+        console.print(f"testing step {int(tested.step)}, the best on the validation set")
+    params = mj.to_host(tested.params)
     tests = []
     for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):
         scores = mj.evaluate(tester, params, test_sample, episodes=args.episodes, seed=args.seed)
@@ -132,6 +158,8 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         f"{int(result.state.step)} iterations of {setting.meta_batch} tasks, {result.stopped}: "
         f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling"
     )
+    if jax.process_index() > 0:
+        return tests[0]
     draw_curves(result.history, tests[0], out / "curves.png")
     draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
     console.print(f"figures and checkpoints in {out}")
@@ -169,9 +197,28 @@ def parser() -> argparse.ArgumentParser:
         f"support and all queries, or the support alone; {of_algorithm}",
     )
     out.add_argument("--episodes", type=int, default=600, help="test episodes")
+    out.add_argument(
+        "--validation-episodes",
+        type=int,
+        default=0,
+        help="at every checkpoint; the best one is then tested, not the last",
+    )
     out.add_argument("--dispatch", type=int, default=50, help="iterations between reports")
     out.add_argument("--checkpoint-every", type=int, default=500, help="iterations")
-    out.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    out.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
+    out.add_argument(
+        "--non-finite",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what a loss or gradient that is not finite does",
+    )
+    out.add_argument("--mesh", action="store_true", help="train on all devices")
+    out.add_argument("--cluster", action="store_true", help="in the processes of a cluster's job")
+    out.add_argument("--coordinator", help="in several processes: host:port of the first one")
+    out.add_argument("--processes", type=int, help="how many; with --coordinator")
+    out.add_argument("--process", type=int, help="which of them, from 0; with --coordinator")
     out.add_argument("--seed", type=int, default=0)
     out.add_argument("--out", type=Path, help="folder of the run; default: a new one in runs/")
     return out

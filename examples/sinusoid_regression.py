@@ -63,19 +63,19 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
     }
     trained, scores = {}, {}
     for name, learner in learners.items():
-        result = mj.train(
-            learner,
-            optimizer,
-            mj.init_state(params, optimizer, run_key),
-            sample,
-            iterations=args.iterations,
-            meta_batch=25,
-            dispatch=min(1000, args.iterations),
-            metrics_file=out / f"{name}.jsonl",
-        )
-        options = {**vars(args), "out": str(out), "learner": name}
+        options = {"learner": name, "steps": args.steps, "shots": args.shots, "seed": args.seed}
         with mj.Checkpoints(out / f"{name}_checkpoints", options=options) as checkpoints:
-            checkpoints.save(result.state)
+            result = mj.train(
+                learner,
+                optimizer,
+                mj.init_state(params, optimizer, run_key),
+                sample,
+                iterations=args.iterations,
+                meta_batch=25,
+                dispatch=min(1000, args.iterations),
+                checkpoints=checkpoints,
+                metrics_file=out / f"{name}.jsonl",
+            )
         trained[name] = result.state.params
         console.print(
             f"{name}: {int(result.state.step)} iterations of 25 tasks, {result.stopped}, "
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
             seed=args.seed,
             chunk_size=100,
         )
-        if result.stopped == "interrupted":
+        if result.stopped in ("interrupted", "terminated"):
             break
     console.print(table(args, scores))
     draw_task(args, trained, out / "sinusoid.png")

@@ -61,6 +61,17 @@ from metajax.models import (
     strided_conv_net,
 )
 from metajax.objectives import supervised
+from metajax.parallel import (
+    mesh_step,
+    place_episodes,
+    place_state,
+    pmap_step,
+    process_tasks,
+    start_processes,
+    state_shardings,
+    task_mesh,
+    to_host,
+)
 from metajax.tasks import meta_gradient, task_keys
 from metajax.training import TrainState, init_state, maml_step, train_step
 from metajax.types import (
@@ -131,10 +142,15 @@ __all__ = [
     "match_error",
     "matching_network",
     "max_pool_conv_net",
+    "mesh_step",
     "meta_gradient",
     "metric_learner",
     "mlp",
     "omniglot",
+    "place_episodes",
+    "place_state",
+    "pmap_step",
+    "process_tasks",
     "proto_maml",
     "prototypes",
     "prototypical_network",
@@ -147,9 +163,13 @@ __all__ = [
     "sinusoid_episodes",
     "squared_distances",
     "squared_error",
+    "start_processes",
+    "state_shardings",
     "strided_conv_net",
     "supervised",
     "task_keys",
+    "task_mesh",
+    "to_host",
     "train",
     "train_step",
 ]

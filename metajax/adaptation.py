@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 
 from metajax.batching import without_padding
-from metajax.checks import check_episode, check_examples, check_parameters
+from metajax.checks import check_episode, check_examples, check_parameters, check_shared
 from metajax.types import (
     AdaptedTask,
     Array,
@@ -63,6 +63,7 @@ def gradient_learner(
     ) -> tuple[Params, Any]:
         expected = jax.eval_shape(objective.init, jax.random.key(0), support.inputs)
         check_parameters(expected, params)
+        check_shared(params, support)
         support = without_padding(support)
         return fit(params, support, None if key is None else jax.random.fold_in(key, 0), observe)
 

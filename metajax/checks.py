@@ -5,6 +5,7 @@ where the values are known, that is outside a compiled program.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +207,32 @@ def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
         for path, leaf in leaves
     }
+
+
+def check_shared(params: Params, data: Examples | Episode) -> None:
+    """Raises where a gradient would be summed over the devices of a `jax.shard_map`, unasked.
+
+    With its check on, the gradient with respect to parameters that the devices share is a sum over
+    them, that of an inner loop too.
+    """
+    shared, own = (
+        {axis for leaf in jax.tree.leaves(tree) for axis in varying_axes(leaf)}
+        for tree in (params, data)
+    )
+    if own - shared:
+        axis = sorted(own - shared)[0]
+        raise ValueError(
+            f"under jax.shard_map the data differ along the axis {axis!r} and the parameters do "
+            "not, so that its check would sum the inner gradients over the devices; expected "
+            "jax.shard_map(..., check_vma=False), or metajax.mesh_step in its place"
+        )
+
+
+def varying_axes(x: Array) -> frozenset[str]:
+    """The axes along which devices hold other values, as the check of `jax.shard_map` knows it."""
+    kind: Any = jax.typeof(x)
+    varying = getattr(getattr(kind, "manual_axis_type", kind), "varying", None)
+    return frozenset(varying or getattr(kind, "vma", None) or ())
 
 
 def check_floating(inputs: Array, model: str) -> None:

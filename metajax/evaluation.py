@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from metajax.loop import as_pytree, check_sample
+from metajax.dispatch import as_pytree, check_sample
+from metajax.parallel import to_host
 from metajax.tasks import TaskLoss, task_keys
 from metajax.types import Array, Episode, Key, Learner, Params
 
@@ -90,6 +91,8 @@ def evaluate(
         )
     check_sample(learner, params, sample)
 
+    if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
+        params = to_host(params)  # Every process scores the same episodes.
     keys = task_keys(jax.random.key(seed), episodes)
     scores = _scores(learner.loss, chunk_size, params, as_pytree(sample), keys)
     return Evaluation(

@@ -1,24 +1,31 @@
-"""The compiled training loop: many meta-steps a dispatch, on the device, reported from the host."""
+"""The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
 import contextlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from signal import SIGTERM
+from typing import Any, Literal, NamedTuple, TextIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from metajax.progress import Progress, Record, stop_signal
-from metajax.tasks import task_keys
-from metajax.training import TrainState, train_step
-from metajax.types import Array, Episode, Key, Learner
-
-Sample = Callable[[Key], Episode]
+from metajax.checkpoint import Checkpoints
+from metajax.dispatch import NonFinite, Sample, as_pytree, check_sample, dispatch_program
+from metajax.parallel import (
+    TASKS,
+    largest_of_processes,
+    place_state,
+    replicate,
+    tasks_per_device,
+)
+from metajax.progress import Progress, Record, StopSignal
+from metajax.training import TrainState
+from metajax.types import Array, Learner, Params
 
 
 class TrainResult(NamedTuple):
@@ -26,15 +33,15 @@ class TrainResult(NamedTuple):
 
     Attributes:
       state: the last good state.
-      stopped: why the loop ended: all iterations done, Ctrl-C, or a meta-loss, gradient or update
-        that was not finite (the state is then the one before that step).
+      stopped: why the loop ended: all iterations done, Ctrl-C (SIGINT), SIGTERM, or a meta-loss,
+        gradient or update that was not finite (the state is then the one before that step).
       history: the records that were reported, one a dispatch.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
     """
 
     state: TrainState
-    stopped: Literal["finished", "interrupted", "non-finite"]
+    stopped: Literal["finished", "interrupted", "terminated", "non-finite"]
     history: list[Record]
     compile_seconds: float
     run_seconds: float
@@ -50,6 +57,10 @@ def train(
     meta_batch: int,
     chunk_size: int | None = None,
     dispatch: int = 100,
+    mesh: Mesh | None = None,
+    non_finite: NonFinite = "stop",
+    checkpoints: Checkpoints | None = None,
+    validate: Callable[[Params], float] | None = None,
     metrics_file: str | Path | None = None,
     progress: bool = True,
     on_dispatch: Callable[[TrainState, Record], None] | None = None,
@@ -57,100 +68,112 @@ def train(
     """Meta-trains until `state.step` is `iterations`.
 
     Sampling, inner loops and outer updates of `dispatch` iterations are one `jax.lax.scan`. What is
-    drawn depends on `state.key` and the step alone, so a run that is cut in two and goes on from
-    its state is the same run.
+    drawn depends on `state.key` and the step alone, and dispatches begin at multiples of
+    `dispatch`, so a run that is cut in two and goes on from its state is the same run, bit for bit.
 
-    Ctrl-C ends the loop after the dispatch in progress. A meta-loss, gradient or update that is
-    not finite ends it too, with a `RuntimeWarning` that names the step. Both keep what was trained.
+    Ctrl-C and SIGTERM end the loop after the dispatch in progress, a second one at once. Whatever
+    ends it, the last good state is returned or, where there is an exception, saved.
 
     Args:
       learner: any learner.
       optimizer: the outer optimiser.
-      state: from `init_state`, or an earlier result's.
+      state: from `init_state`, `Checkpoints.restore` or an earlier result's.
       sample: the pure function `key -> Episode`.
       iterations: the step to train to, counted from the run's beginning.
-      meta_batch: tasks a meta-step.
-      chunk_size: tasks run at once, see `meta_gradient`.
-      dispatch: iterations a dispatch, that is between two reports. A last, shorter dispatch
-        compiles anew.
-      metrics_file: a JSON-lines file to which every record is appended.
+      meta_batch: tasks a meta-step, over all devices.
+      chunk_size: tasks that a device runs at once, see `meta_gradient`.
+      dispatch: iterations a dispatch, that is between two reports. A shorter one, at the end or
+        after a state in between, compiles anew.
+      mesh: from `task_mesh`, to train on many devices, each of which samples its own tasks. With
+        several processes all of them call `train` alike; process 0 reports.
+      non_finite: what a meta-loss, gradient or update that is not finite does: `"stop"` ends the
+        loop with the state before that step, `"skip"` goes on with the next step without the
+        update, and stops where a whole dispatch is so. Either gives a `RuntimeWarning` that names
+        the steps.
+      checkpoints: where the state is saved: when it is due, and at the end of the loop.
+      validate: the score of the parameters, a function such as
+        `lambda params: evaluate(...).mean("accuracy")`. It is called whenever a checkpoint is due,
+        and at the last iteration; the checkpoint of the best score is kept, and the record has it
+        as `validation`.
+      metrics_file: a JSON-lines file to which every record is appended. A run that goes on from a
+        checkpoint repeats the records after it.
       progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
-      on_dispatch: called with the state and the record after each dispatch, for checkpoints and
-        validation.
+      on_dispatch: called with the state and the record after each dispatch.
 
     Returns:
-      A `TrainResult`. A record holds `step`, `seconds`, `tasks_per_second` and each metric's mean
-      over the dispatch.
+      A `TrainResult`. A record holds `step`, `seconds`, `tasks_per_second`, each metric's mean over
+      the dispatch and, where updates were skipped, how many as `skipped`.
 
     Raises:
-      ValueError: a number is below 1, or the model's width is not the number of ways.
+      ValueError: a number is below 1, the devices do not divide the meta-batch, `validate` without
+        `checkpoints`, or the model's width is not the number of ways.
+      FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     if iterations < 1 or meta_batch < 1 or dispatch < 1:
         raise ValueError(
             f"iterations={iterations}, meta_batch={meta_batch}, dispatch={dispatch}; expected 1 "
             "or more of each"
         )
+    if non_finite not in ("stop", "skip"):
+        raise ValueError(f'non_finite={non_finite!r}; expected "stop" or "skip"')
+    if validate is not None and checkpoints is None:
+        raise ValueError(
+            "validate is called when a checkpoint is due; expected checkpoints beside it"
+        )
     check_sample(learner, state.params, sample)
-    step = train_step(learner, optimizer, chunk_size=chunk_size)
-
-    def run(
-        state: TrainState, sample: Sample, length: int
-    ) -> tuple[TrainState, Mapping[str, Array]]:
-        def iteration(
-            carry: tuple[TrainState, Array], _: None
-        ) -> tuple[tuple[TrainState, Array], Mapping[str, Array]]:
-            state, good = carry
-            episodes = jax.vmap(sample)(episode_keys(state, meta_batch))
-            stepped, metrics = step(state, episodes)
-            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-            finite &= jnp.isfinite(optax.tree.norm(stepped.params))
-            metrics = {**metrics, "finite": finite}
-            good = good & finite
-            params, opt_state, count = jax.tree.map(
-                lambda new, old: jnp.where(good, new, old), stepped[:3], state[:3]
-            )
-            return (TrainState(params, opt_state, count, state.key), good), metrics
-
-        (state, _), metrics = jax.lax.scan(iteration, (state, jnp.array(True)), length=length)
-        return state, metrics
-
-    compiled: dict[int, Callable[..., Any]] = {}
     sample = as_pytree(sample)
-    jitted = jax.jit(run, static_argnums=2)
+    tasks = meta_batch
+    if mesh is not None:
+        tasks = tasks_per_device(meta_batch, mesh.shape[TASKS])
+        state, sample = place_state(state, mesh), replicate(sample, mesh)
+    if checkpoints is not None:
+        checkpoints.begin(state)
+    program = dispatch_program(
+        learner,
+        optimizer,
+        state,
+        tasks=tasks,
+        chunk_size=chunk_size,
+        non_finite=non_finite,
+        mesh=mesh,
+    )
+    compiled: dict[int, Callable[..., Any]] = {}
     history: list[Record] = []
-    stopped: Literal["finished", "interrupted", "non-finite"] = "finished"
+    stopped: Literal["finished", "interrupted", "terminated", "non-finite"] = "finished"
     compile_seconds = run_seconds = 0.0
     done = int(state.step)
-    report = Progress(done, iterations, meta_batch, enabled=progress)
+    speaks = jax.process_index() == 0
+    report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
-        stop = stack.enter_context(stop_signal())
-        lines = None
-        if metrics_file is not None:
-            lines = stack.enter_context(Path(metrics_file).open("a", encoding="utf-8"))
+        lines = stack.enter_context(_appended(metrics_file if speaks else None))
+        signals = stack.enter_context(StopSignal())
+        if checkpoints is not None:
+            stack.push(lambda error, *_: _save_last(checkpoints, state, failed=error is not None))
         while done < iterations:
-            length = min(dispatch, iterations - done)
+            length = min(dispatch - done % dispatch, iterations - done)
             started = time.perf_counter()
             if length not in compiled:
-                compiled[length] = jitted.lower(state, sample, length).compile()
+                compiled[length] = program.lower(state, sample, length).compile()
                 compile_seconds += time.perf_counter() - started
                 started = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled[length](state, sample))
             seconds = time.perf_counter() - started
             run_seconds += seconds
-            bad = _first_non_finite(metrics)
-            if bad is not None:
-                stopped = "non-finite"
-                warnings.warn(
-                    "the meta-loss, its gradient or the update was not finite at step "
-                    f"{done + bad}; stopped, keeping the parameters of step {int(state.step)}. A "
-                    "smaller inner or outer rate, or clipping, may help",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                break
+            finite = np.asarray(metrics["finite"])
+            if not finite.all():
+                _warn_of_non_finite(done, finite, state, non_finite)
+                if non_finite == "stop" or not finite.any():
+                    stopped = "non-finite"
+                    break
             done += length
             record = _record(done, run_seconds, length * meta_batch / seconds, metrics)
+            signal = largest_of_processes(signals.received)
+            due = checkpoints is not None and checkpoints.due(done)
+            if validate is not None and (due or done == iterations) and not signal:
+                record["validation"] = float(validate(state.params))
+            if checkpoints is not None and (due or "validation" in record):
+                checkpoints.save(state, score=record.get("validation"))
             history.append(record)
             if lines is not None:
                 lines.write(json.dumps(record) + "\n")
@@ -158,44 +181,68 @@ def train(
             report.update(record, length)
             if on_dispatch is not None:
                 on_dispatch(state, record)
-            if stop.is_set() and done < iterations:
-                stopped = "interrupted"
+                signal = signal or largest_of_processes(signals.received)
+            if signal and done < iterations:
+                stopped = "terminated" if signal == SIGTERM else "interrupted"
                 break
     return TrainResult(state, stopped, history, compile_seconds, run_seconds)
 
 
-def check_sample(learner: Learner, params: Any, sample: Sample) -> None:
-    """Raises unless one drawn episode fits the learner, its number of ways included."""
-    key = jax.random.key(0)
-    episode = sample(key)
-    # The episode is not an argument of what is traced, so that checks can read its labels.
-    jax.eval_shape(lambda params: learner.loss(params, episode, key), params)
+def _save_last(checkpoints: Checkpoints, state: TrainState, *, failed: bool) -> None:
+    """Saves the state of the last whole dispatch, after an exception too."""
+    if failed and jax.process_count() > 1:
+        return  # The processes save together, and the others may know of no exception.
+    checkpoints.save(state)
+    checkpoints.wait()
 
 
-def episode_keys(state: TrainState, meta_batch: int) -> Key:
-    """The `[meta_batch]` keys from which `train` draws the episodes of the state's next step."""
-    # The learner's keys are those of `state.key` itself: folding in what is never a step keeps the
-    # two streams apart.
-    data_key = jax.random.fold_in(state.key, 2**32 - 1)
-    return task_keys(jax.random.fold_in(data_key, state.step), meta_batch)
+@contextlib.contextmanager
+def _appended(path: str | Path | None) -> Iterator[TextIO | None]:
+    """A file of lines to append to; a last line that was cut off is ended first."""
+    if path is None:
+        yield None
+        return
+    with Path(path).open("a+", encoding="utf-8") as lines:
+        if lines.tell():
+            lines.seek(lines.tell() - 1)
+            if lines.read(1) != "\n":
+                lines.write("\n")
+        yield lines
 
 
-def as_pytree(sample: Sample) -> Sample:
-    """A sampler that can be an argument of a compiled function."""
-    return jax.tree_util.Partial(sample) if jax.tree_util.all_leaves([sample]) else sample
-
-
-def _first_non_finite(metrics: Mapping[str, Array]) -> int | None:
-    finite = np.asarray(metrics["finite"])
-    return None if finite.all() else int(np.argmin(finite))
+def _warn_of_non_finite(
+    done: int, finite: np.ndarray, state: TrainState, non_finite: NonFinite
+) -> None:
+    bad = (done + np.flatnonzero(~finite)).tolist()
+    what = "the meta-loss, its gradient or the update was not finite at step "
+    if non_finite == "stop":
+        what += f"{bad[0]}; stopped, keeping the parameters of step {int(state.step)}"
+    else:
+        named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        what += f"{named}; went on without {len(bad)} of {len(finite)} updates"
+        if len(bad) == len(finite):
+            what += ", and stopped, since none was left"
+    warnings.warn(
+        f"{what}. A smaller inner or outer rate, or clipping, may help",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _record(
     step: int, seconds: float, tasks_per_second: float, metrics: Mapping[str, Array]
 ) -> Record:
+    finite = np.asarray(metrics["finite"])
     means = {
-        name: np.mean(values, axis=0).tolist()
+        name: np.mean(np.asarray(values)[finite], axis=0).tolist()
         for name, values in metrics.items()
         if name != "finite"
     }
-    return {"step": step, "seconds": seconds, "tasks_per_second": tasks_per_second, **means}
+    skipped = {} if finite.all() else {"skipped": int((~finite).sum())}
+    return {
+        "step": step,
+        "seconds": seconds,
+        "tasks_per_second": tasks_per_second,
+        **means,
+        **skipped,
+    }

@@ -1,38 +1,43 @@
 """What a training run shows on the host while it runs, and how it is told to stop."""
 
-import contextlib
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
 Record = dict[str, Any]
 
 
-@contextlib.contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that the dispatch in progress is not lost."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+class StopSignal:
+    """Ctrl-C and SIGTERM, remembered while the context lasts so that the dispatch is not lost.
 
-    def handle(signum: int, frame: object) -> None:
-        del signum, frame
-        stop.set()
-        signal.signal(signal.SIGINT, before)  # A second Ctrl-C stops at once.
+    Attributes:
+      received: the number of the signal, 0 where none came.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Others may not set handlers.
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._receive) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _receive(self, signum: int, frame: object) -> None:
+        del frame
+        self.received = signum
+        self.__exit__()  # A second one stops at once.
         print("\nstopping after the dispatch in progress", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Progress:

@@ -9,7 +9,7 @@ import optax
 
 from metajax.algorithms import maml
 from metajax.batching import Batching
-from metajax.checks import check_optimizer
+from metajax.checks import check_optimizer, check_shared
 from metajax.inner import Backward
 from metajax.losses import cross_entropy
 from metajax.tasks import meta_gradient, task_keys
@@ -66,9 +66,8 @@ def train_step(
       learner: any learner.
       optimizer: the outer optimiser.
       chunk_size: tasks run at once, see `meta_gradient`; static.
-      axis_name: inside `jax.pmap(step, axis_name=...)`, the axis over which gradients and metrics
-        are averaged. Each device gets a slice of the tasks. Under `jax.shard_map` pass
-        `check_vma=False`: its default sums the inner gradients over devices, without an error.
+      axis_name: inside `jax.pmap(step, axis_name=...)`, `mesh_step` and `pmap_step` the axis over
+        which gradients and metrics are averaged. Each device gets a slice of the tasks.
 
     Returns:
       The pure function `(state, episodes) -> (state, metrics)`, where the episodes' arrays have a
@@ -77,12 +76,14 @@ def train_step(
 
     Raises:
       TypeError: `optimizer` is not an optax transformation.
-      ValueError: from the step: `chunk_size` does not divide the tasks, or the learner's errors.
+      ValueError: from the step: `chunk_size` does not divide the tasks, it is under `jax.shard_map`
+        with its check on, or the learner's errors.
     """
     check_optimizer(optimizer, "optimizer")
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
+        check_shared(state.params, episodes)
         tasks = jax.tree.leaves(episodes)[0].shape[0]
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
         keys = task_keys(jax.random.fold_in(state.key, state.step), tasks, first=first)

@@ -117,27 +117,28 @@ def test_chunked_looped_and_vmapped_gradients_agree(row: Row) -> None:
 
 @each
 @pytest.mark.usefixtures("float64")
-def test_step_under_pmap_equals_step_on_one_device(row: Row) -> None:
+def test_steps_over_devices_equal_the_step_on_one(row: Row) -> None:
     learner, params = _start(row)
     params, episodes = _cast((params, _batch(8)))
     optimizer = optax.sgd(1e-2)  # Adam would blow up the rounding of gradients that are zero.
     state = mj.init_state(params, optimizer, KEY)
     expected, expected_metrics = jax.jit(mj.train_step(learner, optimizer))(state, episodes)
 
-    devices = 4
-    step = jax.pmap(
-        mj.train_step(learner, optimizer, axis_name="devices"),
-        axis_name="devices",
-        in_axes=(None, 0),
-        devices=jax.devices()[:devices],
-    )
-    split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), episodes)
-    states, metrics = step(state, split)
-    for device in range(devices):
-        params = jax.tree.map(lambda x, device=device: np.asarray(x)[device], states.params)
-        chex.assert_trees_all_close(params, expected.params, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(metrics["loss"][0], expected_metrics["loss"], rtol=1e-12)
-    np.testing.assert_allclose(metrics["grad_norm"][0], expected_metrics["grad_norm"], rtol=1e-12)
+    devices = jax.devices()[:4]
+    step = mj.train_step(learner, optimizer, axis_name="tasks")
+    for over_devices in (
+        mj.pmap_step(step, devices=devices),
+        mj.mesh_step(step, mj.task_mesh(devices)),
+    ):
+        after, metrics = over_devices(state, episodes)
+        for leaf, wanted in zip(
+            jax.tree.leaves(after.params), jax.tree.leaves(expected.params), strict=True
+        ):
+            assert len(leaf.addressable_shards) == 4
+            for shard in leaf.addressable_shards:
+                np.testing.assert_allclose(shard.data, wanted, rtol=1e-10, atol=1e-12)
+        for name in ("loss", "grad_norm"):
+            np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-12)
 
 
 @each

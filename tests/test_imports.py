@@ -45,9 +45,11 @@ ALLOWED = {
         "algorithms",
     },
     "progress": set(),
-    "loop": {"types", "tasks", "training", "progress"},
-    "evaluation": {"types", "tasks", "loop"},
+    "parallel": {"types", "training"},
     "checkpoint": {"types", "checks", "training"},
+    "dispatch": {"types", "tasks", "training", "parallel"},
+    "loop": {"types", "training", "progress", "parallel", "dispatch", "checkpoint"},
+    "evaluation": {"types", "tasks", "dispatch", "parallel"},
 }
 
 

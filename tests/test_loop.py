@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.loop import episode_keys
+from metajax.dispatch import episode_keys
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)
@@ -65,6 +65,12 @@ def test_a_shorter_last_dispatch_is_the_same_run() -> None:
     assert [record["step"] for record in cut.history] == [10, 20, 25]
 
 
+def test_dispatches_begin_at_multiples_of_their_length() -> None:
+    part = _train(_state(), 7, dispatch=7)
+    rest = _train(part.state, 25, dispatch=10)
+    assert [record["step"] for record in rest.history] == [10, 20, 25]
+
+
 def test_learning_halves_the_query_loss() -> None:
     learner = mj.maml(
         mj.mlp((40, 40, 1)), inner=optax.sgd(0.01), num_steps=1, loss_fn=mj.squared_error
@@ -87,10 +93,20 @@ def test_learning_halves_the_query_loss() -> None:
 def test_metrics_file_appends_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     half = _train(_state(), 10, metrics_file=path)
+    assert json.loads(path.read_text())["step"] == 10
     _train(half.state, 20, metrics_file=path)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["step"] for record in records] == [10, 20]
     assert {"loss", "grad_norm", "query_loss", "tasks_per_second", "seconds"} <= set(records[0])
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "lo')
+    _train(_state(), 10, metrics_file=path)
+    cut, whole = path.read_text().splitlines()
+    assert cut == '{"step": 10, "lo'
+    assert json.loads(whole)["step"] == 10
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,23 +118,78 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert "min left" in lines[-1]
 
 
-def test_ctrl_c_keeps_what_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("signum", "stopped"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_keeps_what_was_trained(
+    signum: signal.Signals, stopped: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupt(state: mj.TrainState, record: dict) -> None:
         del state
         if record["step"] == 20:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
             # Only the main thread runs handlers, between two of its instructions.
             threading.Event().wait(0.05)
 
     # The signal arrives in the callback of dispatch 2: that dispatch counts, no other is begun.
-    result = _train(_state(), 100, on_dispatch=interrupt)
-    assert result.stopped == "interrupted"
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+        result = _train(_state(), 100, on_dispatch=interrupt, checkpoints=checkpoints)
+    assert result.stopped == stopped
     assert int(result.state.step) == 20
-    chex.assert_trees_all_equal(result.state.params, _train(_state(), 20).state.params)
+    expected = _train(_state(), 20).state.params
+    chex.assert_trees_all_equal(result.state.params, expected)
+    chex.assert_trees_all_equal(mj.restore_state(tmp_path, _state()).params, expected)
     assert "stopping after the dispatch in progress" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_exception_the_last_state_is_saved(error: type, tmp_path: Path) -> None:
+    def fail(state: mj.TrainState, record: dict) -> None:
+        del state
+        if record["step"] == 20:
+            raise error("in the callback")
+
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints, pytest.raises(error):
+        _train(_state(), 100, on_dispatch=fail, checkpoints=checkpoints)
+    assert int(mj.restore_state(tmp_path, _state()).step) == 20
+
+
+def test_checkpoints_are_saved_when_due_with_their_scores(tmp_path: Path) -> None:
+    scores = iter([1.0, 3.0, 2.0])
+    seen = []
+
+    def validate(params: dict) -> float:
+        seen.append(params)
+        return next(scores)
+
+    with mj.Checkpoints(tmp_path, options={}, every=20, keep=1) as checkpoints:
+        result = _train(_state(), 50, checkpoints=checkpoints, validate=validate)
+    validated = {record["step"]: record.get("validation") for record in result.history}
+    assert validated == {10: None, 20: 1.0, 30: None, 40: 3.0, 50: 2.0}
+    assert int(mj.restore_state(tmp_path, _state()).step) == 50
+    best = mj.restore_state(tmp_path, _state(), which="best")
+    assert int(best.step) == 40
+    chex.assert_trees_all_equal(best.params, seen[1])
+
+
+def test_another_runs_folder_is_refused_before_training(tmp_path: Path) -> None:
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+        _train(_state(), 10, checkpoints=checkpoints)
+    with (
+        mj.Checkpoints(tmp_path, options={}) as checkpoints,
+        pytest.raises(FileExistsError, match="restore"),
+    ):
+        _train(_state(), 10, checkpoints=checkpoints)
+
+
+def test_options_of_the_loop() -> None:
+    with pytest.raises(ValueError, match=r"non_finite='halt'; expected \"stop\" or \"skip\""):
+        _train(_state(), 10, non_finite="halt")
+    with pytest.raises(ValueError, match=r"validate .* expected checkpoints beside it"):
+        _train(_state(), 10, validate=lambda params: 0.0)
 
 
 def test_training_works_outside_the_main_thread() -> None:
@@ -158,6 +229,51 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_state() -> Non
     assert result.stopped == "non-finite"
     assert int(result.state.step) == bad
     assert float(result.state.params["count"]) == bad
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+    assert [record["step"] for record in result.history] == [5]
+
+
+def _poisoned(*steps: int) -> mj.Learner:
+    """A learner whose loss is not finite where the data are those of these steps."""
+    bad = jnp.stack([_first_input(step) for step in steps])
+
+    def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        value, aux = LEARNER.loss(params, episode, key)
+        return value + jnp.where((episode.support.inputs[0, 0] == bad).any(), jnp.nan, 0.0), aux
+
+    return LEARNER._replace(loss=loss)
+
+
+def _first_input(step: int) -> jax.Array:
+    state = _state()._replace(step=jnp.array(step))
+    return SAMPLE(episode_keys(state, 1)[0]).support.inputs[0, 0]
+
+
+def test_non_finite_steps_can_be_skipped() -> None:
+    state, optimizer = _state(), optax.sgd(1e-3)
+    state = mj.init_state(state.params, optimizer, KEY)
+    options = {"iterations": 20, "meta_batch": 1, "dispatch": 10, "progress": False}
+    with pytest.warns(RuntimeWarning, match=r"not finite at step 3, 7; went on without 2 of 10 up"):
+        result = mj.train(_poisoned(3, 7), optimizer, state, SAMPLE, non_finite="skip", **options)
+    assert result.stopped == "finished"
+    assert int(result.state.step) == 20
+    assert [record.get("skipped") for record in result.history] == [2, None]
+    assert np.isfinite(result.history[0]["loss"])
+
+    step = jax.jit(mj.train_step(LEARNER, optimizer))
+    for number in range(20):
+        stepped, _ = step(state, jax.vmap(SAMPLE)(episode_keys(state, 1)))
+        state = state._replace(step=stepped.step) if number in (3, 7) else stepped
+    chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
+
+
+def test_skipping_ends_where_nothing_is_left() -> None:
+    optimizer = optax.sgd(lambda count: jnp.where(count >= 5, jnp.nan, 1e-3))
+    state = mj.init_state(_state().params, optimizer, KEY)
+    options = {"iterations": 100, "meta_batch": 1, "dispatch": 5, "progress": False}
+    with pytest.warns(RuntimeWarning, match="without 5 of 5 updates, and stopped"):
+        result = mj.train(LEARNER, optimizer, state, SAMPLE, non_finite="skip", **options)
+    assert result.stopped == "non-finite"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
     assert [record["step"] for record in result.history] == [5]
 

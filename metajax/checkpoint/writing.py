@@ -49,7 +49,7 @@ class Checkpoints:
         options: Mapping[str, Any],
         every: int = 500,
         keep: int = 2,
-        best: int = 0,
+        best: int = 1,
         mode: Mode = "max",
     ) -> None:
         """Reads and writes nothing yet.

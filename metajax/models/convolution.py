@@ -19,6 +19,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from metajax.checks import varying_axes
 from metajax.models import convolution_forms as forms
 from metajax.models.convolution_forms import Window
 from metajax.types import Array
@@ -91,11 +92,8 @@ def is_placed(x: Array) -> bool:
 
     So it is under `jax.shard_map` with its check and on meshes with explicit axes.
     """
-    kind: Any = jax.typeof(x)
-    varying = getattr(getattr(kind, "manual_axis_type", kind), "varying", None)
-    varying = varying or getattr(kind, "vma", None)
-    spec = getattr(getattr(kind, "sharding", None), "spec", ())
-    return bool(varying) or any(axis is not None for axis in spec)
+    spec = getattr(getattr(jax.typeof(x), "sharding", None), "spec", ())
+    return bool(varying_axes(x)) or any(axis is not None for axis in spec)
 
 
 # The primitives' operands and results have a leading axis of tasks, each with weights of its own:
