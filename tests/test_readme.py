@@ -16,4 +16,4 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for number, block in enumerate(blocks, start=1):
         exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
     assert namespace["result"].stopped == "finished"
-    assert (tmp_path / "runs" / "readme").is_dir()
+    assert (tmp_path / "runs" / "maml").is_dir()

@@ -1,0 +1,31 @@
+"""Runs a script in two processes that find each other."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def run_two(script: str, arguments: Sequence[str], *, timeout: float = 600) -> None:
+    """Runs `python script arguments --coordinator ADDRESS --process I`, I = 0 and 1, to their end.
+
+    What they print is dropped: gloo prints a line for every connection.
+
+    Raises:
+      RuntimeError: one of them failed.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, script, *arguments, "--coordinator", address, "--process"]
+    workers = [
+        subprocess.Popen([*command, str(process)], stdout=subprocess.DEVNULL)
+        for process in range(2)
+    ]
+    try:
+        codes = [worker.wait(timeout=timeout) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    if any(codes):
+        raise RuntimeError(f"the two processes ended with {codes}; expected 0 and 0")

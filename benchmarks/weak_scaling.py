@@ -1,0 +1,191 @@
+"""Weak scaling: as many tasks a device on one, two and four devices, and in two processes.
+
+The devices are forced CPU devices of one thread each; the two processes, of one device each, are
+held to a core each and talk through gloo. Every arrangement runs its meta-step with and without the
+all-reduce of the gradient, all of them interleaved, times are medians: efficiency is the time of
+one device over the time of many, communication the share of the time that goes without the
+all-reduce. It includes waiting for the slowest device. A machine of two cores gives four devices
+an efficiency of a half at best. Run it on a quiet machine.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec
+from meta_gradients import make_learner
+from peers.jax_names import to_tree
+from records import plain_table, wide_console, write
+from two_processes import run_two
+from workloads import WORKLOADS, Workload, arrays
+
+import metajax as mj
+from metajax.parallel import on_each_device, replicate
+
+OPTIMIZER = optax.adam(1e-3)
+COLUMNS = ["workload", "arrangement", "ms", "efficiency", "communication", "gradient_kb"]
+Run = Callable[[], Any]
+
+
+def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bool, Run]:
+    """The meta-step over a mesh, with and without its all-reduce, ready to run."""
+    learner = make_learner(workload, steps)
+    data = {name: jnp.asarray(array) for name, array in arrays(workload).items()}
+    support, query = (mj.Examples(data[f"x{name}"], data[f"y{name}"]) for name in "sq")
+    params = to_tree(data, jax.eval_shape(learner.init, jax.random.key(0), support.inputs[0]))
+    state = mj.place_state(mj.init_state(params, OPTIMIZER, jax.random.key(1)), mesh)
+    whole = replicate(mj.Episode(support, query), mesh)
+    # Every device works on the same tasks: as many of them each, and nothing to wait for.
+    spec = PartitionSpec()
+    made = {}
+    for together in (True, False):
+        step = mj.train_step(
+            learner,
+            OPTIMIZER,
+            chunk_size=workload.chunk_size,
+            axis_name="tasks" if together else None,
+        )
+        compiled = (
+            jax.jit(on_each_device(step, mesh, (spec, spec), spec)).lower(state, whole).compile()
+        )
+
+        def run(compiled: Any = compiled) -> None:
+            jax.block_until_ready(compiled(state, whole))
+
+        made[together] = run
+    return made
+
+
+def gradient_kilobytes(workload: Workload) -> float:
+    """What the all-reduce adds up."""
+    weights = (array for name, array in arrays(workload).items() if "/" in name)
+    return sum(array.nbytes for array in weights) / 1e3
+
+
+def medians(runs: Mapping[Any, Run], turns: int, between: Callable[[], None]) -> dict[Any, float]:
+    """Median milliseconds of each run, in turns, after `between` every time."""
+    times: dict[Any, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):
+        for name, run in runs.items():
+            between()
+            started = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[dict]:
+    """One, two and four devices of one process."""
+    meshes = {count: mj.task_mesh(jax.devices()[:count]) for count in (1, 2, 4)}
+    runs = {
+        (count, together): run
+        for count, mesh in meshes.items()
+        for together, run in programs(workload, args.steps, mesh).items()
+    }
+    times = medians(runs, args.turns, lambda: None)
+    return [
+        _row(name, f"{count} devices", times[1, True], times[count, True], times[count, False])
+        for count in meshes
+    ]
+
+
+def in_processes(args: argparse.Namespace, name: str, workload: Workload) -> list[dict]:
+    """One process alone while the other waits, then both."""
+    alone = programs(workload, args.steps, mj.task_mesh(jax.local_devices()))[True]
+    both = programs(workload, args.steps, mj.task_mesh())
+    first = jax.process_index() == 0
+    runs = {"alone": alone if first else lambda: None, True: both[True], False: both[False]}
+    times = medians(runs, args.turns, lambda: multihost_utils.sync_global_devices("turn"))
+    return [
+        _row(name, "1 process of 1 device", times["alone"], times["alone"], times["alone"]),
+        _row(name, "2 processes of 1 device", times["alone"], times[True], times[False]),
+    ]
+
+
+def _row(name: str, arrangement: str, one: float, together: float, apart: float) -> dict:
+    return {
+        "workload": name,
+        "arrangement": arrangement,
+        "ms": together,
+        "efficiency": one / together,
+        "communication": max(0.0, 1 - apart / together),
+        "gradient_kb": gradient_kilobytes(WORKLOADS[name]),
+    }
+
+
+def work(args: argparse.Namespace) -> None:
+    """What a process of the benchmark does; process 0 writes its rows."""
+    if args.coordinator:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[args.process % os.cpu_count()]})
+        jax.config.update("jax_num_cpu_devices", 1)
+        mj.start_processes(args.coordinator, 2, args.process)
+    else:
+        jax.config.update("jax_num_cpu_devices", 4)
+    measure = in_processes if args.coordinator else on_devices
+    rows = []
+    for name in args.workloads:
+        own = WORKLOADS[name]
+        tasks = min(args.tasks, own.tasks) if own.chunk_size else own.tasks
+        rows += measure(args, name, own._replace(tasks=tasks))
+    if args.process == 0:
+        args.out.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def run(args: argparse.Namespace) -> list[dict]:
+    """Measures both arrangements in processes of their own, prints the table; returns its rows."""
+    rows: list[dict] = []
+    options = ["--workloads", *args.workloads, "--tasks", str(args.tasks)]
+    options += ["--steps", str(args.steps), "--turns", str(args.turns)]
+    one_thread = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, *options, "--out", str(part), "--process", "0"]
+        subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": one_thread})
+        rows += json.loads(part.read_text(encoding="utf-8"))
+        run_two(__file__, [*options, "--out", str(part)])
+        rows += json.loads(part.read_text(encoding="utf-8"))
+    rows.sort(key=lambda row: row["workload"])
+    console = wide_console()
+    title = f"{os.cpu_count()} cores, {args.steps} inner steps"
+    console.print(plain_table(title, rows, COLUMNS))
+    write(rows, args.out)
+    return rows
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    out.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W2", "W4"])
+    out.add_argument("--tasks", type=int, default=4, help="a device, at most (W1: always 25)")
+    out.add_argument("--steps", type=int, default=1, help="inner steps")
+    out.add_argument("--turns", type=int, default=30)
+    out.add_argument("--out", type=Path, default=Path("runs/weak_scaling.json"))
+    out.add_argument("--coordinator", help=argparse.SUPPRESS)
+    out.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    return out
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.process is None:
+        run(args)
+    else:
+        work(args)
+
+
+if __name__ == "__main__":
+    main()
