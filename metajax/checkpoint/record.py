@@ -1,7 +1,7 @@
 """A checkpoint on disk: arrays by name, and a record in JSON that describes and proves them.
 
-orbax reads a chunk that is missing as zeros, without an error, so the record holds a digest of
-every array's bytes and one of itself.
+orbax gives flipped bytes of an array back without an error, so the record holds a digest of every
+array's bytes, and one of itself.
 """
 
 import json
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from metajax.training import TrainState
 from metajax.types import Array
@@ -63,18 +64,13 @@ def describe(
     """
     leaves = _named(state)
     arrays = {name: _data(leaf) for name, leaf in leaves.items()}
-    whole = {
-        name: np.asarray(array)
-        for name, array in arrays.items()
-        if array.is_fully_addressable or array.is_fully_replicated
-    }
     record = {
         "format": FORMAT,
         "options": dict(options),
         "score": None if score is None else float(score),
         "mode": mode,
         "leaves": {name: _type(leaf) for name, leaf in leaves.items()},
-        "digests": {name: zlib.crc32(array.tobytes()) for name, array in whole.items()},
+        "digests": {name: zlib.crc32(_whole(array).tobytes()) for name, array in arrays.items()},
     }
     return arrays, {**record, "digest": _digest(record)}
 
@@ -126,7 +122,8 @@ def read_state(path: Path, record: Mapping[str, Any], like: TrainState) -> Train
     except Exception as error:  # Bad metadata ends in an AttributeError or anything else.
         raise DamagedError(f"its arrays: {short(error)}") from error
     for name, digest in record["digests"].items():
-        if digest != zlib.crc32(arrays[name].tobytes()):
+        array, place = arrays[name], places[name]
+        if array.shape != place.shape or digest != zlib.crc32(array.tobytes()):
             raise DamagedError(f"its array {name}: the digest is another")
     placed = [_place(arrays[name], places[name], leaf) for name, leaf in _named(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
@@ -206,11 +203,19 @@ def _type(leaf: Any) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
+def _whole(array: Array) -> np.ndarray:
+    """The array on the host, also where it is split among processes."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 def _place(array: np.ndarray, place: Array, leaf: Any) -> Array:
     """The array where `place` is, and a key where `leaf` is one."""
-    out = jnp.array(array)
     if place.committed:
         out = jax.make_array_from_callback(array.shape, place.sharding, lambda index: array[index])
+    else:
+        out = jnp.array(array)
     return jax.random.wrap_key_data(out, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else out
 
 

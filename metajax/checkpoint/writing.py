@@ -34,12 +34,16 @@ class Checkpoints:
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
     run. Where a run has several processes, all of them make the same calls.
 
-    >>> with Checkpoints("runs/maml", options=vars(args)) as checkpoints:  # doctest: +SKIP
-    ...     state = checkpoints.restore(state)
-    ...     checkpoints.begin(state)
-    ...     ...
-    ...     if checkpoints.due(int(state.step)):
-    ...         checkpoints.save(state)
+    In a loop of one's own:
+
+        with Checkpoints("runs/maml", options={"algorithm": "maml"}) as checkpoints:
+            state = checkpoints.restore(state)
+            checkpoints.begin(state)
+            for step in range(int(state.step), iterations):
+                state, metrics = train_step(state, episodes)
+                if checkpoints.due(step + 1):
+                    checkpoints.save(state)
+            checkpoints.save(state)
     """
 
     def __init__(
