@@ -29,7 +29,13 @@ OPTIMIZER = optax.sgd(RATE, momentum=0.9)
 
 
 class Trace(NamedTuple):
-    """What a way of running a learner is compared by."""
+    """What a way of running a learner is compared by.
+
+    Attributes:
+      loss: the first meta-loss.
+      gradient: the first meta-gradient.
+      params: the parameters after all steps.
+    """
 
     loss: np.ndarray
     gradient: Any
@@ -140,10 +146,9 @@ def ways_to_run(learner: mj.Learner, steps: int) -> dict[str, Callable[[], Trace
 
 def difference(one: Any, other: Any) -> float:
     """The largest difference, relative to the largest entry of `other`."""
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return max(
-        float(np.max(np.abs(a - b))) / max(float(np.max(np.abs(b))), 1e-300) for a, b in pairs
-    )
+    leaves = [jax.tree.leaves(tree) for tree in (one, other)]
+    apart = max(float(np.max(np.abs(a - b))) for a, b in zip(*leaves, strict=True))
+    return apart / max(float(np.max(np.abs(b))) for b in leaves[1])
 
 
 def in_two_processes(names: list[str], steps: int) -> dict[str, list[np.ndarray]]:

@@ -70,16 +70,14 @@ def unfinished(folder: Path) -> set[tuple[str, int]]:
     return {(path.name, path.stat().st_ino) for path in rest}
 
 
-def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
-    """One life of the training: to its end, or killed after so many seconds."""
+def start_run(args: argparse.Namespace, folder: Path) -> list[subprocess.Popen]:
+    """The training's processes, which go on from the newest checkpoint in the folder."""
     command = [sys.executable, __file__, "--worker", str(folder)]
     command += ["--iterations", str(args.iterations), "--processes", str(args.processes)]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         command += ["--coordinator", f"localhost:{free.getsockname()[1]}", "--process"]
-    before, leftovers = newest(folder), unfinished(folder)
-    started, first = time.monotonic(), None
-    workers = [
+    return [
         subprocess.Popen(
             [*command, str(process)],
             stdout=subprocess.DEVNULL,
@@ -88,6 +86,13 @@ def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
         )
         for process in range(args.processes)
     ]
+
+
+def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
+    """One life of the training: to its end, or killed after so many seconds."""
+    before, leftovers = newest(folder), unfinished(folder)
+    started, first = time.monotonic(), None
+    workers = start_run(args, folder)
     try:
         while any(worker.poll() is None for worker in workers):
             lived = time.monotonic() - started

@@ -1,11 +1,12 @@
 """Weak scaling: as many tasks a device on one, two and four devices, and in two processes.
 
-The devices are forced CPU devices of one thread each; the two processes, of one device each, are
-held to a core each and talk through gloo. Every arrangement runs its meta-step with and without the
-all-reduce of the gradient, all of them interleaved, times are medians: efficiency is the time of
-one device over the time of many, communication the share of the time that goes without the
-all-reduce. It includes waiting for the slowest device. A machine of two cores gives four devices
-an efficiency of a half at best. Run it on a quiet machine.
+The devices are forced CPU devices of one process, which share all cores: one of them alone may use
+several, so that an efficiency of one over their number loses nothing. The two processes, of one
+device each, are held to a core each and talk through gloo; there 1 loses nothing. Every arrangement
+runs its meta-step with and without the all-reduce of the gradient, all of them interleaved; times
+are medians. Efficiency is the time of one device over the time of many; communication is the share
+of the time that goes without the all-reduce, waiting for the slowest device included. Run it on a
+quiet machine.
 """
 
 import argparse
@@ -35,7 +36,10 @@ import metajax as mj
 from metajax.parallel import on_each_device, replicate
 
 OPTIMIZER = optax.adam(1e-3)
-COLUMNS = ["workload", "arrangement", "ms", "efficiency", "communication", "gradient_kb"]
+COLUMNS = [
+    *("workload", "arrangement", "ms", "tasks_per_second"),
+    *("efficiency", "communication", "gradient_kb"),
+]
 Run = Callable[[], Any]
 
 
@@ -97,7 +101,14 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
     }
     times = medians(runs, args.turns, lambda: None)
     return [
-        _row(name, f"{count} devices", times[1, True], times[count, True], times[count, False])
+        _row(
+            name,
+            workload,
+            (count, "device"),
+            times[1, True],
+            times[count, True],
+            times[count, False],
+        )
         for count in meshes
     ]
 
@@ -110,19 +121,24 @@ def in_processes(args: argparse.Namespace, name: str, workload: Workload) -> lis
     runs = {"alone": alone if first else lambda: None, True: both[True], False: both[False]}
     times = medians(runs, args.turns, lambda: multihost_utils.sync_global_devices("turn"))
     return [
-        _row(name, "1 process of 1 device", times["alone"], times["alone"], times["alone"]),
-        _row(name, "2 processes of 1 device", times["alone"], times[True], times[False]),
+        _row(name, workload, (1, "process"), times["alone"], times["alone"], times["alone"]),
+        _row(name, workload, (2, "process"), times["alone"], times[True], times[False]),
     ]
 
 
-def _row(name: str, arrangement: str, one: float, together: float, apart: float) -> dict:
+def _row(
+    name: str, workload: Workload, many: tuple[int, str], one: float, together: float, apart: float
+) -> dict:
+    count, what = many
+    plural = {"device": "devices", "process": "processes"}[what]
     return {
         "workload": name,
-        "arrangement": arrangement,
+        "arrangement": f"{count} {what if count == 1 else plural}",
         "ms": together,
+        "tasks_per_second": 1e3 * count * workload.tasks / together,
         "efficiency": one / together,
-        "communication": max(0.0, 1 - apart / together),
-        "gradient_kb": gradient_kilobytes(WORKLOADS[name]),
+        "communication": max(0.0, 1 - apart / together) if count > 1 else 0.0,
+        "gradient_kb": gradient_kilobytes(workload),
     }
 
 
@@ -149,17 +165,16 @@ def run(args: argparse.Namespace) -> list[dict]:
     rows: list[dict] = []
     options = ["--workloads", *args.workloads, "--tasks", str(args.tasks)]
     options += ["--steps", str(args.steps), "--turns", str(args.turns)]
-    one_thread = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "rows.json"
         command = [sys.executable, __file__, *options, "--out", str(part), "--process", "0"]
-        subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": one_thread})
+        subprocess.run(command, check=True)
         rows += json.loads(part.read_text(encoding="utf-8"))
         run_two(__file__, [*options, "--out", str(part)])
         rows += json.loads(part.read_text(encoding="utf-8"))
     rows.sort(key=lambda row: row["workload"])
     console = wide_console()
-    title = f"{os.cpu_count()} cores, {args.steps} inner steps"
+    title = f"{os.cpu_count()} cores, inner steps: {args.steps}"
     console.print(plain_table(title, rows, COLUMNS))
     write(rows, args.out)
     return rows
