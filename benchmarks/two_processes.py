@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 
@@ -22,10 +23,16 @@ def run_two(script: str, arguments: Sequence[str], *, timeout: float = 600) -> N
         subprocess.Popen([*command, str(process)], stdout=subprocess.DEVNULL)
         for process in range(2)
     ]
+    ends = time.monotonic() + timeout
     try:
-        codes = [worker.wait(timeout=timeout) for worker in workers]
+        # Where one fails, the other waits for it in vain.
+        while any(worker.poll() is None for worker in workers):
+            if any(worker.poll() for worker in workers) or time.monotonic() > ends:
+                break
+            time.sleep(0.1)
     finally:
         for worker in workers:
             worker.kill()
+    codes = [worker.wait() for worker in workers]
     if any(codes):
         raise RuntimeError(f"the two processes ended with {codes}; expected 0 and 0")

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,21 +37,34 @@ from metajax.parallel import on_each_device, replicate
 
 OPTIMIZER = optax.adam(1e-3)
 COLUMNS = [
-    *("workload", "arrangement", "ms", "tasks_per_second"),
-    *("efficiency", "communication", "gradient_kb"),
+    *("workload", "arrangement", "ms", "tasks_per_second", "efficiency", "communication"),
+    *("gradient_kb", "state_mb", "temporary_mb"),
 ]
-Run = Callable[[], Any]
 
 
-def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bool, Run]:
-    """The meta-step over a mesh, with and without its all-reduce, ready to run."""
+class Program(NamedTuple):
+    """A compiled meta-step over a mesh.
+
+    Attributes:
+      run: runs it to its end.
+      state_bytes: of a device's part of parameters and optimiser state.
+      temporary_bytes: what it asks for beside its arguments and results, on each device.
+    """
+
+    run: Callable[[], Any]
+    state_bytes: int
+    temporary_bytes: int
+
+
+def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bool, Program]:
+    """The meta-step over a mesh, with and without its all-reduce."""
     learner = make_learner(workload, steps)
     data = {name: jnp.asarray(array) for name, array in arrays(workload).items()}
     support, query = (mj.Examples(data[f"x{name}"], data[f"y{name}"]) for name in "sq")
     params = to_tree(data, jax.eval_shape(learner.init, jax.random.key(0), support.inputs[0]))
     state = mj.place_state(mj.init_state(params, OPTIMIZER, jax.random.key(1)), mesh)
-    whole = replicate(mj.Episode(support, query), mesh)
     # Every device works on the same tasks: as many of them each, and nothing to wait for.
+    whole = replicate(mj.Episode(support, query), mesh)
     spec = PartitionSpec()
     made = {}
     for together in (True, False):
@@ -61,14 +74,16 @@ def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bo
             chunk_size=workload.chunk_size,
             axis_name="tasks" if together else None,
         )
-        compiled = (
-            jax.jit(on_each_device(step, mesh, (spec, spec), spec)).lower(state, whole).compile()
-        )
+        over_mesh = jax.jit(on_each_device(step, mesh, (spec, spec), spec))
+        compiled = over_mesh.lower(state, whole).compile()
 
         def run(compiled: Any = compiled) -> None:
             jax.block_until_ready(compiled(state, whole))
 
-        made[together] = run
+        parts = (leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state[:2]))
+        memory: Any = compiled.memory_analysis()
+        size = sum(part.nbytes for part in parts)
+        made[together] = Program(run, size, memory.temp_size_in_bytes)
     return made
 
 
@@ -78,7 +93,9 @@ def gradient_kilobytes(workload: Workload) -> float:
     return sum(array.nbytes for array in weights) / 1e3
 
 
-def medians(runs: Mapping[Any, Run], turns: int, between: Callable[[], None]) -> dict[Any, float]:
+def medians(
+    runs: Mapping[Any, Callable[[], Any]], turns: int, between: Callable[[], None]
+) -> dict[Any, float]:
     """Median milliseconds of each run, in turns, after `between` every time."""
     times: dict[Any, list[float]] = {name: [] for name in runs}
     for turn in range(turns + 1):
@@ -92,24 +109,29 @@ def medians(runs: Mapping[Any, Run], turns: int, between: Callable[[], None]) ->
 
 
 def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[dict]:
-    """One, two and four devices of one process."""
-    meshes = {count: mj.task_mesh(jax.devices()[:count]) for count in (1, 2, 4)}
-    runs = {
-        (count, together): run
-        for count, mesh in meshes.items()
-        for together, run in programs(workload, args.steps, mesh).items()
+    """One, two and four devices of one process, and parameters cut over pairs of them."""
+    devices = jax.devices()
+    meshes = {
+        "1 device": mj.task_mesh(devices[:1]),
+        "2 devices": mj.task_mesh(devices[:2]),
+        "4 devices": mj.task_mesh(devices[:4]),
+        "2 x 2 devices": mj.task_mesh(devices[:4], model=2),
     }
-    times = medians(runs, args.turns, lambda: None)
+    made = {
+        (arrangement, together): program
+        for arrangement, mesh in meshes.items()
+        for together, program in programs(workload, args.steps, mesh).items()
+    }
+    times = medians({key: program.run for key, program in made.items()}, args.turns, lambda: None)
     return [
         _row(
-            name,
+            (name, arrangement),
             workload,
-            (count, "device"),
-            times[1, True],
-            times[count, True],
-            times[count, False],
+            mesh.shape["tasks"],
+            (times["1 device", True], times[arrangement, True], times[arrangement, False]),
+            made[arrangement, True],
         )
-        for count in meshes
+        for arrangement, mesh in meshes.items()
     ]
 
 
@@ -117,35 +139,43 @@ def in_processes(args: argparse.Namespace, name: str, workload: Workload) -> lis
     """One process alone while the other waits, then both."""
     alone = programs(workload, args.steps, mj.task_mesh(jax.local_devices()))[True]
     both = programs(workload, args.steps, mj.task_mesh())
-    first = jax.process_index() == 0
-    runs = {"alone": alone if first else lambda: None, True: both[True], False: both[False]}
+    mine = alone.run if jax.process_index() == 0 else lambda: None
+    runs = {"alone": mine, True: both[True].run, False: both[False].run}
     times = medians(runs, args.turns, lambda: multihost_utils.sync_global_devices("turn"))
+    one = times["alone"]
     return [
-        _row(name, workload, (1, "process"), times["alone"], times["alone"], times["alone"]),
-        _row(name, workload, (2, "process"), times["alone"], times[True], times[False]),
+        _row((name, "1 process"), workload, 1, (one, one, one), alone),
+        _row((name, "2 processes"), workload, 2, (one, times[True], times[False]), both[True]),
     ]
 
 
 def _row(
-    name: str, workload: Workload, many: tuple[int, str], one: float, together: float, apart: float
+    names: tuple[str, str],
+    workload: Workload,
+    count: int,
+    times: tuple[float, float, float],
+    program: Program,
 ) -> dict:
-    count, what = many
-    plural = {"device": "devices", "process": "processes"}[what]
+    one, together, apart = times
     return {
-        "workload": name,
-        "arrangement": f"{count} {what if count == 1 else plural}",
+        "workload": names[0],
+        "arrangement": names[1],
         "ms": together,
         "tasks_per_second": 1e3 * count * workload.tasks / together,
         "efficiency": one / together,
         "communication": max(0.0, 1 - apart / together) if count > 1 else 0.0,
         "gradient_kb": gradient_kilobytes(workload),
+        "state_mb": program.state_bytes / 1e6,
+        "temporary_mb": program.temporary_bytes / 1e6,
     }
 
 
 def work(args: argparse.Namespace) -> None:
     """What a process of the benchmark does; process 0 writes its rows."""
     if args.coordinator:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[args.process % os.cpu_count()]})
+        if hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[args.process % len(cores)]})
         jax.config.update("jax_num_cpu_devices", 1)
         mj.start_processes(args.coordinator, 2, args.process)
     else:

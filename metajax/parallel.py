@@ -273,6 +273,9 @@ def on_each_device(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> 
     Its check is off: with it, the gradient of an inner loop with respect to parameters that all
     devices share would be summed over the devices.
     """
+    if mesh.shape[TASKS] == 1 and MODEL in mesh.axis_names:
+        # XLA cannot compile an all-reduce over one device beside an axis that is left to it.
+        return jax.vmap(function, in_axes=None, out_axes=None, axis_name=TASKS, axis_size=1)
     return jax.shard_map(
         function,
         mesh=mesh,

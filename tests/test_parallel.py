@@ -50,8 +50,9 @@ def test_each_device_has_its_own_tasks_and_one_all_reduce_a_step() -> None:
     assert not re.findall(r" (all-gather|all-to-all|collective-permute)\(", text)
 
 
-def test_the_parameters_can_be_cut_over_a_second_axis() -> None:
-    mesh = mj.task_mesh(jax.devices()[:4], model=2)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_parameters_can_be_cut_over_a_second_axis(devices: int) -> None:
+    mesh = mj.task_mesh(jax.devices()[:devices], model=2)
     result = mj.train(
         LEARNER,
         OPTIMIZER,
