@@ -117,6 +117,13 @@ def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
     }
 
 
+def moments(args: argparse.Namespace, span: float) -> list[float]:
+    """When to kill, in seconds: spread over the span, in any order."""
+    generator = random.Random(args.seed)
+    order = generator.sample(range(args.kills), args.kills)
+    return [0.1 + (place + generator.random()) / args.kills * span for place in order]
+
+
 def run(args: argparse.Namespace) -> bool:
     """Kills, compares, prints the tables; returns whether the two runs ended alike."""
     console = wide_console()
@@ -125,12 +132,12 @@ def run(args: argparse.Namespace) -> bool:
     alone = live(args, whole, None)
     steps = f"{args.iterations} iterations, a checkpoint every {DISPATCH}"
     console.print(f"left alone: {steps}, {alone['seconds']:.1f} s")
-    generator = random.Random(args.seed)
     lives: list[dict] = []
-    # Half of the lives end before they have written anything.
-    span = 2 * alone["to first checkpoint"]
-    for number in range(args.kills):
-        lives.append({"kill": number + 1, **live(args, killed, generator.uniform(0.1, span))})
+    for number, seconds in enumerate(moments(args, 2 * alone["to first checkpoint"])):
+        # About half of the lives end before they have written anything.
+        lives.append({"kill": number + 1, **live(args, killed, seconds)})
+        if newest(killed) >= args.iterations:
+            raise SystemExit(f"the run ended before kill {number + 1}; pass more --iterations")
     lives.append({"kill": "none", **live(args, killed, None)})
     console.print(plain_table("lives of the run that is killed", lives, list(lives[0])))
     like = start()[1]
@@ -142,9 +149,11 @@ def run(args: argparse.Namespace) -> bool:
     pairs = list(zip(*map(jax.tree.leaves, states), strict=True))
     alike = all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
     entries = sum(np.size(a) for a, _ in pairs)
+    trained = sum(life["newest checkpoint"] > life["from step"] for life in lives[:-1])
+    writing = sum(life["cut-off writes"] > 0 for life in lives[:-1])
     console.print(
-        f"killed {args.kills} times, {sum(life['cut-off writes'] > 0 for life in lives)} of them "
-        f"while writing: the final states, step {int(states[1].step)}, "
+        f"killed {args.kills} times ({trained} of them after a checkpoint or more, {writing} while "
+        f"one was written): the final states, step {int(states[1].step)}, "
         f"{'are equal bit for bit' if alike else 'DIFFER'} ({len(pairs)} arrays, {entries} numbers)"
     )
     write({"lives": lives, "alike": alike}, args.out / "survival.json")

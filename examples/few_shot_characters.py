@@ -108,11 +108,11 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
     state = mj.init_state(params, optimizer, run_key)
-    mesh = mj.task_mesh() if args.mesh else None
+    mesh = mj.task_mesh() if args.mesh or jax.process_count() > 1 else None
     if mesh is not None:
         state = mj.place_state(state, mesh)
     folder = out / "checkpoints"
-    if folder.exists() and not args.resume:
+    if folder.exists() and not args.resume and jax.process_count() == 1:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
     # Another run of these would not be the same run.
     names = ("algorithm", "data", "ways", "shots", "filters", "iterations", "seed")
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         console.print(f"stopped at step {int(result.state.step)}; --resume goes on from there")
         raise SystemExit(128 + signal.SIGTERM)
     tested = result.state
-    if args.validation_episodes:
+    if args.validation_episodes and result.stopped == "finished":
         tested = mj.restore_state(folder, state, which="best")
         console.print(f"testing step {int(tested.step)}, the best on the validation set")
     params = mj.to_host(tested.params)
@@ -206,7 +206,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--dispatch", type=int, default=50, help="iterations between reports")
     out.add_argument("--checkpoint-every", type=int, default=500, help="iterations")
     out.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint, if there is one; several processes always do",
     )
     out.add_argument(
         "--non-finite",
@@ -214,7 +216,9 @@ def parser() -> argparse.ArgumentParser:
         default="stop",
         help="what a loss or gradient that is not finite does",
     )
-    out.add_argument("--mesh", action="store_true", help="train on all devices")
+    out.add_argument(
+        "--mesh", action="store_true", help="train on all devices; several processes always do"
+    )
     out.add_argument("--cluster", action="store_true", help="in the processes of a cluster's job")
     out.add_argument("--coordinator", help="in several processes: host:port of the first one")
     out.add_argument("--processes", type=int, help="how many; with --coordinator")

@@ -59,7 +59,8 @@ def dispatch_program(
             episodes = jax.vmap(sample)(episode_keys(state, tasks, first=first))
             stepped, metrics = step(state, episodes)
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-            finite &= jnp.isfinite(optax.tree.norm(stepped.params))
+            for leaf in jax.tree.leaves(stepped.params):
+                finite &= jnp.isfinite(leaf).all()
             good = finite if non_finite == "skip" else good & finite
             params, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(good, new, old), stepped[:2], state[:2]

@@ -1,15 +1,15 @@
 """The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
 import contextlib
-import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from metajax.checkpoint import Checkpoints
 from metajax.dispatch import NonFinite, Sample, as_pytree, check_sample, dispatch_program
 from metajax.parallel import (
-    TASKS,
     largest_of_processes,
     place_state,
     replicate,
+    task_devices,
     tasks_per_device,
 )
-from metajax.progress import Progress, Record, StopSignal
+from metajax.progress import MetricsFile, Progress, Record, StopSignal
 from metajax.training import TrainState
 from metajax.types import Array, Learner, Params
 
@@ -33,8 +33,9 @@ class TrainResult(NamedTuple):
 
     Attributes:
       state: the last good state.
-      stopped: why the loop ended: all iterations done, Ctrl-C (SIGINT), SIGTERM, or a meta-loss,
-        gradient or update that was not finite (the state is then the one before that step).
+      stopped: why the loop ended: all iterations done, Ctrl-C (SIGINT), SIGTERM (at the very end
+        too), or a meta-loss, gradient or update that was not finite (the parameters are then those
+        before that step).
       history: the records that were reported, one a dispatch.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
@@ -85,7 +86,7 @@ def train(
       dispatch: iterations a dispatch, that is between two reports. A shorter one, at the end or
         after a state in between, compiles anew.
       mesh: from `task_mesh`, to train on many devices, each of which samples its own tasks. With
-        several processes all of them call `train` alike; process 0 reports.
+        several processes all of them call `train` alike, and it needs a mesh; process 0 reports.
       non_finite: what a meta-loss, gradient or update that is not finite does: `"stop"` ends the
         loop with the state before that step, `"skip"` goes on with the next step without the
         update, and stops where a whole dispatch is so. Either gives a `RuntimeWarning` that names
@@ -96,7 +97,8 @@ def train(
         and at the last iteration; the checkpoint of the best score is kept, and the record has it
         as `validation`.
       metrics_file: a JSON-lines file to which every record is appended. A run that goes on from a
-        checkpoint repeats the records after it.
+        checkpoint repeats the records after it. A disk that is full costs records and a
+        `RuntimeWarning`.
       progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
       on_dispatch: called with the state and the record after each dispatch.
 
@@ -105,8 +107,9 @@ def train(
       the dispatch and, where updates were skipped, how many as `skipped`.
 
     Raises:
-      ValueError: a number is below 1, the devices do not divide the meta-batch, `validate` without
-        `checkpoints`, or the model's width is not the number of ways.
+      ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
+        processes and no mesh, `validate` without `checkpoints`, or the model's width is not the
+        number of ways.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     if iterations < 1 or meta_batch < 1 or dispatch < 1:
@@ -120,11 +123,16 @@ def train(
         raise ValueError(
             "validate is called when a checkpoint is due; expected checkpoints beside it"
         )
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(
+            f"there are {jax.process_count()} processes and no mesh, so that each would train by "
+            "itself; expected mesh=metajax.task_mesh()"
+        )
     check_sample(learner, state.params, sample)
-    sample = as_pytree(sample)
+    state, sample = jax.tree.map(_strong, state), as_pytree(sample)
     tasks = meta_batch
     if mesh is not None:
-        tasks = tasks_per_device(meta_batch, mesh.shape[TASKS])
+        tasks = tasks_per_device(meta_batch, task_devices(mesh))
         state, sample = place_state(state, mesh), replicate(sample, mesh)
     if checkpoints is not None:
         checkpoints.begin(state)
@@ -141,15 +149,17 @@ def train(
     history: list[Record] = []
     stopped: Literal["finished", "interrupted", "terminated", "non-finite"] = "finished"
     compile_seconds = run_seconds = 0.0
-    done = int(state.step)
+    done = began = int(state.step)
     speaks = jax.process_index() == 0
     report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
-        lines = stack.enter_context(_appended(metrics_file if speaks else None))
+        metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
         signals = stack.enter_context(StopSignal())
         if checkpoints is not None:
-            stack.push(lambda error, *_: _save_last(checkpoints, state, failed=error is not None))
+            stack.push(
+                lambda error, *_: _save_last(checkpoints, state, began, failed=error is not None)
+            )
         while done < iterations:
             length = min(dispatch - done % dispatch, iterations - done)
             started = time.perf_counter()
@@ -168,46 +178,39 @@ def train(
                     break
             done += length
             record = _record(done, run_seconds, length * meta_batch / seconds, metrics)
-            signal = largest_of_processes(signals.received)
             due = checkpoints is not None and checkpoints.due(done)
-            if validate is not None and (due or done == iterations) and not signal:
+            if validate is not None and (due or done == iterations):
                 record["validation"] = float(validate(state.params))
             if checkpoints is not None and (due or "validation" in record):
                 checkpoints.save(state, score=record.get("validation"))
             history.append(record)
-            if lines is not None:
-                lines.write(json.dumps(record) + "\n")
-                lines.flush()
+            metrics_lines.append(record)
             report.update(record, length)
             if on_dispatch is not None:
                 on_dispatch(state, record)
-                signal = signal or largest_of_processes(signals.received)
-            if signal and done < iterations:
-                stopped = "terminated" if signal == SIGTERM else "interrupted"
+            if largest_of_processes(signals.received) and done < iterations:
+                stopped = "interrupted"
                 break
+    if largest_of_processes(signals.received) == SIGTERM:
+        stopped = "terminated"
     return TrainResult(state, stopped, history, compile_seconds, run_seconds)
 
 
-def _save_last(checkpoints: Checkpoints, state: TrainState, *, failed: bool) -> None:
+def _strong(x: Array) -> Array:
+    """Without the weak type of a Python number: the program's results have none, either."""
+    if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
+        return x
+    return jax.lax.convert_element_type(x, jnp.result_type(x))
+
+
+def _save_last(checkpoints: Checkpoints, state: TrainState, began: int, *, failed: bool) -> None:
     """Saves the state of the last whole dispatch, after an exception too."""
+    if int(state.step) == began:
+        return
     if failed and jax.process_count() > 1:
         return  # The processes save together, and the others may know of no exception.
     checkpoints.save(state)
     checkpoints.wait()
-
-
-@contextlib.contextmanager
-def _appended(path: str | Path | None) -> Iterator[TextIO | None]:
-    """A file of lines to append to; a last line that was cut off is ended first."""
-    if path is None:
-        yield None
-        return
-    with Path(path).open("a+", encoding="utf-8") as lines:
-        if lines.tell():
-            lines.seek(lines.tell() - 1)
-            if lines.read(1) != "\n":
-                lines.write("\n")
-        yield lines
 
 
 def _warn_of_non_finite(

@@ -4,6 +4,7 @@ Tasks are cut over devices, gradients are averaged, parameters are the same ever
 is that of one device, to rounding. Communication is one all-reduce of the gradient a meta-step.
 """
 
+import collections
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -44,8 +45,8 @@ def start_processes(
       timeout: seconds to wait for the others.
 
     Raises:
-      ValueError: an argument is missing and no cluster was found that tells it, or `process` is out
-        of range.
+      ValueError: an argument is missing and no cluster was found that tells it, `process` is out of
+        range, or `coordinator` has no port.
       RuntimeError: JAX has computed something already, or the processes were started before.
     """
     if jax.distributed.is_initialized():
@@ -56,6 +57,8 @@ def start_processes(
         raise ValueError(f"{missing[0]} is not given; expected all of {', '.join(given)}, or none")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ValueError(f"process={process} of {processes}; expected 0 to {processes - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator={coordinator!r}; expected host:port, such as node1:12345")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -66,6 +69,8 @@ def start_processes(
             initialization_timeout=timeout,
         )
     except ValueError as error:
+        if not missing:
+            raise
         raise ValueError(
             "no cluster was found that says who the processes of this run are (SLURM, Open MPI, "
             "TPU pods and Kubernetes do); expected start_processes(coordinator='host:port', "
@@ -82,13 +87,19 @@ def task_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
         `"model"`, over which `place_state` cuts large arrays.
 
     Raises:
-      ValueError: `model` does not divide the number of devices.
+      ValueError: `model` does not divide the number of devices, or not those of every process.
     """
     devices = list(jax.devices() if devices is None else devices)
     if model < 1 or not devices or len(devices) % model:
         raise ValueError(
             f"model={model} with {len(devices)} devices; expected a divisor of the number of "
             "devices"
+        )
+    local = collections.Counter(device.process_index for device in devices)
+    if any(count % model and model % count for count in local.values()):
+        raise ValueError(
+            f"model={model} with {sorted(local.values())} devices of the processes; expected one "
+            "to divide the other, so that no copy of the parameters lies across a process's border"
         )
     # The tasks of a process lie together, whatever order the devices came in.
     devices.sort(key=lambda device: (device.process_index, device.id))
@@ -141,10 +152,14 @@ def _put(x: Array, sharding: NamedSharding) -> Array:
         return jax.jit(lambda x: x, out_shardings=sharding)(x)
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if _is_key(x):
         wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(x))
         return jax.jit(wrap, out_shardings=sharding)(np.asarray(jax.random.key_data(x)))
     return jax.device_put(np.asarray(x), sharding)
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def process_tasks(tasks: int, mesh: Mesh) -> range:
@@ -158,8 +173,8 @@ def process_tasks(tasks: int, mesh: Mesh) -> range:
       ValueError: the mesh's task axis does not divide the meta-batch, or has no device of this
         process.
     """
-    share = tasks_per_device(tasks, mesh.shape[TASKS])
-    rows = mesh.devices.reshape(mesh.shape[TASKS], -1)
+    rows = mesh.devices.reshape(task_devices(mesh), -1)
+    share = tasks_per_device(tasks, len(rows))
     mine = [
         index
         for index, row in enumerate(rows)
@@ -184,9 +199,9 @@ def place_episodes(episodes: Episode, mesh: Mesh) -> Episode:
     Raises:
       ValueError: the devices do not divide the tasks.
     """
+    task_devices(mesh)
     sharding = NamedSharding(mesh, PartitionSpec(TASKS))
-    rows = mesh.local_mesh.shape[TASKS]
-    tasks_per_device(_count(episodes), rows)
+    tasks_per_device(_count(episodes), mesh.local_mesh.shape[TASKS])
     if sharding.is_fully_addressable:
         return jax.device_put(episodes, sharding)
     return jax.tree.map(
@@ -224,7 +239,7 @@ def mesh_step(step: TrainStep, mesh: Mesh) -> TrainStep:
 
     @jax.jit
     def run(state: TrainState, episodes: Episode) -> tuple[TrainState, Any]:
-        tasks_per_device(_count(episodes), mesh.shape[TASKS])
+        tasks_per_device(_count(episodes), task_devices(mesh))
         _check_averages(step, state, episodes, TASKS)
         specs = (PartitionSpec(), PartitionSpec(TASKS))
         state, metrics = on_each_device(step, mesh, specs, PartitionSpec())(state, episodes)
@@ -286,6 +301,20 @@ def on_each_device(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> 
     )
 
 
+def task_devices(mesh: Mesh) -> int:
+    """How many devices the tasks are cut over.
+
+    Raises:
+      ValueError: the mesh has no axis for tasks.
+    """
+    if TASKS not in mesh.axis_names:
+        raise ValueError(
+            f"the mesh has the axes {mesh.axis_names}; expected one called {TASKS!r}: make it with "
+            "metajax.task_mesh()"
+        )
+    return mesh.shape[TASKS]
+
+
 def tasks_per_device(tasks: int, devices: int) -> int:
     """The tasks of each device.
 
@@ -304,11 +333,13 @@ def tasks_per_device(tasks: int, devices: int) -> int:
 def to_host(tree: Params) -> Params:
     """Numpy arrays of the whole tree, on every process, wherever its arrays lie.
 
-    With several processes all of them have to call it.
+    With several processes all of them have to call it. Keys come as their data.
     """
 
     def fetch(x: Array) -> np.ndarray:
-        if x.is_fully_addressable or x.is_fully_replicated:
+        if _is_key(x):
+            x = jax.random.key_data(x)
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)
 

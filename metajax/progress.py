@@ -1,10 +1,14 @@
 """What a training run shows on the host while it runs, and how it is told to stop."""
 
+import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
+import warnings
+from pathlib import Path
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -38,6 +42,48 @@ class StopSignal:
         self.received = signum
         self.__exit__()  # A second one stops at once.
         print("\nstopping after the dispatch in progress", file=sys.stderr, flush=True)
+
+
+class MetricsFile:
+    """A file of JSON lines to append records to; one that cannot be written is no reason to stop.
+
+    A last line that was cut off is ended first.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._file = None
+        if path is not None:
+            self._file = Path(path).open("a+b", buffering=0)  # noqa: SIM115 (closed on exit)
+        self._warned = False
+        if self._file is not None and self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._write(b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def append(self, record: Record) -> None:
+        """Writes a record as a line, at once."""
+        self._write(json.dumps(record).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(
+                    f"{self._file.name} could not be written: {error}; training goes on",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            self._warned = True
 
 
 class Progress:

@@ -96,10 +96,16 @@ def train_step(
             gradient, state.opt_state, state.params, value=loss, grad=gradient
         )
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(gradient)}
+        metrics = {**metrics, "loss": loss, "grad_norm": _norm(gradient)}
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return step
+
+
+def _norm(tree: Params) -> Array:
+    """The norm in single precision at least: half precision would overflow."""
+    leaves = jax.tree.leaves(tree)
+    return optax.tree.norm([x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in leaves])
 
 
 def maml_step(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -244,6 +245,44 @@ def test_an_unknown_format_is_refused(tmp_path: Path, version: int, age: str) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": version}))
     with pytest.raises(ValueError, match=rf"format {version}, and .* format 1: .* {age} metajax"):
         _checkpoints(tmp_path).restore(_state())
+
+
+def test_what_cannot_be_read_is_never_deleted(tmp_path: Path) -> None:
+    with _checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(_state(1), score=0.9)
+        checkpoints.save(_state(2), score=0.1)
+    record = next((tmp_path / "1" / "record").glob("*"))
+    record.write_bytes(record.read_bytes()[:20])
+    with _checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.restore(_state())
+        checkpoints.save(_state(3), score=0.2)
+    assert _names(tmp_path) == ["1", "3"]
+
+
+def test_empty_arrays_are_kept(tmp_path: Path) -> None:
+    state = mj.init_state({"a": jnp.ones(2), "b": jnp.zeros((0, 4))}, OPTIMIZER, jax.random.key(7))
+    with _checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    assert _same(mj.restore_state(tmp_path, state), state)
+
+
+def test_a_save_that_ctrl_c_cut_off_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ocp.CheckpointManager.save
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+        raise KeyboardInterrupt
+
+    with _checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(_state(1))
+        monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(_state(2))
+        checkpoints.save(_state(2))
+    assert _names(tmp_path) == ["1", "2"]
+    assert _same(mj.restore_state(tmp_path, _state()), _state(2))
 
 
 def test_numbers() -> None:

@@ -46,7 +46,7 @@ ALLOWED = {
     },
     "progress": set(),
     "parallel": {"types", "training"},
-    "checkpoint": {"types", "checks", "training"},
+    "checkpoint": {"types", "checks", "training", "parallel"},
     "dispatch": {"types", "tasks", "training", "parallel"},
     "loop": {"types", "training", "progress", "parallel", "dispatch", "checkpoint"},
     "evaluation": {"types", "tasks", "dispatch", "parallel"},

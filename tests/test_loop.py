@@ -157,6 +157,76 @@ def test_after_an_exception_the_last_state_is_saved(error: type, tmp_path: Path)
     assert int(mj.restore_state(tmp_path, _state()).step) == 20
 
 
+def test_a_run_that_never_began_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints, pytest.raises(ValueError):
+        _train(_state(), 10, checkpoints=checkpoints, chunk_size=3)
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+        assert _train(_state(), 10, checkpoints=checkpoints).stopped == "finished"
+
+
+def test_a_signal_at_the_end_is_told_and_loses_no_score(tmp_path: Path) -> None:
+    def terminate(state: mj.TrainState, record: dict) -> None:
+        del state, record
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(0.05)
+
+    def validate(params: dict) -> float:
+        del params
+        return 1.0
+
+    with mj.Checkpoints(tmp_path, options={}, every=10) as checkpoints:
+        result = _train(
+            _state(), 10, checkpoints=checkpoints, validate=validate, on_dispatch=terminate
+        )
+    assert result.stopped == "terminated"
+    assert int(mj.restore_state(tmp_path, _state(), which="best").step) == 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_costs_records_not_the_run() -> None:
+    with pytest.warns(RuntimeWarning, match=r"/dev/full could not be written: .*training goes on"):
+        result = _train(_state(), 30, metrics_file="/dev/full")
+    assert result.stopped == "finished"
+
+
+def test_python_numbers_as_parameters_are_the_same_run_cut_in_two() -> None:
+    def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        del key
+        value = ((params["weight"] * params["scale"] - episode.support.targets) ** 2).mean()
+        return value, mj.Aux(None, {"query_loss": value})
+
+    learner = LEARNER._replace(loss=loss)
+    params = {"weight": jnp.ones((1, 1), jnp.bfloat16), "scale": 1.5}
+    state = mj.init_state(params, optax.sgd(0.01), KEY)
+    options = {"meta_batch": 2, "dispatch": 5, "progress": False}
+
+    def run(state: mj.TrainState, iterations: int) -> mj.TrainState:
+        return mj.train(
+            learner, optax.sgd(0.01), state, SAMPLE, iterations=iterations, **options
+        ).state
+
+    chex.assert_trees_all_equal(run(run(state, 5), 10).params, run(state, 10).params)
+
+
+def test_large_parameters_in_half_precision_are_finite() -> None:
+    def loss(params: jax.Array, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        del key
+        value = (params * episode.support.targets[0]).sum()
+        return value, mj.Aux(None, {"query_loss": value})
+
+    state = mj.init_state(jnp.full(1000, 30.0, jnp.float16), optax.sgd(1e-3), KEY)
+    result = mj.train(
+        LEARNER._replace(loss=loss),
+        optax.sgd(1e-3),
+        state,
+        SAMPLE,
+        iterations=2,
+        meta_batch=2,
+        progress=False,
+    )
+    assert result.stopped == "finished"
+
+
 def test_checkpoints_are_saved_when_due_with_their_scores(tmp_path: Path) -> None:
     scores = iter([1.0, 3.0, 2.0])
     seen = []

@@ -178,6 +178,33 @@ def test_the_check_of_shard_map_is_refused_where_it_would_sum_gradients() -> Non
     np.testing.assert_allclose(over_devices(LEARNER, check_vma=False), expected, rtol=1e-5)
 
 
+def test_a_mesh_needs_an_axis_of_tasks() -> None:
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
+    for call in (
+        lambda: mj.process_tasks(4, mesh),
+        lambda: mj.place_episodes(_episodes(4), mesh),
+        lambda: mj.mesh_step(_step(axis_name="tasks"), mesh)(_state(), _episodes(4)),
+        lambda: mj.train(
+            LEARNER, OPTIMIZER, _state(), SAMPLE, iterations=1, meta_batch=4, mesh=mesh
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"axes \('x',\); expected one called 'tasks'"):
+            call()
+
+
+def test_several_processes_need_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"2 processes and no mesh.*metajax.task_mesh"):
+        mj.train(LEARNER, OPTIMIZER, _state(), SAMPLE, iterations=1, meta_batch=4)
+
+
+def test_anything_comes_to_the_host() -> None:
+    tree = {"numpy": np.ones(2), "key": KEY, "number": 1.5, "array": jnp.arange(3)}
+    host = mj.to_host(tree)
+    assert {type(leaf) for leaf in jax.tree.leaves(host)} == {np.ndarray}
+    np.testing.assert_array_equal(host["key"], jax.random.key_data(KEY))
+
+
 def test_starting_processes_needs_all_arguments_or_a_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -185,6 +212,8 @@ def test_starting_processes_needs_all_arguments_or_a_cluster(
         mj.start_processes("localhost:1234", process=0)
     with pytest.raises(ValueError, match=r"process=2 of 2; expected 0 to 1"):
         mj.start_processes("localhost:1234", 2, 2)
+    with pytest.raises(ValueError, match=r"coordinator='node1'; expected host:port"):
+        mj.start_processes("node1", 2, 0)
     # As before anything was computed: the test run has computed long ago.
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     with pytest.raises(ValueError, match=r"no cluster was found .* start_processes\(coordinator="):

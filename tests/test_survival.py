@@ -1,5 +1,6 @@
 """Runs in processes of their own: killed, terminated, many devices apart."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -17,12 +18,18 @@ import metajax as mj
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_ends_bit_for_bit_as_one_left_alone(processes: int, tmp_path: Path) -> None:
-    arguments = ["--kills", "3", "--iterations", "600", "--processes", str(processes)]
+@pytest.mark.parametrize(("processes", "iterations"), [(1, 6000), (2, 1500)])
+def test_a_killed_run_ends_bit_for_bit_as_one_left_alone(
+    processes: int, iterations: int, tmp_path: Path
+) -> None:
     out = tmp_path / "a folder"
-    assert survival.run(survival.parser().parse_args([*arguments, "--out", str(out)]))
-    assert survival.newest(out / "killed") == 600
+    arguments = ["--kills", "3", "--processes", str(processes), "--out", str(out)]
+    arguments += ["--iterations", str(iterations)]
+    assert survival.run(survival.parser().parse_args(arguments))
+    assert survival.newest(out / "killed") == iterations
+    lives = json.loads((out / "survival.json").read_text())["lives"]
+    assert any(life["newest checkpoint"] > life["from step"] for life in lives[:-1])
+    assert 0 < lives[-1]["from step"] < iterations
 
 
 def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Finds the checkpoint to go on from, and passes over damaged ones with a warning."""
 
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,13 +41,13 @@ def restore_state(
 
     Raises:
       FileNotFoundError: there is no such checkpoint in `folder`.
-      OSError: there are, but all are damaged.
+      OSError: there are, but all are damaged, or the processes see different ones.
       TypeError: JSON cannot hold an option.
       ValueError: the checkpoint is of another model, optimiser, precision, key or options, or of a
         format that this version does not know; or `which` is another word.
     """
     path = Path(folder).absolute()
-    steps = stored_steps(path)[::-1]
+    steps = agreed_steps(path)[::-1]
     if not steps:
         raise FileNotFoundError(
             f"{path} holds no checkpoint; expected a folder that metajax.Checkpoints wrote"
@@ -108,6 +109,23 @@ def stored_steps(folder: Path) -> list[int]:
     return sorted(
         int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()
     )
+
+
+def agreed_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder that all processes of the run share.
+
+    Raises:
+      OSError: the processes see different checkpoints.
+    """
+    steps = stored_steps(folder)
+    if jax.process_count() > 1:
+        seen = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(steps).encode())))
+        if np.unique(seen).size > 1:
+            raise OSError(
+                f"process {jax.process_index()} sees the checkpoints {steps} in {folder} and "
+                "another process sees others; expected a folder that all processes share"
+            )
+    return steps
 
 
 def ranked(scores: Mapping[int, float | None], mode: Mode) -> list[int]:

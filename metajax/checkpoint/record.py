@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from metajax.parallel import to_host
 from metajax.training import TrainState
 from metajax.types import Array
 
@@ -62,7 +62,7 @@ def describe(
     Raises:
       ValueError: two leaves of the state have one name.
     """
-    leaves = _named(state)
+    leaves = named_leaves(state)
     arrays = {name: _data(leaf) for name, leaf in leaves.items()}
     record = {
         "format": FORMAT,
@@ -70,7 +70,7 @@ def describe(
         "score": None if score is None else float(score),
         "mode": mode,
         "leaves": {name: _type(leaf) for name, leaf in leaves.items()},
-        "digests": {name: zlib.crc32(_whole(array).tobytes()) for name, array in arrays.items()},
+        "digests": {name: zlib.crc32(x.tobytes()) for name, x in to_host(arrays).items()},
     }
     return arrays, {**record, "digest": _digest(record)}
 
@@ -78,7 +78,7 @@ def describe(
 def save_args(arrays: Mapping[str, Array], record: Mapping[str, Any]) -> ocp.args.Composite:
     """What orbax is given to write."""
     return ocp.args.Composite(
-        state=ocp.args.StandardSave(dict(arrays)), record=ocp.args.JsonSave(record)
+        state=ocp.args.StandardSave(_written(arrays)), record=ocp.args.JsonSave(record)
     )
 
 
@@ -111,21 +111,22 @@ def read_state(path: Path, record: Mapping[str, Any], like: TrainState) -> Train
     Raises:
       DamagedError: an array is missing, unreadable or changed.
     """
-    places = {name: _data(leaf) for name, leaf in _named(like).items()}
+    places = {name: _data(leaf) for name, leaf in named_leaves(like).items()}
     empty = {name: np.empty(place.shape, place.dtype) for name, place in places.items()}
     try:
         arrays = ocp.StandardCheckpointHandler().restore(
-            epath.Path(path / "state"), args=ocp.args.StandardRestore(empty)
+            epath.Path(path / "state"), args=ocp.args.StandardRestore(_written(empty))
         )
     except MemoryError:
         raise
     except Exception as error:  # Bad metadata ends in an AttributeError or anything else.
         raise DamagedError(f"its arrays: {short(error)}") from error
+    arrays = {**empty, **arrays}
     for name, digest in record["digests"].items():
         array, place = arrays[name], places[name]
         if array.shape != place.shape or digest != zlib.crc32(array.tobytes()):
             raise DamagedError(f"its array {name}: the digest is another")
-    placed = [_place(arrays[name], places[name], leaf) for name, leaf in _named(like).items()]
+    placed = [_place(arrays[name], places[name], leaf) for name, leaf in named_leaves(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
@@ -142,7 +143,7 @@ def differences(
     Returns:
       A sentence for the error message; empty where nothing differs.
     """
-    here = {name: _type(leaf) for name, leaf in _named(like).items()}
+    here = {name: _type(leaf) for name, leaf in named_leaves(like).items()}
 
     def part(leaves: Mapping[str, str], start: str) -> dict[str, str]:
         return {name: type_ for name, type_ in leaves.items() if name.split("/")[0] == start}
@@ -179,7 +180,12 @@ def _compare(
     return f"{title}: {'; '.join(found)}" if found else ""
 
 
-def _named(state: TrainState) -> dict[str, Any]:
+def named_leaves(state: TrainState) -> dict[str, Any]:
+    """The leaves of a state by their paths.
+
+    Raises:
+      ValueError: two leaves have one name.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(state)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
@@ -188,6 +194,11 @@ def _named(state: TrainState) -> dict[str, Any]:
             f"'a/b' beside 'a' with 'b' inside; expected one name a leaf: rename the parameters"
         )
     return named
+
+
+def _written(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays that orbax can write: those that are not empty."""
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def _is_key(leaf: Any) -> bool:
@@ -201,13 +212,6 @@ def _data(leaf: Any) -> Array:
 def _type(leaf: Any) -> str:
     array = leaf if _is_key(leaf) else jnp.asarray(leaf)
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
-
-
-def _whole(array: Array) -> np.ndarray:
-    """The array on the host, also where it is split among processes."""
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
-    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _place(array: np.ndarray, place: Array, leaf: Any) -> Array:

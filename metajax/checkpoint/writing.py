@@ -13,12 +13,19 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from metajax.checkpoint.reading import everywhere, first_good, ranked, stored_steps
+from metajax.checkpoint.reading import (
+    agreed_steps,
+    everywhere,
+    first_good,
+    ranked,
+    stored_steps,
+)
 from metajax.checkpoint.record import (
     DamagedError,
     Mode,
     checked_options,
     describe,
+    named_leaves,
     read_record,
     save_args,
     short,
@@ -98,10 +105,10 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint is of another model, optimiser, precision, key or options, or
             of a format that this version does not know.
-          OSError: every checkpoint in the folder is damaged.
+          OSError: every checkpoint in the folder is damaged, or the processes see different ones.
         """
         self.close()
-        steps = stored_steps(self._folder)
+        steps = agreed_steps(self._folder)
         if not steps:
             return like
         state, damaged = first_good(self._folder, steps[::-1], like, self._options)
@@ -121,10 +128,12 @@ class Checkpoints:
 
         Raises:
           FileExistsError: the folder holds checkpoints that `state` does not come from.
-          OSError: the folder cannot be made.
+          OSError: the folder cannot be made, or the processes see different ones.
+          ValueError: two leaves of the state have one name.
         """
         self.wait()
-        step, steps = int(state.step), stored_steps(self._folder)
+        step, steps = int(state.step), agreed_steps(self._folder)
+        named_leaves(state)  # A name used twice is found here, not after hours.
         if steps and (steps[-1] != self._newest or step < steps[-1]):
             raise FileExistsError(
                 f"{self._folder} holds a checkpoint of step {steps[-1]}, and this run begins at "
@@ -141,9 +150,12 @@ class Checkpoints:
     def save(self, state: TrainState, *, score: float | None = None) -> None:
         """Copies the state and starts writing it; saving the newest state again does nothing.
 
+        The copy on the host and its digests are made before this returns, by every process.
+
         Args:
           state: its step names the checkpoint.
-          score: how good it is. Without one, or with NaN, it never counts as one of the best.
+          score: how good it is. Without one, or with NaN, it never counts as one of the best. A
+            state that is the newest already keeps the score it was saved with.
 
         Raises:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
@@ -156,7 +168,6 @@ class Checkpoints:
         if step == self._newest:
             return
         arrays, record = describe(state, self._options, score, self._kept.mode)
-        self._writing = step
         try:
             manager = self._open()
             self._kept.scores[step] = record["score"]
@@ -165,6 +176,12 @@ class Checkpoints:
             # Where a disk is full orbax raises OSError, ValueError or RuntimeError, here or in
             # its thread. The processes of a run learn of it together, in `wait`.
             self._error = error
+        except BaseException:  # Ctrl-C: the next save has to find out what there is.
+            self._shut()
+            if step in stored_steps(self._folder):
+                self._newest = step
+            raise
+        self._writing = step
 
     def wait(self) -> None:
         """Waits for the write in progress; one that failed gives a `RuntimeWarning`."""
@@ -209,7 +226,11 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if kind is not None and jax.process_count() > 1:
+            # The others may know of no exception: waiting for them would hang, or hide it.
+            self._manager = self._writing = None
+        else:
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         """The manager; making one clears what a killed or failed write left."""
@@ -219,9 +240,7 @@ class Checkpoints:
                 # orbax would fail the next save for it.
                 for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
                     shutil.rmtree(path, ignore_errors=True)
-            self._kept.scores = {
-                step: _score(self._folder / str(step)) for step in stored_steps(self._folder)
-            }
+            self._kept.read(self._folder)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -248,20 +267,23 @@ class _Kept:
     best: int
     mode: Mode
     scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    unread: set[int] = dataclasses.field(default_factory=set)
+
+    def read(self, folder: Path) -> None:
+        """Learns the scores of what a folder holds; what cannot be read is never deleted."""
+        self.scores, self.unread = {}, set()
+        for step in stored_steps(folder):
+            try:
+                self.scores[step] = read_record(folder / str(step))["score"]
+            except (DamagedError, ValueError):
+                self.unread.add(step)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
         scores = {step: self.scores.get(step) for step in steps}
-        stay = {*steps[-self.keep :], *ranked(scores, self.mode)[: self.best]}
+        stay = {*steps[-self.keep :], *ranked(scores, self.mode)[: self.best], *self.unread}
         return [checkpoint.step in stay for checkpoint in checkpoints]
-
-
-def _score(path: Path) -> float | None:
-    try:
-        return read_record(path)["score"]
-    except (DamagedError, ValueError):
-        return None
 
 
 def _move_aside(path: Path) -> None:
