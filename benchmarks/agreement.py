@@ -10,7 +10,6 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from records import plain_table, wide_console, write
 from two_processes import run_two
 
@@ -26,6 +26,7 @@ from metajax.dispatch import episode_keys
 
 TASKS, WAYS, SIDE, RATE = 8, 3, 8, 0.05
 OPTIMIZER = optax.sgd(RATE, momentum=0.9)
+APART = ("2 processes of 2 devices", "2 processes, steps by hand")
 
 
 class Trace(NamedTuple):
@@ -103,16 +104,21 @@ def by_steps(
     learner: mj.Learner,
     steps: int,
     step: Callable[[mj.TrainState, mj.Episode], Any],
-    place: Callable[[mj.Episode], mj.Episode] = lambda episodes: episodes,
+    mesh: Mesh | None = None,
 ) -> Trace:
-    """A loop by hand over a step."""
+    """A loop by hand over a step, on a mesh each process with its own tasks."""
     state, sample = start(learner)
     draw = jax.jit(
         lambda number: jax.vmap(sample)(episode_keys(state._replace(step=number), TASKS))
     )
-    states, losses = [state], []
+    states, losses = [state if mesh is None else mj.place_state(state, mesh)], []
     for number in range(steps):
-        after, metrics = step(states[-1], place(draw(number)))
+        episodes = draw(number)
+        if mesh is not None:
+            mine = mj.process_tasks(TASKS, mesh)
+            own = jax.tree.map(lambda x, mine=mine: x[mine.start : mine.stop], episodes)
+            episodes = mj.place_episodes(own, mesh)
+        after, metrics = step(states[-1], episodes)
         states.append(after)
         losses.append(float(metrics["loss"]))
     return _trace(losses[0], states)
@@ -130,17 +136,16 @@ def ways_to_run(learner: mj.Learner, steps: int) -> dict[str, Callable[[], Trace
     mesh, cut = mj.task_mesh(four), mj.task_mesh(four, model=2)
     alone = jax.jit(mj.train_step(learner, OPTIMIZER))
     shared = mj.train_step(learner, OPTIMIZER, axis_name="tasks")
-    placed = partial(mj.place_episodes, mesh=mesh)
     return {
         "one device": lambda: by_train(learner, steps),
         "chunks of 2": lambda: by_train(learner, steps, chunk_size=2),
         "pmap, 4 devices": lambda: by_steps(learner, steps, mj.pmap_step(shared, devices=four)),
         "mesh of 4": lambda: by_train(learner, steps, mesh=mesh),
         "mesh of 4, steps by hand": lambda: by_steps(
-            learner, steps, mj.mesh_step(shared, mesh), placed
+            learner, steps, mj.mesh_step(shared, mesh), mesh
         ),
         "mesh of 2 x 2, parameters cut": lambda: by_train(learner, steps, mesh=cut),
-        "jit, episodes on 4 devices": lambda: by_steps(learner, steps, alone, placed),
+        "jit, episodes on 4 devices": lambda: by_steps(learner, steps, alone, mesh),
     }
 
 
@@ -151,14 +156,16 @@ def difference(one: Any, other: Any) -> float:
     return apart / max(float(np.max(np.abs(b))) for b in leaves[1])
 
 
-def in_two_processes(names: list[str], steps: int) -> dict[str, list[np.ndarray]]:
-    """The leaves of every learner's trace, by two processes of two devices each."""
+def in_two_processes(names: list[str], steps: int) -> dict[tuple[str, str], list[np.ndarray]]:
+    """The leaves of the trace of every learner and way, by two processes of two devices each."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "traces.npz"
         run_two(__file__, ["--steps", str(steps), "--out", str(out), "--learners", *names])
         with np.load(out) as saved:
             return {
-                name: [saved[f"{name}/{leaf}"] for leaf in range(saved[name])] for name in names
+                (name, way): [saved[f"{name}/{way}/{i}"] for i in range(saved[f"{name}/{way}"])]
+                for name in names
+                for way in APART
             }
 
 
@@ -166,10 +173,18 @@ def work(args: argparse.Namespace) -> None:
     """What each of the two processes does."""
     mj.start_processes(args.coordinator, 2, args.process)
     arrays: dict[str, Any] = {}
+    mesh = mj.task_mesh()
     for name in args.learners:
-        trace = by_train(LEARNERS[name](), args.steps, mesh=mj.task_mesh())
-        leaves = jax.tree.leaves(trace)
-        arrays |= {name: len(leaves)} | {f"{name}/{i}": leaf for i, leaf in enumerate(leaves)}
+        learner = LEARNERS[name]()
+        step = mj.mesh_step(mj.train_step(learner, OPTIMIZER, axis_name="tasks"), mesh)
+        traces = (
+            by_train(learner, args.steps, mesh=mesh),
+            by_steps(learner, args.steps, step, mesh),
+        )
+        for way, trace in zip(APART, traces, strict=True):
+            leaves = jax.tree.leaves(trace)
+            arrays[f"{name}/{way}"] = len(leaves)
+            arrays |= {f"{name}/{way}/{i}": leaf for i, leaf in enumerate(leaves)}
     if args.process == 0:
         np.savez(args.out, **arrays)
 
@@ -183,9 +198,9 @@ def run(args: argparse.Namespace) -> list[dict]:
         reference, *others = ways_to_run(LEARNERS[name](), args.steps).items()
         expected = reference[1]()
         traces = {way: run() for way, run in others}
-        if name in apart:
-            treedef = jax.tree.structure(expected)
-            traces["2 processes of 2 devices"] = jax.tree.unflatten(treedef, apart[name])
+        treedef = jax.tree.structure(expected)
+        for way in APART if apart else ():
+            traces[way] = jax.tree.unflatten(treedef, apart[name, way])
         for way, trace in traces.items():
             parts = {
                 part: difference(getattr(trace, part), getattr(expected, part))

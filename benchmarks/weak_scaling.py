@@ -5,8 +5,8 @@ several, so that an efficiency of one over their number loses nothing. The two p
 device each, are held to a core each and talk through gloo; there 1 loses nothing. Every arrangement
 runs its meta-step with and without the all-reduce of the gradient, all of them interleaved; times
 are medians. Efficiency is the time of one device over the time of many; communication is the share
-of the time that goes without the all-reduce, waiting for the slowest device included. Run it on a
-quiet machine.
+of the time that goes without the all-reduce, waiting for the slowest device included; beside it
+stands what the all-reduce takes alone. Run it on a quiet machine.
 """
 
 import argparse
@@ -38,8 +38,9 @@ from metajax.parallel import on_each_device, replicate
 OPTIMIZER = optax.adam(1e-3)
 COLUMNS = [
     *("workload", "arrangement", "ms", "tasks_per_second", "efficiency", "communication"),
-    *("gradient_kb", "state_mb", "temporary_mb"),
+    *("all_reduce_ms", "gradient_kb", "state_mb", "temporary_mb"),
 ]
+PARTS = ("step", "apart", "all-reduce")
 
 
 class Program(NamedTuple):
@@ -56,8 +57,8 @@ class Program(NamedTuple):
     temporary_bytes: int
 
 
-def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bool, Program]:
-    """The meta-step over a mesh, with and without its all-reduce."""
+def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[str, Program]:
+    """The meta-step over a mesh, with and without its all-reduce, and the all-reduce alone."""
     learner = make_learner(workload, steps)
     data = {name: jnp.asarray(array) for name, array in arrays(workload).items()}
     support, query = (mj.Examples(data[f"x{name}"], data[f"y{name}"]) for name in "sq")
@@ -66,15 +67,15 @@ def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bo
     # Every device works on the same tasks: as many of them each, and nothing to wait for.
     whole = replicate(mj.Episode(support, query), mesh)
     spec = PartitionSpec()
+    chunk_size = workload.chunk_size
+    functions = {
+        "step": mj.train_step(learner, OPTIMIZER, chunk_size=chunk_size, axis_name="tasks"),
+        "apart": mj.train_step(learner, OPTIMIZER, chunk_size=chunk_size),
+        "all-reduce": lambda state, _: jax.lax.pmean(state.params, "tasks"),
+    }
     made = {}
-    for together in (True, False):
-        step = mj.train_step(
-            learner,
-            OPTIMIZER,
-            chunk_size=workload.chunk_size,
-            axis_name="tasks" if together else None,
-        )
-        over_mesh = jax.jit(on_each_device(step, mesh, (spec, spec), spec))
+    for name, function in functions.items():
+        over_mesh = jax.jit(on_each_device(function, mesh, (spec, spec), spec))
         compiled = over_mesh.lower(state, whole).compile()
 
         def run(compiled: Any = compiled) -> None:
@@ -83,7 +84,7 @@ def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[bo
         parts = (leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state[:2]))
         memory: Any = compiled.memory_analysis()
         size = sum(part.nbytes for part in parts)
-        made[together] = Program(run, size, memory.temp_size_in_bytes)
+        made[name] = Program(run, size, memory.temp_size_in_bytes)
     return made
 
 
@@ -118,9 +119,9 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
         "2 x 2 devices": mj.task_mesh(devices[:4], model=2),
     }
     made = {
-        (arrangement, together): program
+        (arrangement, part): program
         for arrangement, mesh in meshes.items()
-        for together, program in programs(workload, args.steps, mesh).items()
+        for part, program in programs(workload, args.steps, mesh).items()
     }
     times = medians({key: program.run for key, program in made.items()}, args.turns, lambda: None)
     return [
@@ -128,8 +129,9 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
             (name, arrangement),
             workload,
             mesh.shape["tasks"],
-            (times["1 device", True], times[arrangement, True], times[arrangement, False]),
-            made[arrangement, True],
+            times["1 device", "step"],
+            {part: times[arrangement, part] for part in PARTS},
+            made[arrangement, "step"],
         )
         for arrangement, mesh in meshes.items()
     ]
@@ -137,15 +139,16 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
 
 def in_processes(args: argparse.Namespace, name: str, workload: Workload) -> list[dict]:
     """One process alone while the other waits, then both."""
-    alone = programs(workload, args.steps, mj.task_mesh(jax.local_devices()))[True]
+    alone = programs(workload, args.steps, mj.task_mesh(jax.local_devices()))["step"]
     both = programs(workload, args.steps, mj.task_mesh())
     mine = alone.run if jax.process_index() == 0 else lambda: None
-    runs = {"alone": mine, True: both[True].run, False: both[False].run}
+    runs = {"alone": mine} | {part: both[part].run for part in PARTS}
     times = medians(runs, args.turns, lambda: multihost_utils.sync_global_devices("turn"))
     one = times["alone"]
+    nothing = {"step": one, "apart": one, "all-reduce": 0.0}
     return [
-        _row((name, "1 process"), workload, 1, (one, one, one), alone),
-        _row((name, "2 processes"), workload, 2, (one, times[True], times[False]), both[True]),
+        _row((name, "1 process"), workload, 1, one, nothing, alone),
+        _row((name, "2 processes"), workload, 2, one, times, both["step"]),
     ]
 
 
@@ -153,17 +156,19 @@ def _row(
     names: tuple[str, str],
     workload: Workload,
     count: int,
-    times: tuple[float, float, float],
+    one: float,
+    times: Mapping[str, float],
     program: Program,
 ) -> dict:
-    one, together, apart = times
+    together = times["step"]
     return {
         "workload": names[0],
         "arrangement": names[1],
         "ms": together,
         "tasks_per_second": 1e3 * count * workload.tasks / together,
         "efficiency": one / together,
-        "communication": max(0.0, 1 - apart / together) if count > 1 else 0.0,
+        "communication": max(0.0, 1 - times["apart"] / together) if count > 1 else 0.0,
+        "all_reduce_ms": times["all-reduce"] if count > 1 else 0.0,
         "gradient_kb": gradient_kilobytes(workload),
         "state_mb": program.state_bytes / 1e6,
         "temporary_mb": program.temporary_bytes / 1e6,

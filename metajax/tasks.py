@@ -55,7 +55,7 @@ def meta_gradient(
       ValueError: `chunk_size` does not divide the number of tasks, or the episodes have no task
         axis.
     """
-    tasks = _count_tasks(episodes)
+    tasks = count_tasks(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
@@ -92,7 +92,12 @@ def meta_gradient(
     return jax.tree.map(lambda x: x / chunks, total)
 
 
-def _count_tasks(episodes: Episode) -> int:
+def count_tasks(episodes: Episode) -> int:
+    """The length of the task axis that all arrays of a meta-batch share.
+
+    Raises:
+      ValueError: they share none.
+    """
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(counts) != 1 or counts == {()}:
         raise ValueError(

@@ -12,7 +12,7 @@ from metajax.batching import Batching
 from metajax.checks import check_optimizer, check_shared
 from metajax.inner import Backward
 from metajax.losses import cross_entropy
-from metajax.tasks import meta_gradient, task_keys
+from metajax.tasks import count_tasks, meta_gradient, task_keys
 from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
 
 
@@ -84,7 +84,7 @@ def train_step(
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         check_shared(state.params, episodes)
-        tasks = jax.tree.leaves(episodes)[0].shape[0]
+        tasks = count_tasks(episodes)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
         keys = task_keys(jax.random.fold_in(state.key, state.step), tasks, first=first)
         gradient, (loss, metrics) = meta_gradient(

@@ -45,7 +45,7 @@ ALLOWED = {
         "algorithms",
     },
     "progress": set(),
-    "parallel": {"types", "training"},
+    "parallel": {"types", "tasks", "training"},
     "checkpoint": {"types", "checks", "training", "parallel"},
     "dispatch": {"types", "tasks", "training", "parallel"},
     "loop": {"types", "training", "progress", "parallel", "dispatch", "checkpoint"},

@@ -57,7 +57,7 @@ def test_every_way_to_run_gives_the_result_of_one_device(tmp_path: Path) -> None
     arguments = ["--learners", *names, "--out", str(tmp_path / "agreement.json")]
     rows = agreement.run(agreement.parser().parse_args(arguments))
     assert {row["learner"] for row in rows} == set(names)
-    assert len({row["way"] for row in rows}) == 7
+    assert len({row["way"] for row in rows}) == 8
     for row in rows:
         for part in agreement.Trace._fields:
             assert row[part] < 1e-12, row

@@ -1,0 +1,65 @@
+"""The processes of a run: how they find each other, and agree."""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def start_processes(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    timeout: int = 300,
+) -> None:
+    """Joins this process to the others of a run; call it before anything is computed.
+
+    Every process runs the same program. Afterwards `jax.devices()` are the devices of all of them,
+    which `task_mesh` puts on one mesh. Under SLURM, Open MPI, on TPU pods and in Kubernetes (with
+    `jax[k8s]`) JAX finds the arguments itself. CPU devices talk through gloo.
+
+    Args:
+      coordinator: `host:port` of process 0, reachable from all.
+      processes: how many there are.
+      process: which of them this is, in `[0, processes)`.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      ValueError: an argument is missing and no cluster was found that tells it, `process` is out of
+        range, or `coordinator` has no port.
+      RuntimeError: JAX has computed something already, or the processes were started before.
+    """
+    if jax.distributed.is_initialized():
+        raise RuntimeError("start_processes was called before; expected one call a process")
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(f"{missing[0]} is not given; expected all of {', '.join(given)}, or none")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(f"process={process} of {processes}; expected 0 to {processes - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator={coordinator!r}; expected host:port, such as node1:12345")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method=None if missing else "deactivate",
+            initialization_timeout=timeout,
+        )
+    except ValueError as error:
+        if not missing:
+            raise
+        raise ValueError(
+            "no cluster was found that says who the processes of this run are (SLURM, Open MPI, "
+            "TPU pods and Kubernetes do); expected start_processes(coordinator='host:port', "
+            "processes=..., process=...)"
+        ) from error
+
+
+def largest_of_processes(number: int) -> int:
+    """The largest of the processes' numbers, on each of them."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
