@@ -8,6 +8,7 @@ processes of two devices each, both killed at once.
 """
 
 import argparse
+import os
 import random
 import socket
 import subprocess
@@ -83,6 +84,8 @@ def start_run(args: argparse.Namespace, folder: Path) -> list[subprocess.Popen]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # A process that is killed could leave half a program in a cache of compiled ones.
+            env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
         )
         for process in range(args.processes)
     ]

@@ -1,14 +1,20 @@
 """Settings of the whole test run, and the data folders that tests may read."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # Tests compile far more than they run: leave out what the compiler does to make programs fast.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-
 import jax
 import pytest
+
+# Many tests compile the same programs: the workers of a run share them.
+_PROGRAMS = tempfile.TemporaryDirectory(prefix="metajax-tests-", ignore_cleanup_errors=True)
+_SHARED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS.name)
+jax.config.update("jax_compilation_cache_dir", _SHARED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)

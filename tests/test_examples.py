@@ -46,6 +46,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--iterations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = _load("sinusoid_regression")
     arguments = ["--iterations", "3000", "--outer-rate", "3e-3", "--episodes", "200"]
