@@ -73,7 +73,7 @@ def train(
     `dispatch`, so a run that is cut in two and goes on from its state is the same run, bit for bit.
 
     Ctrl-C and SIGTERM end the loop after the dispatch in progress, a second one at once. Whatever
-    ends it, the last good state is returned or, where there is an exception, saved.
+    ends it, the last good state is returned, and with `checkpoints` saved, after an exception too.
 
     Args:
       learner: any learner.

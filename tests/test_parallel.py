@@ -198,6 +198,12 @@ def test_several_processes_need_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
         mj.train(LEARNER, OPTIMIZER, _state(), SAMPLE, iterations=1, meta_batch=4)
 
 
+def test_python_numbers_can_be_placed() -> None:
+    state = mj.TrainState({"scale": 1.5}, (), np.int32(0), KEY)
+    placed = mj.place_state(state, mj.task_mesh(jax.devices()[:4], model=2))
+    assert placed.params["scale"].sharding.is_fully_replicated
+
+
 def test_anything_comes_to_the_host() -> None:
     tree = {"numpy": np.ones(2), "key": KEY, "number": 1.5, "array": jnp.arange(3)}
     host = mj.to_host(tree)

@@ -68,10 +68,11 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 
 def _sharding(x: Any, mesh: Mesh) -> NamedSharding:
     spec = PartitionSpec()
-    if MODEL in mesh.axis_names and np.prod(x.shape) >= _LARGE:
-        whole = [axis for axis in range(x.ndim) if x.shape[axis] % mesh.shape[MODEL] == 0]
+    shape = np.shape(x)
+    if MODEL in mesh.axis_names and np.prod(shape) >= _LARGE:
+        whole = [axis for axis, length in enumerate(shape) if length % mesh.shape[MODEL] == 0]
         if whole:
-            longest = max(whole, key=lambda axis: x.shape[axis])
+            longest = max(whole, key=lambda axis: shape[axis])
             spec = PartitionSpec(*[None] * longest, MODEL)
     return NamedSharding(mesh, spec)
 
