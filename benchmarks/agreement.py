@@ -7,7 +7,6 @@ through gloo.
 """
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from records import plain_table, wide_console, write
-from two_processes import run_two
+from two_processes import add_worker_arguments, run_two
 
 import metajax as mj
 from metajax.dispatch import episode_keys
@@ -229,8 +228,7 @@ def parser() -> argparse.ArgumentParser:
         help="run in two processes too",
     )
     out.add_argument("--out", type=Path, default=Path("runs/agreement.json"))
-    out.add_argument("--coordinator", help=argparse.SUPPRESS)
-    out.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    add_worker_arguments(out)
     return out
 
 
@@ -238,7 +236,7 @@ def main() -> None:
     args = parser().parse_args()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", 4 if args.process is None else 2)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax.config.update("jax_platforms", "cpu")
     if args.process is None:
         run(args)
     else:

@@ -10,7 +10,6 @@ processes of two devices each, both killed at once.
 import argparse
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from records import plain_table, wide_console, write
+from two_processes import add_worker_arguments, free_address
 
 import metajax as mj
 
@@ -40,6 +40,7 @@ def start() -> tuple[mj.Learner, mj.TrainState]:
 def work(args: argparse.Namespace) -> None:
     """The process that is killed: goes on from the newest checkpoint to the last iteration."""
     if args.processes > 1:
+        jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 2)
         mj.start_processes(args.coordinator, args.processes, args.process)
     learner, state = start()
@@ -75,9 +76,7 @@ def start_run(args: argparse.Namespace, folder: Path) -> list[subprocess.Popen]:
     """The training's processes, which go on from the newest checkpoint in the folder."""
     command = [sys.executable, __file__, "--worker", str(folder)]
     command += ["--iterations", str(args.iterations), "--processes", str(args.processes)]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        command += ["--coordinator", f"localhost:{free.getsockname()[1]}", "--process"]
+    command += ["--coordinator", free_address(), "--process"]
     return [
         subprocess.Popen(
             [*command, str(process)],
@@ -178,8 +177,7 @@ def parser() -> argparse.ArgumentParser:
     folder = Path("runs") / f"survival_{time.strftime('%Y%m%d-%H%M%S')}"
     out.add_argument("--out", type=Path, default=folder, help="a new folder")
     out.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    out.add_argument("--coordinator", help=argparse.SUPPRESS)
-    out.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    add_worker_arguments(out)
     return out
 
 

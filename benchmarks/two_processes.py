@@ -1,10 +1,24 @@
 """Runs a script in two processes that find each other."""
 
+import argparse
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+
+
+def free_address() -> str:
+    """A host and port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a script's own processes are told who they are; not shown."""
+    parser.add_argument("--coordinator", help=argparse.SUPPRESS)
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
 
 
 def run_two(script: str, arguments: Sequence[str], *, timeout: float = 600) -> None:
@@ -15,10 +29,7 @@ def run_two(script: str, arguments: Sequence[str], *, timeout: float = 600) -> N
     Raises:
       RuntimeError: one of them failed.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, script, *arguments, "--coordinator", address, "--process"]
+    command = [sys.executable, script, *arguments, "--coordinator", free_address(), "--process"]
     workers = [
         subprocess.Popen([*command, str(process)], stdout=subprocess.DEVNULL)
         for process in range(2)

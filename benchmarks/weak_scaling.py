@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec
 from meta_gradients import make_learner
 from peers.jax_names import to_tree
 from records import plain_table, wide_console, write
-from two_processes import run_two
+from two_processes import add_worker_arguments, run_two
 from workloads import WORKLOADS, Workload, arrays
 
 import metajax as mj
@@ -177,6 +177,7 @@ def _row(
 
 def work(args: argparse.Namespace) -> None:
     """What a process of the benchmark does; process 0 writes its rows."""
+    jax.config.update("jax_platforms", "cpu")
     if args.coordinator:
         if hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
@@ -224,8 +225,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--steps", type=int, default=1, help="inner steps")
     out.add_argument("--turns", type=int, default=30)
     out.add_argument("--out", type=Path, default=Path("runs/weak_scaling.json"))
-    out.add_argument("--coordinator", help=argparse.SUPPRESS)
-    out.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    add_worker_arguments(out)
     return out
 
 

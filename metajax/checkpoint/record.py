@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from metajax.parallel import to_host
+from metajax.parallel import is_key, to_host
 from metajax.training import TrainState
 from metajax.types import Array
 
@@ -201,16 +201,12 @@ def _written(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name: array for name, array in arrays.items() if array.size}
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _data(leaf: Any) -> Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
+    return jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
 
 
 def _type(leaf: Any) -> str:
-    array = leaf if _is_key(leaf) else jnp.asarray(leaf)
+    array = leaf if is_key(leaf) else jnp.asarray(leaf)
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
@@ -220,7 +216,7 @@ def _place(array: np.ndarray, place: Array, leaf: Any) -> Array:
         out = jax.make_array_from_callback(array.shape, place.sharding, lambda index: array[index])
     else:
         out = jnp.array(array)
-    return jax.random.wrap_key_data(out, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else out
+    return jax.random.wrap_key_data(out, impl=jax.random.key_impl(leaf)) if is_key(leaf) else out
 
 
 def _digest(record: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from metajax.parallel.placement import (
     TASKS,
+    is_key,
     place_episodes,
     place_state,
     process_tasks,
@@ -17,6 +18,7 @@ from metajax.parallel.steps import mesh_step, on_each_device, pmap_step
 
 __all__ = [
     "TASKS",
+    "is_key",
     "largest_of_processes",
     "mesh_step",
     "on_each_device",

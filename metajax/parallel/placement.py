@@ -97,13 +97,14 @@ def _put(x: Array, sharding: NamedSharding) -> Array:
         return jax.jit(lambda x: x, out_shardings=sharding)(x)
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
-    if _is_key(x):
+    if is_key(x):
         wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(x))
         return jax.jit(wrap, out_shardings=sharding)(np.asarray(jax.random.key_data(x)))
     return jax.device_put(np.asarray(x), sharding)
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Whether `x` is an array of typed random keys."""
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
@@ -190,7 +191,7 @@ def to_host(tree: Params) -> Params:
     """
 
     def fetch(x: Array) -> np.ndarray:
-        if _is_key(x):
+        if is_key(x):
             x = jax.random.key_data(x)
         if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
