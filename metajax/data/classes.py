@@ -1,0 +1,215 @@
+"""Images grouped by class, of any number each: what every data set becomes before it is sampled."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+
+class ImageSource(Protocol):
+    """Images at random access: a numpy array, memory-mapped or not, or whatever acts like one.
+
+    Attributes:
+      shape: `(images, height, width, channels)`.
+      dtype: unsigned 8-bit integers in `[0, 255]`, or floats.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> np.dtype: ...  # noqa: D102
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        """The images `[n, height, width, channels]` of `rows`, `[n]` integers."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageClasses:
+    """Images grouped by class: those of class `c` are `images[starts[c] : starts[c] + counts[c]]`.
+
+    Built by `group_by_label`, `image_folder` and the other readers; checked when it is made.
+
+    Attributes:
+      images: the images of all classes.
+      starts: `[classes]` the row of each class's first image.
+      counts: `[classes]` images of each class, 1 or more.
+      names: a name a class, all different.
+      groups: the group of each class (an alphabet, a superclass, a data set), or None.
+    """
+
+    images: ImageSource
+    starts: np.ndarray
+    counts: np.ndarray
+    names: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images.shape) != 4 or 0 in self.images.shape:
+            raise ValueError(
+                f"images have shape {self.images.shape}; expected [images, height, width, "
+                "channels], none of them 0"
+            )
+        classes = len(self.names)
+        lengths = [len(x) for x in (self.starts, self.counts, self.groups or self.names)]
+        if not classes or lengths != [classes] * 3:
+            raise ValueError(
+                f"{classes} names, {lengths[0]} starts, {lengths[1]} counts and {lengths[2]} "
+                "groups; expected one of each a class, and at least one class"
+            )
+        if repeated := _repeated(self.names):
+            raise ValueError(f"two classes are called {repeated[0]!r}; expected different names")
+        if empty := [n for n, count in zip(self.names, self.counts, strict=True) if count < 1]:
+            raise ValueError(
+                f"{len(empty)} classes have no image: {in_short(empty)}; leave them out"
+            )
+        if min(self.starts) < 0 or max(self.starts + self.counts) > self.images.shape[0]:
+            raise ValueError(
+                f"classes reach from row {min(self.starts)} to {max(self.starts + self.counts)}; "
+                f"expected rows of the {self.images.shape[0]} images"
+            )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """All images of the class `name`, `[items, height, width, channels]`.
+
+        Raises:
+          KeyError: there is no such class.
+        """
+        index = _places(self.names, [name])[0]
+        return self.images[np.arange(self.counts[index]) + self.starts[index]]
+
+    def select(self, names: Sequence[str]) -> "ImageClasses":
+        """The classes of these names, in their order; the images are not copied.
+
+        Raises:
+          KeyError: there is no class of a name.
+          ValueError: a name is given twice.
+        """
+        if repeated := _repeated(names):
+            raise ValueError(f"the class {repeated[0]!r} is named twice; expected different names")
+        places = _places(self.names, names)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in places)
+        return ImageClasses(
+            self.images, self.starts[places], self.counts[places], tuple(names), groups
+        )
+
+    def split(self, shares: Mapping[str, float], *, seed: int = 0) -> "dict[str, ImageClasses]":
+        """Cuts the classes at random into parts that share none.
+
+        Args:
+          shares: the share of the classes of each part, such as `{"train": 0.64, "validation":
+            0.16, "test": 0.2}`; they add up to 1.
+          seed: chooses the classes; the same seed, names and shares always give the same parts,
+            whatever the order of the classes.
+
+        Raises:
+          ValueError: the shares do not add up to 1, or a part would have no class.
+        """
+        if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
+        shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))
+        ends = np.rint(np.cumsum(list(shares.values())) * len(shuffled)).astype(int)
+        parts = dict(zip(shares, np.split(shuffled, ends[:-1]), strict=True))
+        if missing := [part for part, names in parts.items() if not len(names)]:
+            raise ValueError(
+                f"the part {missing[0]!r} would have none of the {len(shuffled)} classes; expected "
+                "a larger share, or more classes"
+            )
+        chosen = {part: set(names) for part, names in parts.items()}
+        return {
+            part: self.select([name for name in self.names if name in names])
+            for part, names in chosen.items()
+        }
+
+
+def image_classes(
+    images: ArrayLike | ImageSource,
+    *,
+    names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+) -> ImageClasses:
+    """Classes of equally many images from one class-major array.
+
+    Args:
+      images: `[classes, items, height, width, channels]`, integers in `[0, 255]` or floats.
+      names: a name a class; None numbers them.
+      groups: the group of each class, or None.
+
+    Raises:
+      ValueError: the shapes or numbers do not fit.
+    """
+    shape = np.shape(images)  # type: ignore[arg-type]
+    if len(shape) != 5 or 0 in shape:
+        raise ValueError(
+            f"images have shape {shape}; expected [classes, items, height, width, channels], "
+            "none of them 0"
+        )
+    rows = images if isinstance(images, np.ndarray | jax.Array) else np.asarray(images)
+    return ImageClasses(
+        rows.reshape(-1, *shape[2:]),  # type: ignore[arg-type]
+        np.arange(shape[0]) * shape[1],
+        np.full(shape[0], shape[1]),
+        tuple(map(str, range(shape[0]))) if names is None else tuple(names),
+        None if groups is None else tuple(groups),
+    )
+
+
+def group_by_label(
+    images: np.ndarray, labels: ArrayLike, *, names: Sequence[str] | None = None
+) -> ImageClasses:
+    """Classes from images in any order and the label of each.
+
+    Within a class the images keep their order. Labels that no image has make no class.
+
+    Args:
+      images: `[images, height, width, channels]`, integers in `[0, 255]` or floats; copied.
+      labels: `[images]`, integers or strings.
+      names: the name of every label, where labels are integers; None calls a class by its label.
+
+    Raises:
+      ValueError: the numbers of images and labels differ, or a label has no name.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"images have shape {images.shape} and labels {labels.shape}; expected one label an "
+            "image"
+        )
+    found, counts = np.unique(labels, return_counts=True)
+    if names is not None:
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"names of {labels.dtype} labels; expected integer labels, or no names"
+            )
+        if found[0] < 0 or found[-1] >= len(names):
+            raise ValueError(
+                f"labels from {found[0]} to {found[-1]} but {len(names)} names; expected labels in "
+                f"[0, {len(names)})"
+            )
+    called = map(str, found) if names is None else (str(names[label]) for label in found)
+    order = np.argsort(labels, kind="stable")
+    return ImageClasses(images[order], np.cumsum(counts) - counts, counts, tuple(called))
+
+
+def in_short(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]
+
+
+def _places(known: Sequence[str], names: Sequence[str]) -> list[int]:
+    place = {name: index for index, name in enumerate(known)}
+    if strangers := [name for name in names if name not in place]:
+        raise KeyError(
+            f"no class is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
+        )
+    return [place[name] for name in names]
