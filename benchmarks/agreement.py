@@ -69,7 +69,7 @@ LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
 }
 
 
-def start(learner: mj.Learner) -> tuple[mj.TrainState, mj.ImageEpisodes]:
+def start(learner: mj.Learner) -> tuple[mj.TrainState, Callable[[jax.Array], mj.Episode]]:
     """A state in float64, and a sampler of noisy patterns, one a class."""
     generator = np.random.default_rng(0)
     patterns = generator.normal(size=(12, 1, SIDE, SIDE, 1))

@@ -1,5 +1,6 @@
 """The figures and the table of `few_shot_characters.py`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -55,26 +56,32 @@ def draw_curves(history: list[dict], scores: mj.Evaluation, path: Path) -> None:
 
 
 def draw_episode(
-    tester: mj.Learner, params: dict, sample: mj.ImageEpisodes, seed: int, path: Path
+    tester: mj.Learner,
+    params: dict,
+    sample: Callable[[jax.Array], mj.Episode],
+    seed: int,
+    path: Path,
 ) -> None:
     """A test episode: the first support item of each way, then queries under their predictions."""
     sample_key, adapt_key = jax.random.split(jax.random.key(seed + 1))
     support, query = sample(sample_key)
     task = tester.adapt(params, support, adapt_key)
     predicted = np.asarray(jnp.argmax(tester.predict(params, task, query.inputs), axis=-1))
-    shown = min(6, sample.queries)
+    ways = int(support.targets.max()) + 1
+    shots, queries = len(support.targets) // ways, len(query.targets) // ways
+    shown = min(6, queries)
     figure, grid = plt.subplots(
-        sample.ways,
+        ways,
         1 + shown,
-        figsize=(1 + shown, sample.ways + 0.4),
+        figsize=(1 + shown, ways + 0.4),
         layout="constrained",
         squeeze=False,
     )
     for way, row in enumerate(grid):
-        row[0].imshow(255 - 255 * support.inputs[way * sample.shots, :, :, 0], cmap="gray")
+        row[0].imshow(255 - 255 * support.inputs[way * shots, :, :, 0], cmap="gray")
         row[0].set_ylabel(f"way {way}", rotation=0, ha="right", va="center")
         for column, axes in enumerate(row[1:]):
-            index = way * sample.queries + column
+            index = way * queries + column
             right = predicted[index] == way
             axes.imshow(255 - 255 * query.inputs[index, :, :, 0], cmap="gray")
             axes.set_title(

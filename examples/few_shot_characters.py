@@ -9,6 +9,7 @@ on many devices and in several processes: see `many_devices.md`.
 
 import argparse
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -33,12 +34,9 @@ def load(args: argparse.Namespace, split: str) -> np.ndarray:
 
 
 def validation(
-    args: argparse.Namespace, tester: mj.Learner, sample: mj.ImageEpisodes
-) -> Callable[[Any], float] | None:
-    """The accuracy of parameters on the validation set, if it is asked for."""
-    if not args.validation_episodes:
-        return None
-    sample = dataclasses.replace(sample, images=jnp.asarray(load(args, "validation")))
+    args: argparse.Namespace, tester: mj.Learner, sample: Callable[[jax.Array], mj.Episode]
+) -> Callable[[Any], float]:
+    """The accuracy of parameters on the validation set."""
 
     def validate(params: Any) -> float:
         episodes = args.validation_episodes
@@ -93,20 +91,21 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         queries=setting.queries,
         rotations=setting.rotations,
     )
+    unseen = functools.partial(
+        mj.image_episodes,
+        shots=args.shots,
+        queries=args.test_queries,
+        rotations=setting.rotations,
+    )
     test_images = load(args, "test")
-    test_samples = [
-        mj.image_episodes(
-            test_images,
-            ways=ways,
-            shots=args.shots,
-            queries=args.test_queries,
-            rotations=setting.rotations,
-        )
-        for ways in test_ways
-    ]
+    test_samples = [unseen(test_images, ways=ways) for ways in test_ways]
+    validate = None
+    if args.validation_episodes:
+        images = load(args, "validation")
+        validate = validation(args, testers[0], unseen(images, ways=test_ways[0]))
 
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
-    params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[2:])))
+    params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
     state = mj.init_state(params, optimizer, run_key)
     mesh = mj.task_mesh() if args.mesh or jax.process_count() > 1 else None
     if mesh is not None:
@@ -133,7 +132,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
             mesh=mesh,
             non_finite=args.non_finite,
             checkpoints=checkpoints,
-            validate=validation(args, testers[0], test_samples[0]),
+            validate=validate,
             metrics_file=out / "metrics.jsonl",
         )
     if result.stopped == "terminated":

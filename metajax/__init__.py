@@ -19,12 +19,21 @@ from metajax.batching import apply_queries
 from metajax.checkpoint import Checkpoints, restore_state
 from metajax.comparison import MetricTask, metric_learner
 from metajax.data import (
+    Drawn,
+    HostEpisodes,
+    ImageClasses,
     ImageEpisodes,
+    Places,
     glyphs,
+    group_by_label,
+    image_classes,
     image_episodes,
+    join_classes,
+    listed_episodes,
     omniglot,
     sinusoid,
     sinusoid_episodes,
+    varying_episodes,
 )
 from metajax.evaluation import Evaluation, evaluate
 from metajax.inner import Backward, inner_loop
@@ -72,6 +81,7 @@ from metajax.parallel import (
     task_mesh,
     to_host,
 )
+from metajax.streaming import stream_episodes
 from metajax.tasks import meta_gradient, task_keys
 from metajax.training import TrainState, init_state, maml_step, train_step
 from metajax.types import (
@@ -95,16 +105,20 @@ __all__ = [
     "BatchStatistics",
     "Checkpoints",
     "ConvNet",
+    "Drawn",
     "Episode",
     "Evaluation",
     "Examples",
     "FullContext",
+    "HostEpisodes",
+    "ImageClasses",
     "ImageEpisodes",
     "Learner",
     "MatchingParams",
     "MetricTask",
     "Model",
     "Objective",
+    "Places",
     "ProtoMAMLParams",
     "RelationEncoder",
     "RelationModule",
@@ -132,10 +146,14 @@ __all__ = [
     "full_context",
     "glyphs",
     "gradient_learner",
+    "group_by_label",
+    "image_classes",
     "image_episodes",
     "init_state",
     "inner_loop",
+    "join_classes",
     "linear_reading",
+    "listed_episodes",
     "log_attention",
     "maml",
     "maml_step",
@@ -165,6 +183,7 @@ __all__ = [
     "squared_error",
     "start_processes",
     "state_shardings",
+    "stream_episodes",
     "strided_conv_net",
     "supervised",
     "task_keys",
@@ -172,4 +191,5 @@ __all__ = [
     "to_host",
     "train",
     "train_step",
+    "varying_episodes",
 ]

@@ -1,6 +1,7 @@
 """The compiled part of training: sampling, inner loops and outer updates of many meta-steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -8,7 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.parallel import TASKS, on_each_device, state_shardings
+from metajax.parallel import (
+    TASKS,
+    on_each_device,
+    place_by,
+    process_tasks,
+    state_shardings,
+    to_host,
+)
+from metajax.streaming import HostSample, run_ahead
 from metajax.tasks import task_keys
 from metajax.training import TrainState, train_step
 from metajax.types import Array, Episode, Key, Learner
@@ -16,28 +25,33 @@ from metajax.types import Array, Episode, Key, Learner
 Sample = Callable[[Key], Episode]
 NonFinite = Literal["stop", "skip"]
 
+# What is fetched for a dispatch is `[length, tasks, ...]`.
+_FETCHED = PartitionSpec(None, TASKS)
+
 
 def dispatch_program(
     learner: Learner,
     optimizer: optax.GradientTransformation,
     state: TrainState,
+    sample: Sample,
     *,
     tasks: int,
     chunk_size: int | None,
     non_finite: NonFinite,
     mesh: Mesh | None,
 ) -> Any:
-    """The function `(state, sample, length) -> (state, metrics)`, under `jax.jit`.
+    """The function `(state, data, length) -> (state, metrics)`, under `jax.jit`.
 
     It takes `length` (static) meta-steps; every metric comes back as `[length, ...]`, and among
     them `finite`, whether the meta-loss, the gradient and the update were. After a step that was
     not, the state stays as it is (`"stop"`), or goes on to the next step without the update
-    (`"skip"`).
+    (`"skip"`). `data` is the sampler, or of a `HostSample` what it fetched, `[length, tasks, ...]`.
 
     Args:
       learner: any learner.
       optimizer: the outer optimiser.
       state: of the shapes that the function will be given.
+      sample: the sampler.
       tasks: tasks a meta-step and device.
       chunk_size: see `meta_gradient`.
       non_finite: see above.
@@ -47,16 +61,19 @@ def dispatch_program(
         learner, optimizer, chunk_size=chunk_size, axis_name=None if mesh is None else TASKS
     )
 
-    def run(
-        state: TrainState, sample: Sample, length: int
-    ) -> tuple[TrainState, Mapping[str, Array]]:
+    host = sample if isinstance(sample, HostSample) else None
+
+    def run(state: TrainState, data: Any, length: int) -> tuple[TrainState, Mapping[str, Array]]:
         first = 0 if mesh is None else jax.lax.axis_index(TASKS) * tasks
 
         def iteration(
-            carry: tuple[TrainState, Array], _: None
+            carry: tuple[TrainState, Array], fetched: Any
         ) -> tuple[tuple[TrainState, Array], Mapping[str, Array]]:
             state, good = carry
-            episodes = jax.vmap(sample)(episode_keys(state, tasks, first=first))
+            keys = episode_keys(state, tasks, first=first)
+            episodes = (
+                jax.vmap(data)(keys) if host is None else jax.vmap(host.finish)(keys, fetched)
+            )
             stepped, metrics = step(state, episodes)
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             for leaf in jax.tree.leaves(stepped.params):
@@ -69,18 +86,21 @@ def dispatch_program(
             state = TrainState(params, opt_state, count, state.key)
             return (state, good), {**metrics, "finite": finite}
 
-        (state, _), metrics = jax.lax.scan(iteration, (state, jnp.array(True)), length=length)
+        fetched = None if host is None else data
+        carry = (state, jnp.array(True))
+        (state, _), metrics = jax.lax.scan(iteration, carry, fetched, length=length)
         return state, metrics
 
     if mesh is None:
         return jax.jit(run, static_argnums=2)
     whole = PartitionSpec()
 
-    def run_on_mesh(state: TrainState, sample: Sample, length: int) -> Any:
-        def part(state: TrainState, sample: Sample) -> Any:
-            return run(state, sample, length)
+    def run_on_mesh(state: TrainState, data: Any, length: int) -> Any:
+        def part(state: TrainState, data: Any) -> Any:
+            return run(state, data, length)
 
-        return on_each_device(part, mesh, (whole, whole), whole)(state, sample)
+        places = (whole, whole if host is None else _FETCHED)
+        return on_each_device(part, mesh, places, whole)(state, data)
 
     places = (state_shardings(state, mesh), NamedSharding(mesh, whole))
     return jax.jit(run_on_mesh, static_argnums=2, out_shardings=places)
@@ -101,6 +121,53 @@ def episode_keys(state: TrainState, tasks: int, *, first: int | Array = 0) -> Ke
     # two streams apart.
     data_key = jax.random.fold_in(state.key, 2**32 - 1)
     return task_keys(jax.random.fold_in(data_key, state.step), tasks, first=first)
+
+
+def fetched_dispatches(
+    sample: HostSample,
+    state: TrainState,
+    *,
+    iterations: int,
+    dispatch: int,
+    tasks: int,
+    mesh: Mesh | None,
+) -> Iterator[Any]:
+    """What each dispatch from the state's step on needs of the host, read one dispatch ahead.
+
+    Args:
+      sample: the sampler.
+      state: its key and step decide.
+      iterations: the step of the last one.
+      dispatch: see `dispatch_length`.
+      tasks: tasks in the whole meta-batch.
+      mesh: the devices, or None for one.
+    """
+    impl = jax.random.key_impl(state.key)
+    key = jax.random.wrap_key_data(to_host(state.key), impl=impl)
+    mine = range(tasks) if mesh is None else process_tasks(tasks, mesh)
+    place = jax.device_put if mesh is None else partial(place_by, _FETCHED, mesh=mesh)
+
+    def read(first: int, length: int) -> Any:
+        def keys_of(step: Array) -> Key:
+            at_step = state._replace(step=step, key=key)
+            return episode_keys(at_step, len(mine), first=mine.start)
+
+        steps = first + jnp.arange(length, dtype=jnp.int32)
+        return place(sample.fetch(jax.vmap(keys_of)(steps)))
+
+    def calls() -> Iterator[Callable[[], Any]]:
+        done = int(state.step)
+        while done < iterations:
+            length = dispatch_length(done, iterations, dispatch)
+            yield partial(read, done, length)
+            done += length
+
+    return run_ahead(calls())
+
+
+def dispatch_length(done: int, iterations: int, dispatch: int) -> int:
+    """Meta-steps of the next dispatch: they begin at multiples of `dispatch`."""
+    return min(dispatch - done % dispatch, iterations - done)
 
 
 def as_pytree(sample: Sample) -> Sample:

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from metajax.dispatch import as_pytree, check_sample
 from metajax.parallel import to_host
+from metajax.streaming import HostSample, run_ahead
 from metajax.tasks import TaskLoss, task_keys
 from metajax.types import Array, Episode, Key, Learner, Params
 
@@ -44,16 +45,32 @@ class Evaluation(NamedTuple):
         return self.scores[name]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _scores(
-    loss: TaskLoss, chunk_size: int, params: Params, sample: Callable[[Key], Episode], keys: Key
-) -> dict[str, Array]:
-    # At module level, so that evaluating one learner again and again compiles once.
-    def one(key: Key) -> dict[str, Array]:
-        sample_key, learner_key = jax.random.split(key)
-        return dict(loss(params, sample(sample_key), learner_key)[1].metrics)
+# Episodes from the host are read so many at a time.
+_BLOCK = 16
 
-    return jax.lax.map(one, keys, batch_size=None if chunk_size == 1 else chunk_size)
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _scores(
+    loss: TaskLoss,
+    finish: Callable[[Key, Any], Episode] | None,
+    chunk_size: int,
+    params: Params,
+    sample: Any,
+    keys: Key,
+    own: Any,
+) -> dict[str, Array]:
+    # At module level, so that evaluating one learner again and again compiles once. `own` is what
+    # was fetched for each key, where there is `finish`, or the indices of listed episodes.
+    def one(each: tuple[Key, Any]) -> dict[str, Array]:
+        key, own = each
+        sample_key, learner_key = jax.random.split(key)
+        if finish is not None:
+            episode = finish(sample_key, own)
+        else:
+            episode = sample(sample_key) if own is None else sample.at(sample_key, own)
+        return dict(loss(params, episode, learner_key)[1].metrics)
+
+    return jax.lax.map(one, (keys, own), batch_size=None if chunk_size == 1 else chunk_size)
 
 
 def evaluate(
@@ -61,7 +78,7 @@ def evaluate(
     params: Params,
     sample: Callable[[Key], Episode],
     *,
-    episodes: int = 600,
+    episodes: int | None = None,
     seed: int = 0,
     chunk_size: int = 1,
 ) -> Evaluation:
@@ -73,8 +90,9 @@ def evaluate(
     Args:
       learner: any learner.
       params: its meta-parameters.
-      sample: the pure function `key -> Episode`.
-      episodes: how many, 2 or more.
+      sample: the pure function `key -> Episode`. Of `listed_episodes` each is scored once, in the
+        order of the list; of episodes with `place="host"` the images are read ahead.
+      episodes: how many, 2 or more; None is the whole list, or 600 where there is none.
       seed: 0 or more; the same seed draws the same episodes.
       chunk_size: episodes run at once, 1 or more. It does not change the episodes.
 
@@ -84,6 +102,11 @@ def evaluate(
     Raises:
       ValueError: a number is out of range, or the model's width is not the number of ways.
     """
+    listed: int | None = getattr(sample, "listed", None)
+    if episodes is None:
+        episodes = listed or 600
+    if listed is not None and episodes > listed:
+        raise ValueError(f"episodes={episodes} of a list of {listed}; expected no more than those")
     if episodes < 2 or chunk_size < 1:
         raise ValueError(
             f"episodes={episodes}, chunk_size={chunk_size}; expected at least 2 episodes (an "
@@ -94,9 +117,44 @@ def evaluate(
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     keys = task_keys(jax.random.key(seed), episodes)
-    scores = _scores(learner.loss, chunk_size, params, as_pytree(sample), keys)
+    indices = None if listed is None else np.arange(episodes)
+    if isinstance(sample, HostSample):
+        scores = _host_scores(learner.loss, chunk_size, params, sample, keys, indices)
+    else:
+        data = as_pytree(sample)
+        scores = _scores(learner.loss, None, chunk_size, params, data, keys, indices)
     return Evaluation(
         {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         episodes,
         seed,
     )
+
+
+def _host_scores(
+    loss: TaskLoss,
+    chunk_size: int,
+    params: Params,
+    sample: HostSample,
+    keys: Key,
+    indices: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """The scores of episodes from the host, block by block, all blocks of one size."""
+    size = min(max(chunk_size, _BLOCK), len(keys))
+    sample_keys = jax.vmap(jax.random.split)(keys)[:, 0]
+    places = np.minimum(np.arange(-(-len(keys) // size) * size), len(keys) - 1).reshape(-1, size)
+
+    def read(block: np.ndarray) -> Callable[[], tuple[Key, Any]]:
+        listed = None if indices is None else indices[block]
+        return lambda: (
+            keys[block],
+            jax.device_put(sample.fetch(sample_keys[block], listed)),
+        )
+
+    scores = [
+        _scores(loss, sample.finish, chunk_size, params, None, *block)
+        for block in run_ahead(map(read, places))
+    ]
+    return {
+        name: np.concatenate([np.asarray(block[name]) for block in scores])[: len(keys)]
+        for name in scores[0]
+    }

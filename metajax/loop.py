@@ -1,9 +1,10 @@
 """The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
 import contextlib
+import itertools
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,15 @@ import optax
 from jax.sharding import Mesh
 
 from metajax.checkpoint import Checkpoints
-from metajax.dispatch import NonFinite, Sample, as_pytree, check_sample, dispatch_program
+from metajax.dispatch import (
+    NonFinite,
+    Sample,
+    as_pytree,
+    check_sample,
+    dispatch_length,
+    dispatch_program,
+    fetched_dispatches,
+)
 from metajax.parallel import (
     largest_of_processes,
     place_state,
@@ -24,6 +33,7 @@ from metajax.parallel import (
     tasks_per_device,
 )
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
+from metajax.streaming import HostSample
 from metajax.training import TrainState
 from metajax.types import Array, Learner, Params
 
@@ -79,7 +89,8 @@ def train(
       learner: any learner.
       optimizer: the outer optimiser.
       state: from `init_state`, `Checkpoints.restore` or an earlier result's.
-      sample: the pure function `key -> Episode`.
+      sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
+        read one dispatch ahead: two dispatches of them are held in memory, one on the device.
       iterations: the step to train to, counted from the run's beginning.
       meta_batch: tasks a meta-step, over all devices.
       chunk_size: tasks that a device runs at once, see `meta_gradient`.
@@ -129,17 +140,18 @@ def train(
             "itself; expected mesh=metajax.task_mesh()"
         )
     check_sample(learner, state.params, sample)
-    state, sample = jax.tree.map(_strong, state), as_pytree(sample)
+    state = jax.tree.map(_strong, state)
     tasks = meta_batch
     if mesh is not None:
         tasks = tasks_per_device(meta_batch, task_devices(mesh))
-        state, sample = place_state(state, mesh), replicate(sample, mesh)
+        state = place_state(state, mesh)
     if checkpoints is not None:
         checkpoints.begin(state)
     program = dispatch_program(
         learner,
         optimizer,
         state,
+        sample,
         tasks=tasks,
         chunk_size=chunk_size,
         non_finite=non_finite,
@@ -151,9 +163,18 @@ def train(
     compile_seconds = run_seconds = 0.0
     done = began = int(state.step)
     speaks = jax.process_index() == 0
+    if isinstance(sample, HostSample):
+        feed = fetched_dispatches(
+            sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
+        )
+    else:
+        data = as_pytree(sample)
+        feed = itertools.repeat(data if mesh is None else replicate(data, mesh))
     report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
+        if isinstance(feed, Generator):
+            stack.enter_context(contextlib.closing(feed))
         metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
         signals = stack.enter_context(StopSignal())
         if checkpoints is not None:
@@ -161,13 +182,16 @@ def train(
                 lambda error, *_: _save_last(checkpoints, state, began, failed=error is not None)
             )
         while done < iterations:
-            length = min(dispatch - done % dispatch, iterations - done)
+            length = dispatch_length(done, iterations, dispatch)
             started = time.perf_counter()
+            data = next(feed)
+            waited = time.perf_counter() - started
             if length not in compiled:
-                compiled[length] = program.lower(state, sample, length).compile()
-                compile_seconds += time.perf_counter() - started
                 started = time.perf_counter()
-            state, metrics = jax.block_until_ready(compiled[length](state, sample))
+                compiled[length] = program.lower(state, data, length).compile()
+                compile_seconds += time.perf_counter() - started
+            started = time.perf_counter() - waited
+            state, metrics = jax.block_until_ready(compiled[length](state, data))
             seconds = time.perf_counter() - started
             run_seconds += seconds
             finite = np.asarray(metrics["finite"])

@@ -33,6 +33,7 @@ ALLOWED = {
     },
     "models": {"types", "checks", "metric"},
     "data": {"types"},
+    "streaming": {"types"},
     "tasks": {"types"},
     "training": {
         "types",
@@ -47,9 +48,9 @@ ALLOWED = {
     "progress": set(),
     "parallel": {"types", "tasks", "training"},
     "checkpoint": {"types", "checks", "training", "parallel"},
-    "dispatch": {"types", "tasks", "training", "parallel"},
-    "loop": {"types", "training", "progress", "parallel", "dispatch", "checkpoint"},
-    "evaluation": {"types", "tasks", "dispatch", "parallel"},
+    "dispatch": {"types", "tasks", "training", "parallel", "streaming"},
+    "loop": {"types", "training", "progress", "parallel", "streaming", "dispatch", "checkpoint"},
+    "evaluation": {"types", "tasks", "dispatch", "parallel", "streaming"},
 }
 
 

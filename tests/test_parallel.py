@@ -43,7 +43,7 @@ def _step(**options: str) -> Callable:
 def test_each_device_has_its_own_tasks_and_one_all_reduce_a_step() -> None:
     mesh = mj.task_mesh(jax.devices()[:4])
     program = dispatch_program(
-        LEARNER, OPTIMIZER, _state(), tasks=2, chunk_size=None, non_finite="stop", mesh=mesh
+        LEARNER, OPTIMIZER, _state(), SAMPLE, tasks=2, chunk_size=None, non_finite="stop", mesh=mesh
     )
     text = program.lower(mj.place_state(_state(), mesh), as_pytree(SAMPLE), 3).compile().as_text()
     assert len(re.findall(r" all-reduce\(", text)) == 1

@@ -1,6 +1,8 @@
-"""Few-shot classification episodes, drawn on the device from a class-major array."""
+"""Few-shot classification episodes of images: first drawn by places, then fetched from there."""
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import jax
@@ -8,62 +10,70 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.types import Array, Episode, Examples, Key
+from metajax.data.classes import ImageClasses, image_classes
+from metajax.data.draws import Drawn, FixedDraws, Groups, Rotations, class_table
+from metajax.data.host import HostEpisodes
+from metajax.data.listed import ListedDraws, check_places
+from metajax.data.pixels import Augment, Fetched, to_episode
+from metajax.data.varying import LARGEST_CLASS, VaryingDraws
+from metajax.types import Array, Episode, Key
 
-Rotations = Literal["none", "classes", "tasks"]
+Place = Literal["device", "host"]
+_READERS = 8
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)  # Hashed by identity, so that `jax.jit` takes it.
 class ImageEpisodes:
-    """A sampler of `N`-way `K`-shot episodes: the pure function `key -> Episode`.
+    """A sampler of episodes from images on the device: the pure function `key -> Episode`.
 
-    It is a pytree whose only leaf is the data, so that it can be an argument of a compiled function
-    instead of a constant inside it. Build it with `image_episodes`, which checks the numbers.
+    It is a pytree whose leaves are the data, so that it can be an argument of a compiled function
+    instead of a constant inside it. Build it with `image_episodes`, `varying_episodes` or
+    `listed_episodes`, which check the numbers.
 
     Attributes:
-      images: `[classes, items, height, width, channels]`.
-      ways: classes in an episode.
-      shots: support items of a class.
-      queries: query items of a class.
-      rotations: see `image_episodes`.
+      images: `[images, height, width, channels]`.
+      starts: `[classes]` the row of each class's first image.
+      draw: the pure function `key -> Drawn`, which images make an episode.
+      augment: the pure function `(key, images) -> images`, or None.
     """
 
     images: Array
-    ways: int = dataclasses.field(metadata={"static": True})
-    shots: int = dataclasses.field(metadata={"static": True})
-    queries: int = dataclasses.field(metadata={"static": True})
-    rotations: Rotations = dataclasses.field(metadata={"static": True})
+    starts: Array
+    draw: Callable[[Key], Drawn]
+    augment: Augment | None
+
+    @property
+    def listed(self) -> int | None:
+        """The number of listed episodes, or None where they are drawn at random."""
+        return getattr(self.draw, "listed", None)
 
     def __call__(self, key: Key) -> Episode:
         """Draws an episode; the order of the classes, and so their labels, is random."""
-        class_key, item_key, rotation_key = jax.random.split(key, 3)
-        classes, items = self.images.shape[:2]
-        turns = 4 if self.rotations == "classes" else 1
-        chosen = _draw(class_key, classes * turns, self.ways)
-        quarter_turns = chosen // classes
-        if self.rotations == "tasks":
-            quarter_turns = jax.random.randint(rotation_key, (self.ways,), 0, 4)
-        picked = jax.vmap(lambda k: _draw(k, items, self.shots + self.queries))(
-            jax.random.split(item_key, self.ways)
-        )
-        images = self.images[(chosen % classes)[:, None], picked]
-        if self.rotations != "none":
-            images = jax.vmap(_rotate)(images, quarter_turns)
-        if jnp.issubdtype(images.dtype, jnp.integer):
-            images = images.astype(jnp.float32) / 255
-        return Episode(_labelled(images[:, : self.shots]), _labelled(images[:, self.shots :]))
+        return self._episode(key, self.draw(key))
+
+    def at(self, key: Key, index: int | Array) -> Episode:
+        """The episode `index` of a list; the key only augments it."""
+        return self._episode(key, self.draw.at(index))  # type: ignore[attr-defined]
+
+    def _episode(self, key: Key, drawn: Drawn) -> Episode:
+        support, query = (self.images[self.starts[p.classes] + p.items] for p in drawn)
+        return to_episode(key, Fetched(drawn, support, query), self.augment)
 
 
 def image_episodes(
-    images: ArrayLike,
+    images: ArrayLike | ImageClasses,
     *,
     ways: int,
     shots: int,
     queries: int,
     rotations: Rotations = "none",
-) -> ImageEpisodes:
-    """Sampler of few-shot classification episodes from a class-major array of images.
+    groups: Groups = False,
+    same_items: bool = False,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """Sampler of few-shot classification episodes of fixed ways and shots.
 
     Classes are drawn without replacement, and so are the items of a class: support and query never
     share an item. Integer images are scaled to `[0, 1]` by 1/255.
@@ -75,66 +85,177 @@ def image_episodes(
     (25, 28, 28, 1)
 
     Args:
-      images: `[classes, items, height, width, channels]`, integers in `[0, 255]` or floats.
+      images: `ImageClasses`, or a class-major array `[classes, items, height, width, channels]`,
+        integers in `[0, 255]` or floats.
       ways: classes in an episode; static.
       shots: support items of a class; static.
       queries: query items of a class; static.
       rotations: `"classes"` makes the four quarter turns of a class four classes (Vinyals et al.
         2016, Snell et al. 2017); `"tasks"` turns each class of an episode by a random quarter (the
         MAML and Reptile authors' code); `"none"` leaves images as they are.
+      groups: True draws the classes of an episode from one group of the data set (an alphabet, one
+        of `join_classes`), each group as likely; a mapping from group to weight draws from the
+        groups in it by their weights.
+      same_items: take the same item numbers of every class, as in the one-shot trials of Lake et
+        al. (2015), where one drawer drew the support and another the query.
+      augment: `augmentation(...)`, or any pure function `(key, images [n, height, width, channels]
+        floats) -> images`; support and query go through it together.
+      place: `"device"` copies the images there, so that sampling is a part of compiled programs;
+        `"host"` leaves them where they are, in a memory-mapped file say, and reads each episode's
+        ahead of the computation.
 
     Returns:
-      An `ImageEpisodes`, the function `key -> Episode`: inputs `[ways * items, height, width,
-      channels]` floats, class by class, and targets `[ways * items]` labels in `[0, ways)`.
+      An `ImageEpisodes` or `HostEpisodes`, functions `key -> Episode`: inputs `[ways * items,
+      height, width, channels]` floats, class by class, and targets `[ways * items]` labels in `[0,
+      ways)`. The same key draws the same episode with either.
 
     Raises:
-      ValueError: the array is not class-major images, there are too few classes or items, or
-        rotations are asked of images that are not square.
+      ValueError: the array is not class-major images, there are too few classes, groups or items,
+        or rotations are asked of images that are not square.
     """
-    shape = np.shape(images)
-    if len(shape) != 5 or 0 in shape:
-        raise ValueError(
-            f"images have shape {shape}; expected [classes, items, height, width, channels], "
-            "none of them 0"
-        )
-    classes, items = shape[:2]
+    data = _classes(images)
     if rotations not in ("none", "classes", "tasks"):
         raise ValueError(f'rotations={rotations!r}; expected "none", "classes" or "tasks"')
-    if rotations != "none" and shape[2] != shape[3]:
+    height, width = data.images.shape[1:3]
+    if rotations != "none" and height != width:
         raise ValueError(
-            f"rotations={rotations!r} of images {shape[2]}x{shape[3]}; expected square images, or "
+            f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
             'rotations="none"'
         )
     if ways < 1 or shots < 1 or queries < 1:
         raise ValueError(
             f"ways={ways}, shots={shots}, queries={queries}; expected 1 or more of each"
         )
-    available = classes * (4 if rotations == "classes" else 1)
-    if ways > available:
+    copies = 4 if rotations == "classes" else 1
+    table = class_table(data, groups, ways=ways, copies=copies, items=shots + queries)
+    draws = FixedDraws(table, ways, shots, queries, rotations, same_items)
+    return _placed(data, draws, augment, place)
+
+
+def varying_episodes(
+    images: ArrayLike | ImageClasses,
+    *,
+    min_ways: int = 5,
+    max_ways: int = 50,
+    max_queries: int = 10,
+    max_support: int = 500,
+    max_class_support: int = 100,
+    groups: Groups = False,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """Sampler of episodes of varying ways, shots and imbalance, as Meta-Dataset draws them.
+
+    The number of ways is uniform. Every class has as many queries: `max_queries`, or half of the
+    smallest class of the episode. The support set has `min(max_support, sum_c ceil(beta
+    min(max_class_support, left_c)))` items, `beta` uniform in (0, 1] and `left_c` the items that
+    are no queries. Each class gets one, and of the rest a share in proportion to its number of
+    images times `exp(a)`, `a` uniform in `[log 1/2, log 2)`.
+
+    Episodes are padded to one size; padding has weight 0, label 0 and black images. Learners that
+    compare need `ways=max_ways`.
+
+    Args:
+      images: see `image_episodes`.
+      min_ways: the fewest classes in an episode; static.
+      max_ways: the most; the data set, or each group, may have fewer, but not than `min_ways`.
+      max_queries: the most query items of a class; static.
+      max_support: the most support items; static.
+      max_class_support: the most items by which a class adds to the size of the support set.
+      groups: see `image_episodes`.
+      augment: see `image_episodes`.
+      place: see `image_episodes`.
+
+    Returns:
+      An `ImageEpisodes` or `HostEpisodes`; targets in `[0, max_ways)`, weights 1 or 0.
+
+    Raises:
+      ValueError: numbers that do not fit, too few classes, or classes of fewer than two images.
+
+    Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.
+    """
+    data = _classes(images)
+    numbers = (min_ways, max_queries, max_class_support)
+    if min(numbers) < 1 or max_ways < min_ways or not max_ways <= max_support < 2**16:
         raise ValueError(
-            f"ways={ways} but the data set has {available} classes; lower ways or pass more classes"
+            f"min_ways={min_ways}, max_ways={max_ways}, max_queries={max_queries}, "
+            f"max_support={max_support}, max_class_support={max_class_support}; expected 1 <= "
+            "min_ways <= max_ways <= max_support < 65536, the others 1 or more"
         )
-    if shots + queries > items:
+    if data.counts.max() > LARGEST_CLASS or max_class_support >= 2**15:
         raise ValueError(
-            f"shots={shots} + queries={queries} is {shots + queries} but each class has {items} "
-            "items; lower shots or queries"
+            f"max_class_support={max_class_support}, the largest class has {data.counts.max()} "
+            f"images; expected less than {2**15} and at most {LARGEST_CLASS}"
         )
-    return ImageEpisodes(jnp.asarray(images), ways, shots, queries, rotations)
+    table = class_table(data, groups, ways=min_ways, copies=1, items=2)
+    ways = min(max_ways, len(data.names))
+    most = int(np.sort(data.counts)[-ways:].sum()) - ways
+    draws = VaryingDraws(
+        table, min_ways, ways, max_queries, min(max_support, most), max_class_support
+    )
+    return _placed(data, draws, augment, place)
 
 
-def _draw(key: Key, available: int, count: int) -> Array:
-    """`count` of `available` indices without replacement, in random order."""
-    return jax.lax.top_k(jax.random.uniform(key, (available,)), count)[1]
+def listed_episodes(
+    images: ArrayLike | ImageClasses,
+    drawn: Drawn,
+    *,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """A fixed list of episodes, for an evaluation that can be repeated anywhere.
+
+    `evaluate` scores each of them once; a key draws one of them. The list is arrays of whole
+    numbers: save it with numpy, or make it from a published one.
+
+    >>> import jax, metajax
+    >>> images = metajax.glyphs("test", drawers=6)
+    >>> sample = metajax.image_episodes(images, ways=5, shots=1, queries=5)
+    >>> drawn = jax.vmap(sample.draw)(jax.random.split(jax.random.key(0), 100))
+    >>> metajax.listed_episodes(images, drawn).listed
+    100
+
+    Args:
+      images: see `image_episodes`.
+      drawn: places `[episodes, n]`.
+      augment: see `image_episodes`.
+      place: see `image_episodes`.
+
+    Raises:
+      ValueError: places that are not there, or an image twice in one episode.
+    """
+    data = _classes(images)
+    check_places(data, drawn)
+    return _placed(data, ListedDraws(jax.tree.map(jnp.asarray, drawn)), augment, place)
 
 
-def _rotate(images: Array, quarter_turns: Array) -> Array:
-    """Turns `[items, size, size, channels]` counter-clockwise by `quarter_turns` quarters."""
-    turned = [jnp.rot90(images, turns, axes=(1, 2)) for turns in range(4)]
-    return jnp.stack(turned)[quarter_turns]
+def _classes(images: ArrayLike | ImageClasses) -> ImageClasses:
+    return images if isinstance(images, ImageClasses) else image_classes(images)
 
 
-def _labelled(images: Array) -> Examples:
-    """`[ways, items, ...]` images as `Examples`, labelled by way."""
-    ways, items = images.shape[:2]
-    targets = jnp.repeat(jnp.arange(ways), items)
-    return Examples(images.reshape(ways * items, *images.shape[2:]), targets)
+def _placed(
+    data: ImageClasses, draw: Callable[[Key], Drawn], augment: Augment | None, place: Place
+) -> ImageEpisodes | HostEpisodes:
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            f"augment={augment!r}; expected a function (key, images) -> images, such as "
+            "metajax.augmentation(flip=True)"
+        )
+    if place == "host":
+        return HostEpisodes(data, draw, augment, ThreadPoolExecutor(_READERS, "metajax-reader"))
+    if place != "device":
+        raise ValueError(f'place={place!r}; expected "device" or "host"')
+    if augment is not None and jax.tree_util.all_leaves([augment]):
+        augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
+    return ImageEpisodes(*_on_device(data), draw, augment)
+
+
+def _on_device(data: ImageClasses) -> tuple[Array, Array]:
+    """The images of the classes alone, and the row where each class starts."""
+    images = data.images
+    starts = np.cumsum(data.counts) - data.counts
+    whole = images.shape[0] == data.counts.sum() and np.array_equal(starts, data.starts)
+    if not (whole and isinstance(images, np.ndarray | jax.Array)):
+        rows = [np.arange(n) + start for start, n in zip(data.starts, data.counts, strict=True)]
+        images = images[np.concatenate(rows)]
+    return jnp.asarray(images), jnp.asarray(starts, jnp.int32)

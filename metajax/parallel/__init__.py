@@ -3,6 +3,7 @@
 from metajax.parallel.placement import (
     TASKS,
     is_key,
+    place_by,
     place_episodes,
     place_state,
     process_tasks,
@@ -22,6 +23,7 @@ __all__ = [
     "largest_of_processes",
     "mesh_step",
     "on_each_device",
+    "place_by",
     "place_episodes",
     "place_state",
     "pmap_step",

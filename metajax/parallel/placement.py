@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metajax.tasks import count_tasks
 from metajax.training import TrainState
 from metajax.types import Array, Episode, Params
+
+T = TypeVar("T")
 
 # The names of a mesh's axes.
 TASKS, MODEL = "tasks", "model"
@@ -146,12 +148,17 @@ def place_episodes(episodes: Episode, mesh: Mesh) -> Episode:
       ValueError: the devices do not divide the tasks.
     """
     task_devices(mesh)
-    sharding = NamedSharding(mesh, PartitionSpec(TASKS))
     tasks_per_device(count_tasks(episodes), mesh.local_mesh.shape[TASKS])
+    return place_by(PartitionSpec(TASKS), episodes, mesh)
+
+
+def place_by(spec: PartitionSpec, tree: T, mesh: Mesh) -> T:
+    """Cuts all arrays of a tree over a mesh alike; each process passes its own part of them."""
+    sharding = NamedSharding(mesh, spec)
     if sharding.is_fully_addressable:
-        return jax.device_put(episodes, sharding)
+        return jax.device_put(tree, sharding)
     return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), episodes
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
     )
 
 

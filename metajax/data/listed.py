@@ -1,0 +1,102 @@
+"""A fixed list of episodes: the same ones every time, to be scored one by one or drawn from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.data.classes import ImageClasses
+from metajax.data.draws import Drawn, Places
+from metajax.types import Array, Key
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ListedDraws:
+    """One of a list of episodes, each as likely: the pure function `key -> Drawn`.
+
+    Attributes:
+      drawn: arrays `[episodes, n]`.
+    """
+
+    drawn: Drawn
+
+    @property
+    def listed(self) -> int:
+        """The number of episodes."""
+        return len(self.drawn.support.classes)
+
+    def __call__(self, key: Key) -> Drawn:
+        """Draws one at random."""
+        return self.at(jax.random.randint(key, (), 0, self.listed, jnp.int32))
+
+    def at(self, index: int | Array) -> Drawn:
+        """The episode `index` of the list."""
+        return jax.tree.map(lambda x: x[index], self.drawn)
+
+
+def check_places(data: ImageClasses, drawn: Drawn) -> None:
+    """Raises unless a list of episodes fits a data set.
+
+    Raises:
+      ValueError: shapes that do not fit, a class or item that is not there, an image twice in one
+        episode, or weights or turns in one set only of it.
+    """
+    for name, places in zip(Drawn._fields, drawn, strict=True):
+        shapes = {np.shape(x) for x in places if x is not None}
+        if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or 0 in shape:
+            raise ValueError(
+                f"{name} places have shapes {sorted(np.shape(x) for x in places if x is not None)};"
+                " expected [episodes, n] each, at least one of both"
+            )
+        if len(places.classes) != len(drawn.support.classes):
+            raise ValueError(
+                f"{len(drawn.support.classes)} support sets and {len(places.classes)} query sets; "
+                "expected one of each an episode"
+            )
+        classes, items = np.asarray(places.classes), np.asarray(places.items)
+        if classes.min() < 0 or classes.max() >= len(data.names):
+            raise ValueError(
+                f"{name} has classes from {classes.min()} to {classes.max()}; the data set has "
+                f"{len(data.names)}, counted from 0"
+            )
+        bad = np.argwhere((items < 0) | (items >= data.counts[classes]))
+        if len(bad):
+            where = tuple(bad[0])
+            raise ValueError(
+                f"{name} of episode {where[0]} has item {items[where]} of class "
+                f"{data.names[classes[where]]!r}, which has {data.counts[classes[where]]} items, "
+                "counted from 0"
+            )
+    if repeated := _first_repeated(drawn):
+        episode, label, item = repeated
+        raise ValueError(
+            f"episode {episode} has item {item} of class {data.names[label]!r} twice; expected "
+            "different images in support and query"
+        )
+
+
+def _first_repeated(drawn: Drawn) -> tuple[int, int, int] | None:
+    """Episode, class and item of the first image that is in an episode twice."""
+
+    def rows(places: Places) -> np.ndarray:
+        turns = np.zeros_like(places.classes) if places.turns is None else places.turns
+        return np.stack([*map(np.asarray, (places.classes, places.items, turns))], axis=-1)
+
+    counted = [
+        np.ones(np.shape(p.classes), bool) if p.weights is None else np.asarray(p.weights) > 0
+        for p in drawn
+    ]
+    for episode, (images, real) in enumerate(
+        zip(
+            np.concatenate([rows(p) for p in drawn], axis=1),
+            np.concatenate(counted, axis=1),
+            strict=True,
+        )
+    ):
+        found, counts = np.unique(images[real], axis=0, return_counts=True)
+        if (counts > 1).any():
+            label, item, _ = found[counts > 1][0].tolist()
+            return episode, label, item
+    return None

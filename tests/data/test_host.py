@@ -1,0 +1,173 @@
+"""Images that stay on the host: the same key, the same episode; read ahead, in order."""
+
+import threading
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from data.numbered import numbered
+
+import metajax as mj
+
+COUNTS = [6, 9, 7, 8, 12, 6]
+KEYS = jax.random.split(jax.random.key(0), 4)
+ENCODER = mj.from_functions(
+    lambda key, x: jax.random.normal(key, (16, 3)) / 4,
+    lambda params, x: x.reshape(len(x), 16) @ params,
+)
+LEARNER = mj.prototypical_network(ENCODER, ways=4)
+OPTIMIZER = optax.sgd(0.1)
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> mj.ImageClasses:
+    """A memory-mapped data set of noise."""
+    data = numbered(COUNTS)
+    path = tmp_path_factory.mktemp("gemappt ü") / "images.npy"
+    noise = np.random.default_rng(0).integers(0, 256, (sum(COUNTS), 4, 4, 1), np.uint8)
+    np.save(path, noise)
+    images = np.lib.format.open_memmap(path, mode="r")
+    groups = ("a", "b", "a", "b", "a", "b")
+    return mj.ImageClasses(images, data.starts, data.counts, data.names, groups)
+
+
+def _pair(data: mj.ImageClasses, kind: str) -> tuple[mj.ImageEpisodes, mj.HostEpisodes]:
+    """The same sampler on the device and on the host."""
+    if kind == "varying":
+        return tuple(
+            mj.varying_episodes(data, min_ways=2, max_ways=4, max_queries=3, place=place)
+            for place in ("device", "host")
+        )
+    if kind == "listed":
+        drawn = jax.vmap(mj.image_episodes(data, ways=3, shots=1, queries=2).draw)(KEYS)
+        return tuple(mj.listed_episodes(data, drawn, place=place) for place in ("device", "host"))
+    options = {"groups": True, "rotations": "classes"} if kind == "groups" else {}
+    options["augment"] = lambda key, x: x + jax.random.normal(key, x.shape)
+    return tuple(
+        mj.image_episodes(data, ways=3, shots=2, queries=2, place=place, **options)
+        for place in ("device", "host")
+    )
+
+
+@pytest.mark.parametrize("kind", ["fixed", "groups", "varying", "listed"])
+def test_the_same_keys_give_the_same_episodes(mapped: mj.ImageClasses, kind: str) -> None:
+    device, host = _pair(mapped, kind)
+    expected = jax.jit(jax.vmap(device))(KEYS)
+    batches = list(mj.stream_episodes(host, [KEYS, KEYS[:2], KEYS[::-1]], ahead=1))
+    chex.assert_trees_all_equal(batches[0], expected)
+    chex.assert_trees_all_equal(batches[1], jax.tree.map(lambda x: x[:2], expected))
+    chex.assert_trees_all_equal(batches[2], jax.tree.map(lambda x: x[::-1], expected))
+    chex.assert_trees_all_close(host(KEYS[2]), jax.tree.map(lambda x: x[2], expected), rtol=1e-6)
+
+
+def _run(sample: object, **options: object) -> mj.TrainResult:
+    params = ENCODER.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    state = mj.init_state(params, OPTIMIZER, jax.random.key(1))
+    options = {"iterations": 7, "meta_batch": 4, "dispatch": 3, "progress": False, **options}
+    return mj.train(LEARNER, OPTIMIZER, state, sample, **options)
+
+
+@pytest.mark.parametrize("kind", ["groups", "varying"])
+def test_training_is_the_same_run(mapped: mj.ImageClasses, kind: str) -> None:
+    device, host = _pair(mapped, kind)
+    expected, got = _run(device), _run(host)
+    chex.assert_trees_all_close(got.state.params, expected.state.params, rtol=1e-5, atol=1e-6)
+    assert [r["step"] for r in got.history] == [r["step"] for r in expected.history] == [3, 6, 7]
+
+
+def test_training_goes_on_from_a_state_and_runs_on_a_mesh(mapped: mj.ImageClasses) -> None:
+    device, host = _pair(mapped, "fixed")
+    expected = _run(device).state.params
+    half = _run(host, iterations=4).state
+    rest = mj.train(
+        LEARNER, OPTIMIZER, half, host, iterations=7, meta_batch=4, dispatch=3, progress=False
+    )
+    chex.assert_trees_all_close(rest.state.params, expected, rtol=1e-5, atol=1e-6)
+    result = _run(host, mesh=mj.task_mesh(jax.devices()[:2]))
+    chex.assert_trees_all_close(result.state.params, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "listed"])
+def test_evaluation_is_the_same(mapped: mj.ImageClasses, kind: str) -> None:
+    device, host = _pair(mapped, kind)
+    params = ENCODER.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    episodes = None if kind == "listed" else 19
+    expected, got = (
+        mj.evaluate(LEARNER, params, sample, episodes=episodes) for sample in (device, host)
+    )
+    assert got.episodes == expected.episodes == (episodes or 4)
+    chex.assert_trees_all_close(got.scores, expected.scores, rtol=1e-5)
+
+
+def test_episodes_are_read_while_others_are_used(mapped: mj.ImageClasses) -> None:
+    _, host = _pair(mapped, "fixed")
+    began = threading.Semaphore(0)
+
+    class Watched:
+        finish = staticmethod(host.finish)
+        __call__ = staticmethod(host.__call__)
+
+        def fetch(self, keys: jax.Array, indices: np.ndarray | None = None) -> object:
+            began.release()
+            return host.fetch(keys, indices)
+
+    batches = mj.stream_episodes(Watched(), [KEYS] * 6, ahead=3)
+    next(batches)
+    for _ in range(4):
+        assert began.acquire(timeout=20)
+    assert not began.acquire(blocking=False)
+    batches.close()
+
+
+def test_an_error_while_reading_reaches_the_caller(mapped: mj.ImageClasses) -> None:
+    class Broken:
+        shape, dtype = mapped.images.shape, mapped.images.dtype
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            raise OSError("the disk is gone")
+
+    data = mj.ImageClasses(Broken(), mapped.starts, mapped.counts, mapped.names)
+    sample = mj.image_episodes(data, ways=2, shots=1, queries=1, place="host")
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(mj.stream_episodes(sample, [KEYS]))
+
+
+def test_a_compiled_program_cannot_draw_from_the_host(mapped: mj.ImageClasses) -> None:
+    _, host = _pair(mapped, "fixed")
+    message = r"cannot be drawn inside a compiled program \(jit, vmap, scan\); expected train"
+    with pytest.raises(ValueError, match=message):
+        jax.vmap(host)(KEYS)
+    with pytest.raises(ValueError, match="ahead=0; expected 1 or more"):
+        mj.stream_episodes(host, [KEYS], ahead=0)
+
+
+def test_joined_data_sets_are_read_where_they_lie(mapped: mj.ImageClasses, tmp_path: Path) -> None:
+    other = mj.image_classes(np.random.default_rng(1).integers(0, 256, (3, 7, 4, 4, 1), np.uint8))
+    joined = mj.join_classes({"mapped": mapped, "other": other})
+    assert joined.names[0] == "mapped/0"
+    assert joined.groups == ("mapped",) * 6 + ("other",) * 3
+    for name, part in (("mapped", mapped), ("other", other)):
+        for label in part.names:
+            np.testing.assert_array_equal(joined[f"{name}/{label}"], part[label])
+    device, host = (
+        mj.image_episodes(
+            joined, ways=3, shots=1, queries=1, groups={"mapped": 1, "other": 3}, place=place
+        )
+        for place in ("device", "host")
+    )
+    for key in KEYS:
+        chex.assert_trees_all_close(host(key), device(key), rtol=1e-6)
+    kept = mj.join_classes({"mapped": mapped, "other": other}, keep_groups=True)
+    assert set(kept.groups) == {"mapped/a", "mapped/b", "other"}
+
+
+def test_what_cannot_be_joined(mapped: mj.ImageClasses) -> None:
+    with pytest.raises(ValueError, match="there is no data set to join"):
+        mj.join_classes({})
+    message = r"different kinds: 'a' uint8 \(4, 4, 1\), 'b' float32 \(4, 4, 1\); expected one shape"
+    with pytest.raises(ValueError, match=message):
+        mj.join_classes({"a": mapped, "b": numbered([2, 2])})
