@@ -19,6 +19,7 @@ BACKGROUND_IDS = range(1, 965)
 EVALUATION_IDS = range(965, 1624)
 DRAWERS = 20
 PIXELS = 28
+OFFICIAL_PIXELS = 105
 
 # What damaged zip entries, and damaged pictures and arrays in them, raise when read. RuntimeError
 # is a flipped bit taken for encryption or for an unknown zip version; Pillow raises SyntaxError.
@@ -32,7 +33,8 @@ DAMAGE = (
     zlib.error,
 )
 
-_OFFICIAL_PIXELS = 105
+# A PNG file begins with this and the width and height of the picture, 4 bytes each.
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 def read_archive(path: Path, ids: range) -> np.ndarray:
@@ -50,20 +52,36 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
       ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or the
         drawings are not exactly 20 of each character in `ids`.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except DAMAGE as error:
-        raise ValueError(
-            f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected the "
-            f"complete official {path.name}; it may be truncated: copy it again"
-        ) from error
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
-    with archive:
+    with _opened(path) as archive:
         names = _drawing_names(archive, path, ids)
         for row, character in enumerate(ids):
             drawings = [names[character, drawer] for drawer in range(1, DRAWERS + 1)]
             images[row] = area_average(np.stack([_ink(archive, path, name) for name in drawings]))
     return images
+
+
+def check_pictures(path: Path, ids: range) -> None:
+    """Whether one official zip holds all pictures, from its names and the pictures' first bytes.
+
+    Args:
+      path: the zip.
+      ids: official ids of the characters that the zip must hold.
+
+    Raises:
+      ValueError: see `read_archive`; a picture that is damaged after its first bytes is not found.
+    """
+    size = f"{OFFICIAL_PIXELS} x {OFFICIAL_PIXELS}"
+    expected = _PNG_START + 2 * OFFICIAL_PIXELS.to_bytes(4, "big")
+    with _opened(path) as archive:
+        for name in _drawing_names(archive, path, ids).values():
+            try:
+                with archive.open(name) as stream:
+                    start = stream.read(len(expected))
+            except DAMAGE as error:
+                raise ValueError(f"{name!r} in {str(path)!r} cannot be read ({error})") from error
+            if start != expected:
+                raise ValueError(f"{name!r} in {str(path)!r} is no PNG picture of {size} pixels")
 
 
 def area_average(ink: np.ndarray) -> np.ndarray:
@@ -80,11 +98,21 @@ def area_average(ink: np.ndarray) -> np.ndarray:
     Returns:
       `[..., 28, 28]` uint8: 255 times the mean, rounded to the nearest integer.
     """
-    quarters = np.arange(4 * _OFFICIAL_PIXELS)
-    averaging = np.zeros((PIXELS, _OFFICIAL_PIXELS), np.float32)
+    quarters = np.arange(4 * OFFICIAL_PIXELS)
+    averaging = np.zeros((PIXELS, OFFICIAL_PIXELS), np.float32)
     np.add.at(averaging, (quarters // 15, quarters // 4), 1)
     covered = averaging @ ink.astype(np.float32) @ averaging.T
     return np.rint(covered * 255 / 15**2).astype(np.uint8)
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected the "
+            f"complete official {path.name}; it may be truncated: copy it again"
+        ) from error
 
 
 def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tuple[int, int], str]:
@@ -117,7 +145,7 @@ def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
             f"reading {path.name} needs Pillow, which is not installed; "
             f'run: pip install "metajax[omniglot]"'
         ) from error
-    size = (_OFFICIAL_PIXELS, _OFFICIAL_PIXELS)
+    size = (OFFICIAL_PIXELS, OFFICIAL_PIXELS)
     try:
         with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as picture:
             if picture.size != size:
