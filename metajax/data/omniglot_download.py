@@ -101,7 +101,13 @@ def _download(url: str, target: Path, official: OfficialZip, progress: bool) -> 
     try:
         # An absolute folder: pooch would take a first `~` for the home folder.
         folder = target.parent.absolute()
-        pooch.retrieve(url, f"sha256:{official.sha256}", target.name, folder, downloader=resume)
+        pooch.retrieve(
+            url,
+            f"sha256:{official.sha256}",
+            target.name,
+            folder,
+            downloader=resume,  # type: ignore[arg-type] (pooch names the parameters wrongly)
+        )
     except requests.RequestException as error:
         kept = part.stat().st_size if part.exists() else 0
         raise ConnectionError(
