@@ -77,19 +77,24 @@ def download_zips(
     for name, official in registry.items():
         if name not in missing:
             warn_of_other_bytes(folder / name, official, stacklevel=stacklevel + 1)
-    for name in missing:
-        _download(f"{base_url.rstrip('/')}/{name}", folder / name, registry[name], progress)
+    for place, name in enumerate(missing):
+        by_hand = (
+            f"get {' and '.join(missing[place:])} from {_BY_HAND} and put them, left zipped, into "
+            f"{str(folder)!r}"
+        )
+        url = f"{base_url.rstrip('/')}/{name}"
+        _download(url, folder / name, registry[name], progress, by_hand)
     return folder
 
 
-def _download(url: str, target: Path, official: OfficialZip, progress: bool) -> None:
+def _download(url: str, target: Path, official: OfficialZip, progress: bool, by_hand: str) -> None:
     try:
         import pooch
         import requests
     except ImportError as error:
         raise ImportError(
             f"downloading {target.name} needs pooch, which is not installed; "
-            f'run: pip install "metajax[download]", or {_by_hand(target)}'
+            f'run: pip install "metajax[download]", or {by_hand}'
         ) from error
     part = target.with_name(f"{target.name}.part")
 
@@ -112,13 +117,13 @@ def _download(url: str, target: Path, official: OfficialZip, progress: bool) -> 
         kept = part.stat().st_size if part.exists() else 0
         raise ConnectionError(
             f"{target.name} could not be downloaded from {url} ({error}); {kept} of "
-            f"{official.size} bytes are here; call again to continue, or {_by_hand(target)}"
+            f"{official.size} bytes are here; call again to continue, or {by_hand}"
         ) from error
     except ValueError as error:
         raise ValueError(
             f"what came from {url} is not the official {target.name} ({error}); it was deleted, "
             f"with the part of it that an earlier call may have left; call again to download it "
-            f"anew, or {_by_hand(target)}"
+            f"anew, or {by_hand}"
         ) from error
     except OSError as error:
         raise OSError(
@@ -158,7 +163,3 @@ def _complete(url: str, part: Path, size: int, progress: bool) -> None:
         got, promised = part.stat().st_size, response.headers.get("Content-Length")
     if promised and got < start + int(promised):
         raise requests.ConnectionError(f"the connection was cut after {got - start} bytes")
-
-
-def _by_hand(target: Path) -> str:
-    return f"get {target.name} from {_BY_HAND} and put it, left zipped, into {str(target.parent)!r}"

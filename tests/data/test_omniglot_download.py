@@ -191,7 +191,7 @@ def test_not_found(tmp_path, server):
     with pytest.raises(ConnectionError, match="404 Client Error: Not Found for url") as error:
         fetch(tmp_path, f"{server.url}/missing")
     by_hand = "https://github.com/brendenlake/omniglot/tree/master/python"
-    assert f"get {NAME} from {by_hand} and put it, left zipped, into" in str(error.value)
+    assert f"get {NAME} from {by_hand} and put them, left zipped, into" in str(error.value)
     assert files(tmp_path) == {}
 
 
@@ -240,6 +240,12 @@ def test_pooch_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(ImportError, match=r'pip install "metajax\[download\]", or get images_back'):
         download_omniglot(tmp_path)
+
+
+def test_all_missing_zips_are_named(tmp_path, server):
+    both = f"get {' and '.join(OFFICIAL)} from https:"
+    with pytest.raises(ConnectionError, match=both):
+        download_omniglot(tmp_path, base_url=f"{server.url}/missing", progress=False)
 
 
 def test_both_official_zips_are_asked_for(tmp_path, server):

@@ -95,6 +95,18 @@ def test_lake_runs_are_of_one_alphabet_and_of_two_drawers():
     assert (drawers[0] != drawers[1]).all()
 
 
+def test_runs_index_the_evaluation_split_as_documented():
+    runs = lake_runs()
+    images = np.arange(659 * 20).reshape(659, 20)
+    support = images[runs.classes, runs.support_drawer[:, None]]
+    queries = images[np.take_along_axis(runs.classes, runs.labels, 1), runs.query_drawer[:, None]]
+    # Run 1: the first support picture is 1011_05, the first query 1019_08, its eighth character.
+    assert (support[0, 0], queries[0, 0]) == ((1011 - 965) * 20 + 4, (1019 - 965) * 20 + 7)
+    assert runs.labels[0, 0] == 7
+    # Run 20: the last ones are 1596_08 and 1596_05.
+    assert (support[19, 19], queries[19, 19]) == ((1596 - 965) * 20 + 7, (1596 - 965) * 20 + 4)
+
+
 def test_characters_of_the_runs_that_vinyals_trains_on():
     characters = split_rows("evaluation", "lake")[np.unique(lake_runs().classes)]
     assert len(characters) == 200
