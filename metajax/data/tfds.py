@@ -23,7 +23,7 @@ from metajax.data.classes import ImageClasses
 from metajax.data.tfds_images import RecordImages, image_channels, open_picture
 from metajax.data.tfds_labels import Labels, grouped, label_reader
 from metajax.data.tfds_prepared import import_tfds, open_prepared
-from metajax.data.tfds_records import Records, open_records, split_files
+from metajax.data.tfds_records import Records, file_format, open_records, split_files
 
 _BLOCK = 256  # records read at once
 _ENDS = 2**16  # bytes at the start and the end of a file that stand for its content
@@ -88,8 +88,6 @@ def tfds_classes(
         return kept
 
     records = open_records(builder, split)
-    if not len(records):
-        raise ValueError(f"split={split!r} of {name!r} is empty; expected images")
     encoded = _image_reader(features, image_key)
     sizes = encoded if size is None and stored is None else None
     labels, found = _first_pass(records, label_reader(features, label_key, group_key), sizes)
@@ -162,7 +160,7 @@ def _image_reader(features: Any, image_key: str) -> Callable[[bytes], bytes]:
 
 def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, Any]:
     """What decides the content of a cache; digests of the files' ends stand for their content."""
-    info = builder.info
+    info, kind = builder.info, file_format(builder)
     folder = Path(builder.data_path)
     files = [*folder.glob("*.json"), *folder.glob("*.labels.txt")]
     files += [Path(file.filename) for file in split_files(builder, split)]
@@ -170,7 +168,7 @@ def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, A
         "data set": info.full_name,
         "split": split,
         **options,
-        "file format": info.file_format.value if info.file_format else None,
+        "file format": kind,
         "files": {path.name: _digest(path) for path in files},
     }
 

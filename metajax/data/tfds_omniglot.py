@@ -121,7 +121,7 @@ def _record_numbers(names: tuple[str, ...], ids: dict[str, range]) -> np.ndarray
     numbers, before = [], 0
     for split, characters in ids.items():
         digests = [
-            hashlib.md5(f"{split}{names[i - 1]}_{i:04d}_{drawer:02d}.png".encode()).digest()
+            _digest(f"{split}{names[i - 1]}_{i:04d}_{drawer:02d}.png")
             for i in characters
             for drawer in range(1, DRAWERS + 1)
         ]
@@ -129,3 +129,7 @@ def _record_numbers(names: tuple[str, ...], ids: dict[str, range]) -> np.ndarray
         numbers.append(before + np.argsort(order).reshape(-1, DRAWERS))
         before += len(digests)
     return np.concatenate(numbers)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.md5(text.encode(), usedforsecurity=False).digest()

@@ -7,6 +7,7 @@ and a 4-byte checksum of them. Checksums are not checked.
 
 from __future__ import annotations
 
+import importlib
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from metajax.data.tfds_prepared import import_tfds
+from metajax.data.classes import in_short
 
 _BEFORE, _AFTER = 12, 4
 
@@ -35,26 +36,26 @@ def open_records(builder: Any, split: str) -> Records:
     Raises:
       FileNotFoundError: a file of the split is missing.
       ImportError: the package that reads its format is missing.
-      ValueError: an unknown split, a format that cannot be read, or a damaged file.
+      ValueError: an unknown or empty split, a format that cannot be read, or a damaged file.
     """
-    tfds = import_tfds()
+    kind = file_format(builder)
+    files = split_files(builder, split)
+    return ArrayRecords(files) if kind == "array_record" else TfRecords(files)
+
+
+def file_format(builder: Any) -> str:
+    """`"array_record"` or `"tfrecord"`.
+
+    Raises:
+      ValueError: the files are in another format.
+    """
     kind = builder.info.file_format.value if builder.info.file_format else "unknown"
     if kind not in ("array_record", "tfrecord"):
         raise ValueError(
             f"{str(builder.data_path)!r} is in the format {kind!r}; expected 'array_record' or "
-            f"'tfrecord': prepare it again with --file_format=array_record and another data_dir"
+            "'tfrecord': prepare it again with --file_format=array_record and another data_dir"
         )
-    files = split_files(builder, split)
-    if kind == "tfrecord":
-        return TfRecords(files)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    try:
-        return builder.as_data_source(split, deserialize_method=raw)
-    except ImportError as error:
-        raise ImportError(
-            f"{str(builder.data_path)!r} is in the format 'array_record', which needs the package "
-            f"of that name ({error}); run: pip install array_record"
-        ) from error
+    return kind
 
 
 def split_files(builder: Any, split: str) -> list[Any]:
@@ -67,12 +68,57 @@ def split_files(builder: Any, split: str) -> list[Any]:
             f"split={split!r} of {info.name!r} cannot be read ({str(error).splitlines()[0]}); "
             f"there are {sorted(info.splits)}, which may be joined as 'train+test'"
         ) from error
+    if not sum(file.take for file in files):
+        raise ValueError(f"split={split!r} of {info.name!r} is empty; expected images")
     if missing := [file.filename for file in files if not Path(file.filename).is_file()]:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(files)} files of split={split!r} are missing, such as "
             f"{str(missing[0])!r}; copy the whole folder, or delete it and prepare it again"
         )
     return files
+
+
+class ArrayRecords:
+    """Records of array_record files.
+
+    Args:
+      files: `filename`, `skip` and `take` of each file, in order.
+
+    Raises:
+      ImportError: the package `array_record` is missing.
+    """
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        try:
+            reader = importlib.import_module("array_record.python.array_record_data_source")
+        except ImportError as error:
+            raise ImportError(
+                f"array_record files need the package of that name ({error}); run: pip install "
+                "array_record, or prepare the data set with --file_format=tfrecord"
+            ) from error
+        self._files = files
+        self._source = reader.ArrayRecordDataSource(files)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, keys: Sequence[int], /) -> Sequence[bytes]:
+        """The records of these numbers.
+
+        Raises:
+          ValueError: a file is damaged or cut short.
+        """
+        if not len(keys):
+            return []
+        try:
+            return self._source.__getitems__(keys)
+        except (RuntimeError, IndexError) as error:
+            names = in_short([Path(file.filename).name for file in self._files], 3)
+            raise ValueError(
+                f"records cannot be read ({error}) from {names} in "
+                f"{str(Path(self._files[0].filename).parent)!r}; a file may be truncated: copy it "
+                "again, or prepare the data set again"
+            ) from error
 
 
 class TfRecords:
@@ -89,6 +135,11 @@ class TfRecords:
         self._maps: list[mmap.mmap] = []
         spans = []
         for number, file in enumerate(files):
+            if not Path(file.filename).stat().st_size:
+                raise ValueError(
+                    f"{str(file.filename)!r} is empty, expected {file.examples_in_shard} records; "
+                    "copy it again, or prepare the data set again"
+                )
             with Path(file.filename).open("rb") as stream:
                 content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps.append(content)

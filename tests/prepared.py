@@ -1,0 +1,86 @@
+"""Small data sets really prepared by TensorFlow Datasets, without TensorFlow and a network."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
+pytest.importorskip("array_record", reason="array_record is not installed")
+image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+# Splits of (key, example): the key decides the place in the prepared files.
+Splits = Mapping[str, Sequence[tuple[Any, Mapping[str, Any]]]]
+
+
+def builder_class(name: str, features: Mapping[str, Any], splits: Splits, **settings: Any) -> type:
+    """A builder of these examples; `settings` are its version, its configs or `shuffle=False`."""
+
+    def info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(dict(features)),
+            disable_shuffling=not settings.get("shuffle", True),
+        )
+
+    def split_generators(self, _manager):
+        return {split: self._generate_examples(split) for split in splits}
+
+    body = {
+        "__module__": __name__,
+        "name": name,
+        "VERSION": tfds.core.Version(settings.get("version", "1.0.0")),
+        "BUILDER_CONFIGS": [
+            tfds.core.BuilderConfig(name=config) for config in settings.get("configs", ())
+        ],
+        "pkg_dir_path": tfds.core.Path(__file__).parent,
+        "_info": info,
+        "_split_generators": split_generators,
+        "_generate_examples": lambda self, split: iter(splits[split]),
+    }
+    bases = (tfds.core.GeneratorBasedBuilder,)
+    return type(bases[0])(name, bases, body, skip_registration=True)
+
+
+def prepare(
+    root: Path, name: str, features: Mapping[str, Any], splits: Splits, **settings: Any
+) -> Path:
+    """Prepares `root/name/[config/]version` as array_record files."""
+    made = builder_class(name, features, splits, **settings)
+    for config in settings.get("configs", (None,)):
+        builder = made(data_dir=root, file_format="array_record", config=config)
+        builder.download_and_prepare(file_format="array_record")
+    return Path(builder.data_dir)
+
+
+def as_tfrecord(folder: Path) -> None:
+    """Turns the array_record files of a prepared folder into tfrecord files."""
+    builder = tfds.builder_from_directory(folder)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    for split in builder.info.splits:
+        records = list(builder.as_data_source(split, deserialize_method=raw))
+        (old,) = folder.glob(f"*-{split}.array_record-*")
+        new = old.with_name(old.name.replace("array_record", "tfrecord"))
+        with new.open("wb") as file:
+            for record in records:
+                file.write(len(record).to_bytes(8, "little") + bytes(4) + record + bytes(4))
+        old.unlink()
+    change(folder, fileFormat="tfrecord")
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Changes what a prepared folder says of itself."""
+    path = folder / "dataset_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
+    """A picture of uint8 pixels, converted to a mode of Pillow."""
+    stream = io.BytesIO()
+    picture = image.fromarray(pixels)
+    (picture.convert(mode) if mode else picture).save(stream, "PNG")
+    return stream.getvalue()
