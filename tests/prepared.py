@@ -79,7 +79,7 @@ def change(folder: Path, **values: Any) -> None:
 
 
 def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
-    """A picture of uint8 pixels, converted to a mode of Pillow."""
+    """A picture of integer pixels, converted to a mode of Pillow."""
     stream = io.BytesIO()
     picture = image.fromarray(pixels)
     (picture.convert(mode) if mode else picture).save(stream, "PNG")

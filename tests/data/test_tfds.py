@@ -269,6 +269,14 @@ def test_pillow_missing(root, monkeypatch):
         tfds_classes("animals", data_dir=root, cache=False).images[[0]]
 
 
+def test_array_record_missing(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record.python.array_record_data_source", None)
+    with pytest.raises(
+        ImportError, match=r"array_record files need .*pip install array_record, or"
+    ):
+        tfds_classes("animals", data_dir=root, cache=False)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -337,6 +345,13 @@ def test_missing_and_truncated_files(copy, kind):
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 1 files .* missing, such as .*train"):
         tfds_classes("animals", data_dir=copy, cache=False)
+
+
+def test_picture_of_16_bits(tmp_path):
+    deep = example(0, image=png(np.full((8, 6), 999, np.uint16)))
+    prepare(tmp_path, "deep", FEATURES, {"train": [(0, deep)]})
+    with pytest.raises(ValueError, match=r"record 0 has more than 8 bits a channel .* expected 8"):
+        tfds_classes("deep", data_dir=tmp_path, cache=tmp_path / "cache")
 
 
 def test_undecodable_picture(tmp_path):
