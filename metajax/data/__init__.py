@@ -1,33 +1,41 @@
-"""Episodes: samplers that run on the device, and the data sets they draw from."""
+"""Episodes: samplers, and the data sets they draw from."""
 
+from metajax.data.cifar import cifar_fs, fc100
 from metajax.data.classes import ImageClasses, group_by_label, image_classes
 from metajax.data.draws import Drawn, Places
-from metajax.data.episodes import (
-    ImageEpisodes,
-    image_episodes,
-    listed_episodes,
-    varying_episodes,
-)
+from metajax.data.episodes import ImageEpisodes, image_episodes, listed_episodes, varying_episodes
 from metajax.data.glyphs import glyphs
 from metajax.data.host import HostEpisodes
 from metajax.data.joined import join_classes
-from metajax.data.omniglot import omniglot
+from metajax.data.omniglot import omniglot, omniglot_classes
+from metajax.data.omniglot_download import download_omniglot
+from metajax.data.omniglot_splits import LakeRuns, lake_runs
 from metajax.data.sinusoid import sinusoid, sinusoid_episodes
+from metajax.data.tfds import tfds_classes
+from metajax.data.tfds_omniglot import tfds_omniglot
 
 __all__ = [
     "Drawn",
     "HostEpisodes",
     "ImageClasses",
     "ImageEpisodes",
+    "LakeRuns",
     "Places",
+    "cifar_fs",
+    "download_omniglot",
+    "fc100",
     "glyphs",
     "group_by_label",
     "image_classes",
     "image_episodes",
     "join_classes",
+    "lake_runs",
     "listed_episodes",
     "omniglot",
+    "omniglot_classes",
     "sinusoid",
     "sinusoid_episodes",
+    "tfds_classes",
+    "tfds_omniglot",
     "varying_episodes",
 ]

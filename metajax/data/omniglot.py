@@ -40,7 +40,7 @@ def omniglot(
     (`images`, and optionally `vinyals_split` and `lake_split`) or the official
     `images_background.zip` and `images_evaluation.zip`, left zipped; both give the same array to
     the bit, and the npz is read where both exist. Reading the zips needs Pillow, the extra
-    `metajax[omniglot]`. Zips whose bytes are not the official ones are read, with a
+    `metajax[images]`. Zips whose bytes are not the official ones are read, with a
     `RuntimeWarning`.
 
     Args:

@@ -143,7 +143,7 @@ def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
     except ImportError as error:
         raise ImportError(
             f"reading {path.name} needs Pillow, which is not installed; "
-            f'run: pip install "metajax[omniglot]"'
+            f'run: pip install "metajax[images]"'
         ) from error
     size = (OFFICIAL_PIXELS, OFFICIAL_PIXELS)
     try:

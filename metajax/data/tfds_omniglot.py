@@ -9,7 +9,6 @@ import warnings
 import numpy as np
 
 from metajax.data.classes import ImageClasses
-from metajax.data.omniglot_splits import split_rows
 from metajax.data.omniglot_archive import (
     BACKGROUND_IDS,
     DRAWERS,
@@ -17,6 +16,7 @@ from metajax.data.omniglot_archive import (
     PIXELS,
     area_average,
 )
+from metajax.data.omniglot_splits import split_rows
 from metajax.data.tfds import tfds_classes
 from metajax.data.tfds_images import RecordImages
 

@@ -334,7 +334,7 @@ def test_picture_of_the_wrong_size(tmp_path):
 def test_pillow_missing(tmp_path, monkeypatch):
     path = write_zip(tmp_path / "images_background.zip", one_character(1, b""))
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'pip install "metajax\[omniglot\]"'):
+    with pytest.raises(ImportError, match=r'pip install "metajax\[images\]"'):
         read_archive(path, range(1, 2))
 
 

@@ -1,0 +1,133 @@
+"""Lake's 20-way one-shot classification within an alphabet, by a prototypical network.
+
+Trains on Omniglot's background alphabets alone; is tested on the 20 published runs (400 queries; one
+drawer gives the support, another the queries), and on fresh episodes of the 20 evaluation alphabets
+that are drawn by the same rules. Needs the files of Omniglot: see `metajax.download_omniglot`.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+import metajax as mj
+
+WAYS = 20
+
+
+def published_runs(evaluation: mj.ImageClasses) -> Any:
+    """The 20 published runs, a list of episodes."""
+    runs = mj.lake_runs()
+    labels = np.broadcast_to(np.arange(WAYS), runs.classes.shape)
+
+    def places(targets: np.ndarray, drawers: np.ndarray) -> mj.Places:
+        items = np.broadcast_to(drawers[:, None], targets.shape)
+        classes = np.take_along_axis(runs.classes, targets, axis=1)
+        return mj.Places(*map(jnp.asarray, (classes, items, targets)))
+
+    drawn = mj.Drawn(places(labels, runs.support_drawer), places(runs.labels, runs.query_drawer))
+    return mj.listed_episodes(evaluation, drawn)
+
+
+def training_episodes(args: argparse.Namespace, background: mj.ImageClasses) -> Any:
+    """Episodes of one alphabet each, or of characters of any."""
+    groups: bool | dict[str, float] = False
+    if not args.across_alphabets:
+        # An alphabet is drawn by its number of characters; its quarter turns are characters too.
+        sizes = {name: background.groups.count(name) for name in background.groups or ()}
+        groups = {name: float(size) for name, size in sizes.items() if 4 * size >= args.train_ways}
+    return mj.image_episodes(
+        background,
+        ways=args.train_ways,
+        shots=1,
+        queries=args.queries,
+        rotations="classes",
+        groups=groups,
+        augment=mj.augmentation(shift=args.shift, rotation=args.rotation),
+    )
+
+
+def run(args: argparse.Namespace) -> mj.Evaluation:
+    """Trains, tests and prints the errors; returns the scores on the published runs."""
+    console = Console()
+    background, evaluation = (
+        mj.omniglot_classes(args.data_dir, split, protocol="lake")
+        for split in ("background", "evaluation")
+    )
+    learner = mj.prototypical_network(
+        mj.embedding_net(filters=args.filters), query_batching="joint"
+    )
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, args.iterations))
+    sample = training_episodes(args, background)
+    params_key, run_key = jax.random.split(jax.random.key(args.seed))
+    params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
+    state = mj.init_state(params, optimizer, run_key)
+    with mj.Checkpoints(args.out, options=vars(args) | {"out": None, "data_dir": None}) as saved:
+        result = mj.train(
+            learner,
+            optimizer,
+            saved.restore(state),
+            sample,
+            iterations=args.iterations,
+            meta_batch=1,
+            dispatch=min(50, args.iterations),
+            checkpoints=saved,
+        )
+    tests = {
+        "the 20 published runs": (published_runs(evaluation), None),
+        "fresh episodes by their rules": (
+            mj.image_episodes(
+                evaluation, ways=WAYS, shots=1, queries=1, groups=True, same_items=True
+            ),
+            args.episodes,
+        ),
+        "fresh episodes across alphabets": (
+            mj.image_episodes(evaluation, ways=WAYS, shots=1, queries=1),
+            args.episodes,
+        ),
+    }
+    scores = {}
+    for name, (episodes, count) in tests.items():
+        scores[name] = mj.evaluate(learner, result.state.params, episodes, episodes=count)
+        error = 100 * (1 - scores[name].mean("accuracy"))
+        half = 100 * scores[name].interval("accuracy")
+        console.print(
+            f"{name}: error {error:.2f} ± {half:.2f} %, {scores[name].episodes} episodes of "
+            f"{WAYS} ways, one shot"
+        )
+    console.print(
+        f"{int(result.state.step)} iterations, {result.run_seconds:.0f} s of training; checkpoints "
+        f"in {args.out}"
+    )
+    return scores["the 20 published runs"]
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    folder = Path(os.environ.get("METAJAX_DATA_DIR", "data")) / "omniglot"
+    out.add_argument("--data-dir", type=Path, default=folder, help="folder of Omniglot")
+    out.add_argument("--iterations", type=int, default=4000)
+    out.add_argument("--train-ways", type=int, default=WAYS)
+    out.add_argument("--queries", type=int, default=5, help="a class, in training")
+    out.add_argument(
+        "--across-alphabets", action="store_true", help="train on characters of any alphabet"
+    )
+    out.add_argument("--shift", type=int, default=0, help="pixels, at most, in training")
+    out.add_argument("--rotation", type=float, default=0.0, help="degrees, at most, in training")
+    out.add_argument("--filters", type=int, default=64)
+    out.add_argument("--episodes", type=int, default=1000, help="fresh test episodes")
+    out.add_argument("--seed", type=int, default=0)
+    out.add_argument("--out", type=Path, default=Path("runs") / "within_alphabet")
+    return out
+
+
+if __name__ == "__main__":
+    run(parser().parse_args())
