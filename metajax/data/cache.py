@@ -5,12 +5,15 @@ appears whole or not at all. It is used again only by the same version of the fo
 it was made from is unchanged.
 """
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from metajax.data.classes import ImageClasses, in_short
 FORMAT = 1
 _INDEX, _IMAGES = "index.json", "images.npy"
 _BLOCK = 2**24
+_TRIES = 100
 
 # Writes the images of the classes, in their order, into `[images, height, width, channels]` and
 # returns how many of each class there are: fewer than expected where some could not be decoded.
@@ -39,23 +43,12 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
     """
     if not folder.exists():
         return None
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        stale = _difference(index, json.loads(json.dumps(made_from)))
-        if not stale:
-            images = np.lib.format.open_memmap(folder / _IMAGES, mode="r")
-            counts = np.array(index["counts"])
-            groups = index["groups"]
-            return ImageClasses(
-                images,
-                np.array(index["starts"]),
-                counts,
-                tuple(index["names"]),
-                None if groups is None else tuple(groups),
-            )
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        stale = f"it cannot be read ({type(error).__name__}: {error})"
-    warnings.warn(f"the cache {str(folder)!r} is made again: {stale}", RuntimeWarning, stacklevel=3)
+    opened = _opened(folder, made_from)
+    if isinstance(opened, ImageClasses):
+        return opened
+    warnings.warn(
+        f"the cache {str(folder)!r} is made again: {opened}", RuntimeWarning, stacklevel=3
+    )
     return None
 
 
@@ -81,23 +74,25 @@ def write_cache(
       groups: of the classes, or None.
 
     Raises:
-      OSError: no space is left, or the folder cannot be written; nothing is left behind.
+      FileExistsError: `folder` is there and holds something that is not a cache.
+      OSError: no space is left, or the folder cannot be written; nothing is left behind. Errors of
+        `fill` pass through.
     """
+    _refuse_what_is_no_cache(folder)
     shape = (int(sum(counts)), *image_shape)
     needed = int(np.prod(shape)) + 2**20
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise OSError(
-            f"the cache {str(folder)!r} needs {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are "
-            "free; make room, or pass another cache folder"
-        )
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with _writing(folder, needed):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
+        workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        images = _allocated(made / _IMAGES, shape)
+        made = workshop / "made"
+        with _writing(folder, needed):
+            made.mkdir()
+            images = _allocated(made / _IMAGES, shape)
         kept = fill(images)
-        images.flush()
-        del images
         index = {
             "format": FORMAT,
             "made_from": dict(made_from),
@@ -106,21 +101,40 @@ def write_cache(
             "counts": [int(count) for count in kept],
             "groups": None if groups is None else list(groups),
         }
-        (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-        _replace(folder, made)
-    except OSError as error:
-        raise OSError(
-            f"the cache {str(folder)!r} could not be written ({error}); make room for "
-            f"{needed / 1e6:,.0f} MB, or pass another cache folder"
-        ) from error
+        with _writing(folder, needed):
+            images.flush()
+            del images
+            (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+            _replace(folder, made, workshop / "old")
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-    opened = read_cache(folder, made_from)
-    if opened is None:
-        raise OSError(
-            f"the cache {str(folder)!r} was replaced by another process while it was made"
+        shutil.rmtree(workshop, ignore_errors=True)
+    for _ in range(_TRIES):
+        opened = _opened(folder, made_from)
+        if isinstance(opened, ImageClasses):
+            return opened
+        time.sleep(0.01)  # Another process that made the same cache is putting its own in place.
+    raise OSError(
+        f"the cache {str(folder)!r} was replaced by another process while it was made: {opened}"
+    )
+
+
+def _opened(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | str:
+    """The cache, or what keeps it from being used."""
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        if stale := _difference(index, json.loads(json.dumps(made_from))):
+            return stale
+        images = np.lib.format.open_memmap(folder / _IMAGES, mode="r")
+        groups = index["groups"]
+        return ImageClasses(
+            images,
+            np.array(index["starts"]),
+            np.array(index["counts"]),
+            tuple(index["names"]),
+            None if groups is None else tuple(groups),
         )
-    return opened
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        return f"it cannot be read ({type(error).__name__}: {error})"
 
 
 def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
@@ -140,6 +154,35 @@ def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+@contextlib.contextmanager
+def _writing(folder: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the cache {str(folder)!r} could not be written ({error}); make room for "
+            f"{needed / 1e6:,.0f} MB, or pass another cache folder"
+        ) from error
+
+
+def _refuse_what_is_no_cache(folder: Path) -> None:
+    """What is to be replaced must not be somebody's files."""
+    try:
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        what = "is a file"
+    else:
+        what = f"holds {in_short(sorted(names - {_INDEX, _IMAGES}), 3)}"
+        if names <= {_INDEX, _IMAGES}:
+            return
+    raise FileExistsError(
+        f"{str(folder)!r} {what}: it is no cache, and is not replaced by one; pass another cache "
+        "folder"
+    )
+
+
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A memory-mapped uint8 array whose disk space is really there.
 
@@ -150,29 +193,31 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
             file, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
         left = int(np.prod(shape))
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), file.tell(), left)
-        else:
+        if not _reserved(file.fileno(), file.tell(), left):
             while left:
                 left -= file.write(bytes(min(left, _BLOCK)))
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def _replace(folder: Path, made: Path) -> None:
+def _reserved(descriptor: int, start: int, length: int) -> bool:
+    """Whether the system could reserve the space; not all systems and file systems can."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(descriptor, start, length)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
+def _replace(folder: Path, made: Path, old: Path) -> None:
     """Puts `made` where `folder` is; a process killed in between leaves none, never half."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        folder.rename(old / "old")
-        shutil.rmtree(old, ignore_errors=True)
-    made.chmod(0o777 & ~_umask())
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
     try:
         made.rename(folder)
     except OSError:
         if not (folder / _INDEX).exists():  # Else another process was faster.
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

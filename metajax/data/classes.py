@@ -55,7 +55,8 @@ class ImageClasses:
                 "channels], none of them 0"
             )
         classes = len(self.names)
-        lengths = [len(x) for x in (self.starts, self.counts, self.groups or self.names)]
+        groups = self.names if self.groups is None else self.groups
+        lengths = [len(x) for x in (self.starts, self.counts, groups)]
         if not classes or lengths != [classes] * 3:
             raise ValueError(
                 f"{classes} names, {lengths[0]} starts, {lengths[1]} counts and {lengths[2]} "
@@ -109,7 +110,7 @@ class ImageClasses:
         Raises:
           ValueError: the shares do not add up to 1, or a part would have no class.
         """
-        if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) <= 1e-6):
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
         shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))
         ends = np.rint(np.cumsum(list(shares.values())) * len(shuffled)).astype(int)
@@ -171,14 +172,16 @@ def group_by_label(
       names: the name of every label, where labels are integers; None calls a class by its label.
 
     Raises:
-      ValueError: the numbers of images and labels differ, or a label has no name.
+      ValueError: the numbers of images and labels differ, labels are floats, or one has no name.
     """
     labels = np.asarray(labels)
-    if labels.shape != images.shape[:1]:
+    if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"images have shape {images.shape} and labels {labels.shape}; expected one label an "
-            "image"
+            "image, and at least one image"
         )
+    if np.issubdtype(labels.dtype, np.inexact):
+        raise ValueError(f"labels are {labels.dtype}; expected integers or strings")
     found, counts = np.unique(labels, return_counts=True)
     if names is not None:
         if not np.issubdtype(labels.dtype, np.integer):
