@@ -108,11 +108,12 @@ def write_cache(
             _replace(folder, made, workshop / "old")
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+    opened = _opened(folder, made_from)
     for _ in range(_TRIES):
-        opened = _opened(folder, made_from)
         if isinstance(opened, ImageClasses):
             return opened
         time.sleep(0.01)  # Another process that made the same cache is putting its own in place.
+        opened = _opened(folder, made_from)
     raise OSError(
         f"the cache {str(folder)!r} was replaced by another process while it was made: {opened}"
     )
@@ -172,6 +173,8 @@ def _refuse_what_is_no_cache(folder: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
+        if not folder.exists():  # But one above it is a file: making it will say so.
+            return
         what = "is a file"
     else:
         what = f"holds {in_short(sorted(names - {_INDEX, _IMAGES}), 3)}"
@@ -218,6 +221,6 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
         folder.rename(old)
     try:
         made.rename(folder)
-    except OSError:
-        if not (folder / _INDEX).exists():  # Else another process was faster.
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # Else another was faster.
             raise

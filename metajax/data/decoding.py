@@ -150,7 +150,7 @@ def _with_picture(path: str, act: Callable[["Image.Image"], _T]) -> _T:
             upright.format = picture.format
             return act(upright)
     except Image.UnidentifiedImageError:
-        raise BadImage(f"it is no image of the formats {', '.join(FORMATS)}") from None
+        raise BadImage(f"it is no readable image of the formats {', '.join(FORMATS)}") from None
     except MemoryError:
         raise
     except Exception as error:  # Decoders raise nearly everything for damaged files.
