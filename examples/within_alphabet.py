@@ -1,11 +1,12 @@
 """Lake's 20-way one-shot classification within an alphabet, by a prototypical network.
 
-Trains on Omniglot's background alphabets alone; is tested on the 20 published runs (400 queries; one
-drawer gives the support, another the queries), and on fresh episodes of the 20 evaluation alphabets
-that are drawn by the same rules. Needs the files of Omniglot: see `metajax.download_omniglot`.
+Trains on Omniglot's background alphabets alone; is tested on the 20 published runs (400 queries;
+one drawer gives the support, another the queries), and on fresh episodes of the 20 evaluation
+alphabets that are drawn by the same rules. Needs the files of Omniglot: see `metajax.download_omniglot`.
 """
 
 import argparse
+import collections
 import os
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def training_episodes(args: argparse.Namespace, background: mj.ImageClasses) -> 
     groups: bool | dict[str, float] = False
     if not args.across_alphabets:
         # An alphabet is drawn by its number of characters; its quarter turns are characters too.
-        sizes = {name: background.groups.count(name) for name in background.groups or ()}
+        sizes = collections.Counter(background.groups)
         groups = {name: float(size) for name, size in sizes.items() if 4 * size >= args.train_ways}
     return mj.image_episodes(
         background,

@@ -4,8 +4,10 @@ from metajax.data.cifar import cifar_fs, fc100
 from metajax.data.classes import ImageClasses, group_by_label, image_classes
 from metajax.data.draws import Drawn, Places
 from metajax.data.episodes import ImageEpisodes, image_episodes, listed_episodes, varying_episodes
+from metajax.data.folder import image_folder
 from metajax.data.glyphs import glyphs
 from metajax.data.host import HostEpisodes
+from metajax.data.image_csv import image_csv
 from metajax.data.joined import join_classes
 from metajax.data.omniglot import omniglot, omniglot_classes
 from metajax.data.omniglot_download import download_omniglot
@@ -27,7 +29,9 @@ __all__ = [
     "glyphs",
     "group_by_label",
     "image_classes",
+    "image_csv",
     "image_episodes",
+    "image_folder",
     "join_classes",
     "lake_runs",
     "listed_episodes",
