@@ -2,7 +2,8 @@
 
 Trains on Omniglot's background alphabets alone; is tested on the 20 published runs (400 queries;
 one drawer gives the support, another the queries), and on fresh episodes of the 20 evaluation
-alphabets that are drawn by the same rules. Needs the files of Omniglot: see `metajax.download_omniglot`.
+alphabets that are drawn by the same rules. Needs the files of Omniglot:
+`metajax.download_omniglot(folder)` fetches them.
 """
 
 import argparse

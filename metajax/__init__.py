@@ -19,12 +19,14 @@ from metajax.batching import apply_queries
 from metajax.checkpoint import Checkpoints, restore_state
 from metajax.comparison import MetricTask, metric_learner
 from metajax.data import (
+    Augmentation,
     Drawn,
     HostEpisodes,
     ImageClasses,
     ImageEpisodes,
     LakeRuns,
     Places,
+    augmentation,
     cifar_fs,
     download_omniglot,
     fc100,
@@ -110,6 +112,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "AdaptedTask",
+    "Augmentation",
     "Aux",
     "Backward",
     "BatchStatistics",
@@ -139,6 +142,7 @@ __all__ = [
     "TrainState",
     "accuracy",
     "apply_queries",
+    "augmentation",
     "cifar_fs",
     "class_log_probabilities",
     "class_sums",

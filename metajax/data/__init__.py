@@ -1,5 +1,6 @@
 """Episodes: samplers, and the data sets they draw from."""
 
+from metajax.data.augmentation import Augmentation, augmentation
 from metajax.data.cifar import cifar_fs, fc100
 from metajax.data.classes import ImageClasses, group_by_label, image_classes
 from metajax.data.draws import Drawn, Places
@@ -17,12 +18,14 @@ from metajax.data.tfds import tfds_classes
 from metajax.data.tfds_omniglot import tfds_omniglot
 
 __all__ = [
+    "Augmentation",
     "Drawn",
     "HostEpisodes",
     "ImageClasses",
     "ImageEpisodes",
     "LakeRuns",
     "Places",
+    "augmentation",
     "cifar_fs",
     "download_omniglot",
     "fc100",
