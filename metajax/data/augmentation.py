@@ -55,19 +55,20 @@ class Augmentation:
 
     def _one(self, key: Key, image: Array) -> Array:
         """Augments one image `[height, width, channels]`."""
-        # A key for each kind of change, so that switching one on leaves the others' draws alone.
-        turn_key, area_key, place_key, shift_key, flip_key, noise_key = jax.random.split(key, 6)
-        # Types are named: the draws have to be the same where 64 bits are the default.
-        dtype, single = image.dtype, jnp.float32
+        # What is off is drawn with its neighbours: switching it on leaves their draws as they were.
+        # Types are named: the draws are the same where 64 bits are the default.
+        resample_key, move_key, noise_key = jax.random.split(key, 3)
+        dtype = image.dtype
         if self.rotation or self.crop < 1:
-            turn = jax.random.uniform(turn_key, (), single, -self.rotation, self.rotation)
-            area = jax.random.uniform(area_key, (), single, self.crop, 1.0)
-            place = jax.random.uniform(place_key, (2,), single)
-            image = resample(image, turn, area, place, self.fill)
+            draws = jax.random.uniform(resample_key, (4,), jnp.float32)
+            degrees = self.rotation * (2 * draws[0] - 1)
+            area = 1 - (1 - self.crop) * draws[1]
+            image = resample(image, degrees, area, draws[2:], self.fill)
         if self.shift or self.flip:
-            moves = jax.random.randint(shift_key, (2,), -self.shift, self.shift + 1, jnp.int32)
-            mirrored = jax.random.randint(flip_key, (), 0, 1 + self.flip, jnp.int32) == 1
-            image = _move(image, moves, mirrored, self.shift, self.fill)
+            most = np.array([self.shift, self.shift, self.flip], np.int32)
+            least = -most * np.array([1, 1, 0], np.int32)
+            moves = jax.random.randint(move_key, (3,), least, most + 1, jnp.int32)
+            image = _move(image, moves[:2], moves[2] == 1, self.fill)
         if self.noise:
             image = image + self.noise * jax.random.normal(noise_key, image.shape, _working(dtype))
         return image.astype(dtype)
@@ -175,13 +176,16 @@ def resample(image: Array, degrees: Array, area: Array, place: Array, fill: floa
     return jnp.where(beyond[..., None], fill, sampled)
 
 
-def _move(image: Array, moves: Array, mirrored: Array, most: int, fill: float) -> Array:
-    """Moves an image `moves` (rows, columns) of at most `most` pixels, then mirrors it."""
+def _move(image: Array, moves: Array, mirrored: Array, fill: float) -> Array:
+    """Moves an image by `moves` (rows, columns), then mirrors it."""
     height, width = image.shape[:2]
-    framed = jnp.pad(image, ((most, most), (most, most), (0, 0)), constant_values=fill)
     rows, columns = jnp.arange(height), jnp.arange(width)
-    columns = jnp.where(mirrored, columns[::-1], columns)
-    return framed[(rows + most - moves[0])[:, None], (columns + most - moves[1])[None]]
+    # One look-up whose last step is the move: after a pad, or with the mirror last, XLA draws the
+    # noise twice on a CPU (jax 0.10).
+    columns = jnp.where(mirrored, width - 1 - columns, columns) - moves[1]
+    return image.at[(rows - moves[0])[:, None], columns[None]].get(
+        mode="fill", fill_value=fill, wrap_negative_indices=False
+    )
 
 
 def _working(dtype: np.dtype) -> np.dtype:

@@ -13,7 +13,7 @@ from metajax.data.augmentation import augmentation, resample
 HEIGHT, WIDTH, CHANNELS = 6, 7, 2
 EVERYTHING = {"shift": 2, "flip": True, "rotation": 20, "crop": 0.6, "noise": 0.1}
 AUGMENT = {per: augmentation(**EVERYTHING, per=per) for per in ("item", "episode")}
-MOVE = augmentation(shift=2, flip=True)
+QUIET = augmentation(**{**EVERYTHING, "noise": 0})
 
 
 resampled = jax.jit(resample, static_argnums=4)
@@ -69,15 +69,14 @@ def test_shifts_and_flips_are_those_of_loops_exact_and_uniform():
 
 
 def test_shift_alone_never_flips_and_flip_alone_never_shifts():
-    images = random_images(64)
-    flips = np.asarray(augmentation(flip=True)(jax.random.key(1), images))
-    mirrored = (flips == images[:, :, ::-1]).all((1, 2, 3))
-    assert (mirrored | (flips == images).all((1, 2, 3))).all()
-    assert 0 < mirrored.sum() < len(images)
-    shifts = np.asarray(augmentation(shift=1)(jax.random.key(1), images))
-    moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    for image, result in zip(images, shifts, strict=True):
-        assert any((shifted(image, *move, 0.0) == result).all() for move in moves)
+    image, most = random_images(1)[0], HEIGHT - 1
+    images, key = np.broadcast_to(image, (64, *image.shape)), jax.random.key(1)
+    flips = {one.tobytes() for one in np.asarray(augmentation(flip=True)(key, images))}
+    assert flips == {image.tobytes(), image[:, ::-1].tobytes()}
+    shifts = {one.tobytes() for one in np.asarray(augmentation(shift=most)(key, images))}
+    moves = range(-most, most + 1)
+    assert len(shifts) > 20
+    assert shifts <= {shifted(image, i, j, 0.0).tobytes() for i in moves for j in moves}
 
 
 # Rotation and crop
@@ -118,21 +117,17 @@ def test_rotation_is_that_of_scipy_and_fill_lies_beyond_the_edge(degrees):
 
 
 @pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.8)])
-def test_crop_is_that_of_jax_image(place):
+def test_crop_is_that_of_scipy(place):
     image, side = random_images(1)[0], 0.6
-    size = np.array([HEIGHT, WIDTH])
-    corner = np.array(place) * size * (1 - side)
-    expected = jax.image.scale_and_translate(
-        image,
-        image.shape,
-        (0, 1),
-        jnp.full(2, 1 / side),
-        jnp.asarray(-corner / side),
-        "linear",
-        antialias=False,
-    )
+    corner = np.array(place) * (HEIGHT, WIDTH) * (1 - side)
+    # Pixels have their centres at a half.
+    where = (np.mgrid[:HEIGHT, :WIDTH] + 0.5) * side + corner[:, None, None] - 0.5
+    expected = [
+        ndimage.map_coordinates(image[..., channel], where, order=1, mode="nearest")
+        for channel in range(CHANNELS)
+    ]
     cropped = forced(image, area=side**2, place=place, fill=9.0)
-    np.testing.assert_allclose(cropped, expected, atol=2e-6)
+    np.testing.assert_allclose(cropped, np.stack(expected, -1), atol=2e-6)
 
 
 def test_crop_turns_about_its_own_centre():
@@ -200,8 +195,8 @@ def test_more_items_leave_the_draws_of_the_first_alone():
 
 def test_switching_one_change_on_leaves_the_draws_of_the_others_alone():
     images, key = random_images(5), jax.random.key(4)
-    loud = augmentation(shift=2, flip=True, noise=1e-6)(key, images)
-    np.testing.assert_allclose(MOVE(key, images), loud, atol=1e-5)
+    noise = augmentation(noise=EVERYTHING["noise"])(key, np.zeros_like(images))
+    np.testing.assert_allclose(AUGMENT["item"](key, images), QUIET(key, images) + noise, atol=2e-6)
 
 
 # However it is called
@@ -212,20 +207,25 @@ def test_compiled_eager_and_over_tasks_agree(per):
     images = random_images(10).reshape(2, 5, HEIGHT, WIDTH, CHANNELS)
     keys = jax.random.split(jax.random.key(5), 2)
     tasks = jax.jit(jax.vmap(AUGMENT[per]))(keys, images)
-    compiled = jax.jit(AUGMENT[per])
     for key, task, result in zip(keys, images, tasks, strict=True):
         np.testing.assert_allclose(AUGMENT[per](key, task), result, atol=2e-6)
-        np.testing.assert_allclose(compiled(key, task), result, atol=2e-6)
 
 
-def test_shifts_and_flips_are_the_same_bits_everywhere():
+@pytest.mark.slow
+def test_without_compilation_at_all():
+    images, key = random_images(5), jax.random.key(6)
+    with jax.disable_jit():
+        plain = AUGMENT["episode"](key, images)
+    np.testing.assert_allclose(plain, AUGMENT["episode"](key, images), atol=2e-6)
+
+
+def test_double_precision_makes_the_same_draws():
     images, key = random_images(5), jax.random.key(0)
-    result = MOVE(key, images)
-    np.testing.assert_array_equal(jax.vmap(MOVE)(key[None], images[None])[0], result)
+    result = QUIET(key, images)
     with jax.enable_x64(True):
-        doubles = MOVE(key, images.astype(np.float64))
+        doubles = QUIET(key, images.astype(np.float64))
         assert doubles.dtype == jnp.float64
-        np.testing.assert_array_equal(doubles, result)
+        np.testing.assert_allclose(doubles, result, atol=1e-5)
 
 
 def test_all_off_gives_the_images_back_and_draws_nothing():
@@ -246,32 +246,22 @@ def test_equal_settings_are_compiled_once():
     images, key = random_images(2), jax.random.key(0)
     for compiled in (jax.jit(program), jax.jit(program, static_argnums=0)):
         traces.clear()
-        compiled(augmentation(shift=1, noise=1.0), key, images)
-        compiled(augmentation(shift=np.int64(1), noise=1), key, images)
+        compiled(augmentation(fill=1), key, images)
+        compiled(augmentation(shift=np.int64(0), fill=np.float32(1)), key, images)
         assert len(traces) == 1
-        compiled(augmentation(shift=2), key, images)
+        compiled(augmentation(fill=2), key, images)
         assert len(traces) == 2
     assert not jax.tree.leaves(AUGMENT["item"])
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_is_rounded_only_at_the_end(dtype):
+def test_half_precision_is_rounded_only_at_the_end():
+    dtype = jnp.bfloat16
     images = jnp.asarray(random_images(5), dtype)
     result = AUGMENT["item"](jax.random.key(0), images)
     assert result.dtype == dtype
     expected = AUGMENT["item"](jax.random.key(0), images.astype(jnp.float32))
     precision = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=precision, atol=1e-6)
-
-
-def test_double_precision_draws_the_same_angles_and_crops():
-    images, key = random_images(5), jax.random.key(0)
-    augment = augmentation(rotation=20, crop=0.6)
-    result = augment(key, images)
-    with jax.enable_x64(True):
-        doubles = augment(key, images.astype(np.float64))
-        assert doubles.dtype == jnp.float64
-        np.testing.assert_allclose(doubles, result, atol=1e-5)
 
 
 def test_gradients_with_respect_to_the_images():
@@ -321,6 +311,5 @@ def test_bad_images(augment):
 
 
 def test_shift_of_a_whole_image():
-    augmentation(shift=HEIGHT - 1)(jax.random.key(0), random_images(1))
     with pytest.raises(ValueError, match="shift=6 of images 6x7; expected less than height and"):
         augmentation(shift=HEIGHT)(jax.random.key(0), random_images(1))
