@@ -1,21 +1,21 @@
 """Episodes: samplers, and the data sets they draw from."""
 
 from metajax.data.augmentation import Augmentation, augmentation
-from metajax.data.cifar import cifar_fs, fc100
 from metajax.data.classes import ImageClasses, group_by_label, image_classes
 from metajax.data.draws import Drawn, Places
 from metajax.data.episodes import ImageEpisodes, image_episodes, listed_episodes, varying_episodes
-from metajax.data.folder import image_folder
+from metajax.data.files.folder import image_folder
+from metajax.data.files.image_csv import image_csv
 from metajax.data.glyphs import glyphs
 from metajax.data.host import HostEpisodes
-from metajax.data.image_csv import image_csv
 from metajax.data.joined import join_classes
-from metajax.data.omniglot import omniglot, omniglot_classes
-from metajax.data.omniglot_download import download_omniglot
-from metajax.data.omniglot_splits import LakeRuns, lake_runs
+from metajax.data.omniglot.download import download_omniglot
+from metajax.data.omniglot.reading import omniglot, omniglot_classes
+from metajax.data.omniglot.splits import LakeRuns, lake_runs
 from metajax.data.sinusoid import sinusoid, sinusoid_episodes
-from metajax.data.tfds import tfds_classes
-from metajax.data.tfds_omniglot import tfds_omniglot
+from metajax.data.tfds.cifar import cifar_fs, fc100
+from metajax.data.tfds.omniglot import tfds_omniglot
+from metajax.data.tfds.reading import tfds_classes
 
 __all__ = [
     "Augmentation",

@@ -91,9 +91,8 @@ def augmentation(
     with all of it off the images come back untouched.
 
     >>> import jax, metajax
-    >>> from metajax.data.augmentation import augmentation
     >>> images = metajax.glyphs("test", drawers=2)[0] / 255.0
-    >>> augment = augmentation(shift=2, rotation=10, crop=0.8)
+    >>> augment = metajax.augmentation(shift=2, rotation=10, crop=0.8)
     >>> augment(jax.random.key(0), images).shape
     (2, 28, 28, 1)
 

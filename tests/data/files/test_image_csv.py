@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.data.image_csv import image_csv
+from metajax.data.files.image_csv import image_csv
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

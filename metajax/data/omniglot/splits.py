@@ -56,7 +56,7 @@ def lake_runs() -> LakeRuns:
     which character was found by https://github.com/jvlmdr/omniglot-eval.
     """
     names = class_names()[split_rows("evaluation", "lake")].tolist()
-    lines = _listing("omniglot_lake_runs.txt")
+    lines = _listing("lake_runs.txt")
 
     def rows(alphabet: str, characters: str) -> list[int]:
         return [names.index(_class_name(alphabet, int(c))) for c in characters.split(",")]
@@ -84,7 +84,7 @@ def split_rows(split: str, protocol: str) -> np.ndarray:
     _check_split(split, protocol)
     if split.startswith("background_"):
         small = split.removeprefix("background_")
-        held = [small in sets.split(",") for _, _, _, sets in _listing("omniglot_alphabets.txt")]
+        held = [small in sets.split(",") for _, _, _, sets in _listing("alphabets.txt")]
         return np.flatnonzero(np.array(held)[_alphabet_of_class()])
     return np.flatnonzero(split_codes(protocol) == list(PROTOCOLS[protocol]).index(split))
 
@@ -93,10 +93,10 @@ def split_codes(protocol: str) -> np.ndarray:
     """`[1623]` the place in `PROTOCOLS` of the split of every class; subsets of splits left out."""
     names = list(PROTOCOLS[protocol])
     if protocol == "lake":
-        sets = [names.index(line[0]) for line in _listing("omniglot_alphabets.txt")]
+        sets = [names.index(line[0]) for line in _listing("alphabets.txt")]
         return np.array(sets)[_alphabet_of_class()]
     codes = np.zeros(CHARACTERS, int)
-    for split, _alphabet, _characters, ids in _listing("omniglot_vinyals_split.txt"):
+    for split, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
         first, last = map(int, ids.split("-"))
         codes[first - 1 : last] = names.index(split)  # ids are 1-based, `last` included
     return codes
@@ -104,7 +104,7 @@ def split_codes(protocol: str) -> np.ndarray:
 
 def class_alphabets() -> np.ndarray:
     """`[1623]` the alphabet of every class."""
-    return np.array([line[1] for line in _listing("omniglot_alphabets.txt")])[_alphabet_of_class()]
+    return np.array([line[1] for line in _listing("alphabets.txt")])[_alphabet_of_class()]
 
 
 def class_names() -> np.ndarray:
@@ -121,12 +121,12 @@ def _class_name(alphabet: str, character: int) -> str:
 
 def _alphabet_of_class() -> np.ndarray:
     """`[1623]` the place of every class's alphabet in the list of alphabets, ascending."""
-    last = [int(ids.split("-")[1]) for _, _, ids, _ in _listing("omniglot_alphabets.txt")]
+    last = [int(ids.split("-")[1]) for _, _, ids, _ in _listing("alphabets.txt")]
     return np.searchsorted(last, np.arange(1, CHARACTERS + 1))
 
 
 def _listing(name: str) -> list[list[str]]:
-    text = resources.files("metajax.data").joinpath(name).read_text(encoding="utf-8")
+    text = resources.files("metajax.data.omniglot").joinpath(name).read_text(encoding="utf-8")
     return [line.split() for line in text.splitlines() if not line.startswith("#")]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.data.omniglot import omniglot, omniglot_classes
-from metajax.data.omniglot_archive import area_average, read_archive
+from metajax.data.omniglot.archive import area_average, read_archive
+from metajax.data.omniglot.reading import omniglot, omniglot_classes
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 COUNTS = {

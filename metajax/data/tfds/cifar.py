@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Literal
 
 from metajax.data.classes import ImageClasses
-from metajax.data.tfds import tfds_classes
+from metajax.data.tfds.reading import tfds_classes
 
 _SPLITS = ("train", "validation", "test")
 
@@ -78,7 +78,7 @@ def fc100(
 
 def cifar100_listing() -> list[dict[str, str]]:
     """CIFAR-100's classes in order: the `class`, its `superclass`, its `cifar_fs` and `fc100`."""
-    listing = resources.files("metajax.data").joinpath("cifar100_splits.txt")
+    listing = resources.files("metajax.data.tfds").joinpath("cifar100_splits.txt")
     lines = listing.read_text(encoding="utf-8").splitlines()
     columns = ("class", "superclass", "cifar_fs", "fc100")
     return [

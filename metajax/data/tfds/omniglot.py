@@ -9,16 +9,16 @@ import warnings
 import numpy as np
 
 from metajax.data.classes import ImageClasses
-from metajax.data.omniglot_archive import (
+from metajax.data.omniglot.archive import (
     BACKGROUND_IDS,
     DRAWERS,
     EVALUATION_IDS,
     PIXELS,
     area_average,
 )
-from metajax.data.omniglot_splits import split_rows
-from metajax.data.tfds import tfds_classes
-from metajax.data.tfds_images import RecordImages
+from metajax.data.omniglot.splits import split_rows
+from metajax.data.tfds.images import RecordImages
+from metajax.data.tfds.reading import tfds_classes
 
 # The ids of each split's characters, in the order in which the splits are joined.
 _IDS = {"train": BACKGROUND_IDS, "test": EVALUATION_IDS}

@@ -5,7 +5,7 @@ import hashlib
 import warnings
 from pathlib import Path
 
-from metajax.data.omniglot_archive import (
+from metajax.data.omniglot.archive import (
     BACKGROUND_IDS,
     DRAWERS,
     EVALUATION_IDS,

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from metajax.data.omniglot_official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 _BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _BY_HAND = "https://github.com/brendenlake/omniglot/tree/master/python"

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from metajax.data.decoding import (
+from metajax.data.files.decoding import (
     BadImage,
     decode,
     decode_files,
@@ -196,7 +196,7 @@ def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return COLOURS
 
-    monkeypatch.setattr("metajax.data.decoding.decode", interrupted)
+    monkeypatch.setattr("metajax.data.files.decoding.decode", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         decode_files(paths, np.zeros((200, 12, 10, 3), np.uint8), workers=2)

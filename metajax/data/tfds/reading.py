@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from metajax.data.cache import read_cache, write_cache
 from metajax.data.classes import ImageClasses
-from metajax.data.tfds_images import RecordImages, image_channels, open_picture
-from metajax.data.tfds_labels import Labels, grouped, label_reader
-from metajax.data.tfds_prepared import import_tfds, open_prepared
-from metajax.data.tfds_records import Records, file_format, open_records, split_files
+from metajax.data.tfds.images import RecordImages, image_channels, open_picture
+from metajax.data.tfds.labels import Labels, grouped, label_reader
+from metajax.data.tfds.prepared import import_tfds, open_prepared
+from metajax.data.tfds.records import Records, file_format, open_records, split_files
 
 _BLOCK = 256  # records read at once
 _ENDS = 2**16  # bytes at the start and the end of a file that stand for its content

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import metajax.data.omniglot_download as download
-from metajax.data.omniglot_archive import check_pictures
-from metajax.data.omniglot_download import download_omniglot, download_zips
-from metajax.data.omniglot_official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.omniglot import download
+from metajax.data.omniglot.archive import check_pictures
+from metajax.data.omniglot.download import download_omniglot, download_zips
+from metajax.data.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 pytest.importorskip("pooch", reason="pooch is not installed")
 

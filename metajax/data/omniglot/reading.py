@@ -15,9 +15,9 @@ from tokenize import TokenError
 import numpy as np
 
 from metajax.data.classes import ImageClasses, image_classes
-from metajax.data.omniglot_archive import DAMAGE, DRAWERS, PIXELS, read_archive
-from metajax.data.omniglot_official import OFFICIAL, SOURCE, warn_of_other_bytes
-from metajax.data.omniglot_splits import (
+from metajax.data.omniglot.archive import DAMAGE, DRAWERS, PIXELS, read_archive
+from metajax.data.omniglot.official import OFFICIAL, SOURCE, warn_of_other_bytes
+from metajax.data.omniglot.splits import (
     CHARACTERS,
     PROTOCOLS,
     class_alphabets,

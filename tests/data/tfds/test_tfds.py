@@ -14,12 +14,12 @@ pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not in
 pytest.importorskip("array_record", reason="array_record is not installed")
 pytest.importorskip("PIL", reason="Pillow is not installed")
 
-from prepared import as_tfrecord, builder_class, change, png, prepare, tfds
+from data.tfds.prepared import as_tfrecord, builder_class, change, png, prepare, tfds
 
-from metajax.data.omniglot import omniglot
-from metajax.data.omniglot_archive import area_average
-from metajax.data.tfds import tfds_classes
-from metajax.data.tfds_omniglot import drawings, tfds_omniglot
+from metajax.data.omniglot.archive import area_average
+from metajax.data.omniglot.reading import omniglot
+from metajax.data.tfds.omniglot import drawings, tfds_omniglot
+from metajax.data.tfds.reading import tfds_classes
 
 FEATURES = {
     "image": tfds.features.Image(shape=(8, 6, 3)),

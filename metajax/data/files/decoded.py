@@ -15,8 +15,8 @@ import numpy as np
 
 from metajax.data.cache import read_cache, write_cache
 from metajax.data.classes import ImageClasses, in_short
-from metajax.data.decoding import DECODING, decode_files, require_pillow, shapes_of_files
-from metajax.data.listing import ListedClass
+from metajax.data.files.decoding import DECODING, decode_files, require_pillow, shapes_of_files
+from metajax.data.files.listing import ListedClass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metajax.data.omniglot_archive import DAMAGE
-from metajax.data.tfds_prepared import import_tfds
-from metajax.data.tfds_records import Records
+from metajax.data.omniglot.archive import DAMAGE
+from metajax.data.tfds.prepared import import_tfds
+from metajax.data.tfds.records import Records
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metajax.data.classes import ImageClasses, in_short
-from metajax.data.decoded import Decoding, decoded_classes
-from metajax.data.listing import list_classes, normal, require_folder
+from metajax.data.files.decoded import Decoding, decoded_classes
+from metajax.data.files.listing import list_classes, normal, require_folder
 
 # What a column may be called, in any case.
 _FILE = ("filename", "file", "image", "path")

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from metajax.data.omniglot_splits import (
+from metajax.data.omniglot.splits import (
     class_alphabets,
     class_names,
     lake_runs,

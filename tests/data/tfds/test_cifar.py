@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metajax.data.cifar import cifar100_listing, cifar_fs, fc100
+from metajax.data.tfds.cifar import cifar100_listing, cifar_fs, fc100
 
 SIZES = {"cifar_fs": (64, 16, 20), "fc100": (60, 20, 20)}
 SPLITS = ("train", "validation", "test")
@@ -33,7 +33,7 @@ def test_splits_of_the_images(tmp_path):
     pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
     pytest.importorskip("array_record", reason="array_record is not installed")
     pytest.importorskip("PIL", reason="Pillow is not installed")
-    from prepared import png, prepare, tfds
+    from data.tfds.prepared import png, prepare, tfds
 
     listing = cifar100_listing()
     supers = sorted({row["superclass"] for row in listing})

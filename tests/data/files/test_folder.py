@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.data.folder import image_folder
+from metajax.data.files.folder import image_folder
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -221,7 +221,7 @@ def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.decoding.decode", interrupted)
+        patch.setattr("metajax.data.files.decoding.decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             image_folder(tmp_path, size=4)
     assert os.listdir(user_cache) == []

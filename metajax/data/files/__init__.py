@@ -1,0 +1,1 @@
+"""Data sets that are image files: folders, and lists of them."""

@@ -1,0 +1,1 @@
+"""Omniglot, from its official files."""
