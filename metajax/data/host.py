@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from metajax.data.classes import ImageClasses, ImageSource
 from metajax.data.draws import Drawn, Places
+from metajax.data.mapped import read_rows
 from metajax.data.pixels import Augment, Fetched, to_episode
 from metajax.types import Array, Episode, Key
 
@@ -99,10 +100,10 @@ class HostEpisodes:
         classes, items = places.classes[episode], places.items[episode]
         rows = self.data.starts[classes] + items
         if places.weights is None:
-            into[episode] = self.data.images[rows]
+            into[episode] = read_rows(self.data.images, rows)
         else:
             real = np.asarray(places.weights[episode]) > 0
-            into[episode][real] = self.data.images[rows[real]]
+            into[episode][real] = read_rows(self.data.images, rows[real])
 
 
 def _on_host(keys: Key) -> Key:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metajax.data.classes import ImageClasses, ImageSource
+from metajax.data.mapped import read_rows
 
 
 class JoinedImages:
@@ -28,7 +29,7 @@ class JoinedImages:
         of = np.searchsorted(self._ends, rows, side="right")
         for index in np.unique(of):
             first = self._ends[index] - self._sources[index].shape[0]
-            images[of == index] = self._sources[index][rows[of == index] - first]
+            images[of == index] = read_rows(self._sources[index], rows[of == index] - first)
         return images
 
 
