@@ -35,10 +35,10 @@ def test_every_example_is_tested() -> None:
         for path in EXAMPLES.glob("*.py")
         if "__main__" in path.read_text(encoding="utf-8")
     }
-    assert scripts == {"few_shot_characters", "sinusoid_regression"}
+    assert scripts == {"few_shot_characters", "sinusoid_regression", "within_alphabet"}
 
 
-@pytest.mark.parametrize("name", ["few_shot_characters", "sinusoid_regression"])
+@pytest.mark.parametrize("name", ["few_shot_characters", "sinusoid_regression", "within_alphabet"])
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         _load(name).parser().parse_args(["--help"])
@@ -102,3 +102,16 @@ def test_few_shot_characters(
     # The run is over: resuming finds nothing left to train, and the same scores.
     resumed = example.run(example.parser().parse_args([*arguments, "--resume"]))
     np.testing.assert_array_equal(resumed.mean("accuracy"), scores.mean("accuracy"))
+
+
+@pytest.mark.slow
+def test_within_alphabet(
+    omniglot_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _load("within_alphabet")
+    arguments = ["--iterations", "60", "--filters", "16", "--train-ways", "10", "--episodes", "40"]
+    arguments += ["--data-dir", str(omniglot_folder), "--out", str(tmp_path / "run")]
+    scores = example.run(example.parser().parse_args(arguments))
+    assert scores.episodes == 20
+    assert scores.mean("accuracy") > 0.3  # Chance is 0.05.
+    assert "the 20 published runs: error" in " ".join(capsys.readouterr().out.split())
