@@ -109,7 +109,7 @@ def test_within_alphabet(
     omniglot_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = _load("within_alphabet")
-    arguments = ["--iterations", "60", "--filters", "16", "--train-ways", "10", "--episodes", "40"]
+    arguments = ["--iterations", "250", "--filters", "16", "--train-ways", "10", "--episodes", "40"]
     arguments += ["--data-dir", str(omniglot_folder), "--out", str(tmp_path / "run")]
     scores = example.run(example.parser().parse_args(arguments))
     assert scores.episodes == 20
