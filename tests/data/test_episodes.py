@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data.numbered import assert_uniform
 
 import metajax as mj
 
@@ -54,18 +55,9 @@ def test_classes_labels_and_items_are_uniform() -> None:
     for examples in (support, query):
         flat = mj.Examples(examples.inputs.reshape(-1, SIDE, SIDE, 1), examples.targets.ravel())
         pairs = collections.Counter(zip(_classes(flat), np.asarray(flat.targets), strict=True))
-        _assert_uniform([pairs[c, label] for c in range(CLASSES) for label in range(2)])
+        assert_uniform([pairs[c, label] for c in range(CLASSES) for label in range(2)])
         items = collections.Counter(zip(_classes(flat), _items(flat), strict=True))
-        _assert_uniform([items[c, i] for c in range(CLASSES) for i in range(ITEMS)])
-
-
-def _assert_uniform(counts: list[int]) -> None:
-    """Chi-squared statistic within four standard deviations of its mean."""
-    observed = np.array(counts)
-    expected = observed.sum() / len(observed)
-    statistic = ((observed - expected) ** 2 / expected).sum()
-    freedom = len(observed) - 1
-    assert statistic < freedom + 4 * np.sqrt(2 * freedom)
+        assert_uniform([items[c, i] for c in range(CLASSES) for i in range(ITEMS)])
 
 
 def test_same_key_same_episode_however_it_is_called() -> None:
@@ -117,7 +109,7 @@ def test_rotations_turn_a_whole_class(rotations: str) -> None:
         corner = _corner(np.asarray(support.inputs))
         np.testing.assert_array_equal(_corner(np.asarray(query.inputs)), np.repeat(corner, 2))
         turns += corner.tolist()
-    _assert_uniform([turns.count(turn) for turn in range(4)])
+    assert_uniform([turns.count(turn) for turn in range(4)])
 
 
 def test_rotated_classes_are_classes_of_their_own() -> None:
