@@ -7,6 +7,7 @@ it was made from is unchanged.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,22 @@ _TRIES = 100
 # Writes the images of the classes, in their order, into `[images, height, width, channels]` and
 # returns how many of each class there are: fewer than expected where some could not be decoded.
 Fill = Callable[[np.ndarray], Sequence[int]]
+
+
+def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) -> Path:
+    """Where a cache is kept: one folder for each thing that is asked for.
+
+    Args:
+      root: a folder of caches; None is `metajax` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+      title: a readable name of the data.
+      asked: as JSON what is asked for: where the data come from and the options.
+    """
+    if root is None:
+        home = os.environ.get("XDG_CACHE_HOME", "")
+        root = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "metajax"
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    short = title.replace("/", "-").encode(errors="surrogateescape")[:60].decode(errors="ignore")
+    return Path(root).expanduser().absolute() / f"{short}-{key}"
 
 
 def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | None:

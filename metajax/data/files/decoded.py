@@ -1,8 +1,6 @@
 """From listed image files to `ImageClasses`: decoded once, then read from the cache."""
 
 import dataclasses
-import hashlib
-import json
 import numbers
 import os
 import warnings
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.data.cache import read_cache, write_cache
+from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses, in_short
 from metajax.data.files.decoding import DECODING, decode_files, require_pillow, shapes_of_files
 from metajax.data.files.listing import ListedClass
@@ -86,9 +84,7 @@ def decoded_classes(
         "decoding": DECODING,
     }
     made_from = {**how, "classes": {name: listed.digest for name, listed in classes.items()}}
-    key = hashlib.sha256(json.dumps([how, origin]).encode()).hexdigest()[:12]
-    short = title.encode(errors="surrogateescape")[:60].decode(errors="ignore")
-    folder = _cache_root(options.cache) / f"{short}-{key}"
+    folder = cache_folder(options.cache, title, [how, origin])
     kept = read_cache(folder, made_from)
     counts = [len(listed.names) for listed in classes.values()]
     if kept is not None:
@@ -113,13 +109,6 @@ def decoded_classes(
         image_shape=shape,
         groups=groups,
     )
-
-
-def _cache_root(cache: str | os.PathLike[str] | None) -> Path:
-    if cache is not None:
-        return Path(cache).absolute()
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "metajax"
 
 
 def _common_shape(paths: list[str], options: Decoding, title: str) -> tuple[int, int, int]:

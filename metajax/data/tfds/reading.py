@@ -7,7 +7,6 @@ place in a memory-mapped cache. TensorFlow is needed, if at all, to prepare a da
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from metajax.data.cache import read_cache, write_cache
+from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses
 from metajax.data.tfds.images import RecordImages, image_channels, open_picture
 from metajax.data.tfds.labels import Labels, grouped, label_reader
@@ -57,10 +56,10 @@ def tfds_classes(
       image_key: the feature that holds the images, of 1, 3 or 4 channels of 8 bits.
       label_key: the feature that holds the labels: class labels, integers or strings.
       group_key: the feature that holds each class's group, such as `"coarse_label"`, or None.
-      cache: the folder of the decoded images; None is one below `$XDG_CACHE_HOME`, or `~/.cache`.
-        Made anew, with a `RuntimeWarning`, where the prepared files have changed. False keeps the
-        images in their files and decodes them whenever they are read: for data sets for which
-        there is no room twice.
+      cache: a folder of caches, in which the decoded images are kept; None is `metajax` in
+        `$XDG_CACHE_HOME`, or in `~/.cache`. Made anew, with a `RuntimeWarning`, where the prepared
+        files have changed. False keeps the images in their files and decodes them whenever they are
+        read: for data sets for which there is no room twice.
       download: prepare the data set where it is not prepared yet: downloads it, and mostly needs
         TensorFlow. Otherwise nothing waits on a network.
       manual_dir: a folder of files downloaded by hand, for `download`.
@@ -83,7 +82,8 @@ def tfds_classes(
             raise ValueError(f"{argument}={key!r}; {name!r} has the features {sorted(features)}")
     stored, channels = image_channels(features, image_key)
     made_from = _made_from(builder, split, {**keys, "size": size})
-    folder = None if cache is False else _cache_folder(cache, made_from)
+    asked = [str(builder.data_path), *(made_from[key] for key in made_from if key != "files")]
+    folder = None if cache is False else cache_folder(cache, made_from["data set"], asked)
     if folder is not None and (kept := read_cache(folder, made_from)):
         return kept
 
@@ -180,12 +180,3 @@ def _digest(path: Path) -> str:
         file.seek(max(size - _ENDS, 0))
         content += file.read()
     return f"{size} bytes, {hashlib.sha256(content).hexdigest()[:16]}"
-
-
-def _cache_folder(cache: str | os.PathLike[str] | None, made_from: dict[str, Any]) -> Path:
-    if cache is not None:
-        return Path(cache).expanduser()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    asked = {key: value for key, value in made_from.items() if key != "files"}
-    short = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    return home / "metajax" / "tfds" / made_from["data set"] / short
