@@ -48,6 +48,7 @@ class ImageEpisodes:
         """The number of listed episodes, or None where they are drawn at random."""
         return getattr(self.draw, "listed", None)
 
+    @jax.jit  # One program and not one an operation, where the caller compiles nothing.
     def __call__(self, key: Key) -> Episode:
         """Draws an episode; the order of the classes, and so their labels, is random."""
         return self._episode(key, self.draw(key))
