@@ -26,15 +26,18 @@ def run_limited(arguments: list[str], limit: int) -> str:
         group.mkdir()
         (group / names[0]).write_text(str(limit))
     except OSError as error:
+        if group.exists():
+            group.rmdir()
         subprocess.run([sys.executable, *arguments], check=True)
         return f"no limit: control groups are not to be had ({error})"
     join = f'echo $$ > {group}/cgroup.procs && exec "$@"'
     try:
         subprocess.run(["sh", "-c", join, "sh", sys.executable, *arguments], check=True)
-        most = int((group / names[1]).read_text())
+        peak = group / names[1]  # Not in every kernel.
+        most = f"{int(peak.read_text()) / 1e9:.2f} GB" if peak.exists() else "not known"
     finally:
         group.rmdir()
-    return f"limit {limit / 1e9:.2f} GB, page cache included; the most in use: {most / 1e9:.2f} GB"
+    return f"limit {limit / 1e9:.2f} GB, page cache included; the most in use: {most}"
 
 
 def own_memory() -> float:

@@ -73,13 +73,12 @@ def measure(setting: Setting, images: Any, *, steps: int, seconds: float, augmen
     params = learner.init(jax.random.key(0), jnp.zeros((1, *sample.images.shape[1:])))
     state = mj.init_state(params, OPTIMIZER, jax.random.key(1))
 
-    def sampling(state: mj.TrainState, sample: Any, length: int) -> jax.Array:
-        def step(state: mj.TrainState, _: None) -> tuple[mj.TrainState, jax.Array]:
-            episodes = jax.vmap(sample)(episode_keys(state, setting.tasks))
-            used = sum(x.sum() for x in jax.tree.leaves(episodes))  # All of it has to be there.
-            return state._replace(step=state.step + 1), jnp.asarray(used)
+    def sampling(state: mj.TrainState, sample: Any, length: int) -> mj.Episode:
+        def draw(step: Any) -> mj.Episode:
+            return jax.vmap(sample)(episode_keys(state._replace(step=step), setting.tasks))
 
-        return jax.lax.scan(step, state, length=length)[1]
+        # Episodes are carried on, so that each is really written to memory.
+        return jax.lax.fori_loop(0, length, lambda step, _: draw(step), draw(0))
 
     training = dispatch_program(
         learner,

@@ -1,11 +1,14 @@
 """The compiled part of training: sampling, inner loops and outer updates of many meta-steps."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -17,7 +20,7 @@ from metajax.parallel import (
     state_shardings,
     to_host,
 )
-from metajax.streaming import HostSample, run_ahead
+from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.tasks import task_keys
 from metajax.training import TrainState, train_step
 from metajax.types import Array, Episode, Key, Learner
@@ -27,6 +30,9 @@ NonFinite = Literal["stop", "skip"]
 
 # What is fetched for a dispatch is `[length, tasks, ...]`.
 _FETCHED = PartitionSpec(None, TASKS)
+
+# A run that is stopped waits for one read.
+_EPISODES_A_READ = 64
 
 
 def dispatch_program(
@@ -143,26 +149,35 @@ def fetched_dispatches(
       mesh: the devices, or None for one.
     """
     impl = jax.random.key_impl(state.key)
-    key = jax.random.wrap_key_data(to_host(state.key), impl=impl)
+    key = keys_on_host(jax.random.wrap_key_data(to_host(state.key), impl=impl))
     mine = range(tasks) if mesh is None else process_tasks(tasks, mesh)
     place = jax.device_put if mesh is None else partial(place_by, _FETCHED, mesh=mesh)
+    stopped = threading.Event()
+
+    def keys_of(step: Any) -> Key:
+        at_step = TrainState(None, optax.EmptyState(), step, key)
+        return episode_keys(at_step, len(mine), first=mine.start)
 
     def read(first: int, length: int) -> Any:
-        def keys_of(step: Array) -> Key:
-            at_step = state._replace(step=step, key=key)
-            return episode_keys(at_step, len(mine), first=mine.start)
+        parts = []
+        most = -(-_EPISODES_A_READ // len(mine))
+        for begin in range(first, first + length, most):
+            if stopped.is_set():
+                raise CancelledError
+            steps = np.arange(begin, min(begin + most, first + length), dtype=np.int32)
+            parts.append(sample.fetch(jax.vmap(keys_of)(steps)))
+        return place(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 
-        steps = first + jnp.arange(length, dtype=jnp.int32)
-        return place(sample.fetch(jax.vmap(keys_of)(steps)))
-
-    def calls() -> Iterator[Callable[[], Any]]:
-        done = int(state.step)
+    def calls(done: int) -> Iterator[Callable[[], Any]]:
         while done < iterations:
             length = dispatch_length(done, iterations, dispatch)
             yield partial(read, done, length)
             done += length
 
-    return run_ahead(calls())
+    try:
+        yield from run_ahead(calls(int(state.step)))
+    finally:
+        stopped.set()
 
 
 def dispatch_length(done: int, iterations: int, dispatch: int) -> int:

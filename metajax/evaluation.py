@@ -9,7 +9,7 @@ import numpy as np
 
 from metajax.dispatch import as_pytree, check_sample
 from metajax.parallel import to_host
-from metajax.streaming import HostSample, run_ahead
+from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.tasks import TaskLoss, task_keys
 from metajax.types import Array, Episode, Key, Learner, Params
 
@@ -140,19 +140,16 @@ def _host_scores(
 ) -> dict[str, np.ndarray]:
     """The scores of episodes from the host, block by block, all blocks of one size."""
     size = min(max(chunk_size, _BLOCK), len(keys))
-    sample_keys = jax.vmap(jax.random.split)(keys)[:, 0]
-    places = np.minimum(np.arange(-(-len(keys) // size) * size), len(keys) - 1).reshape(-1, size)
+    sample_keys = keys_on_host(jax.vmap(jax.random.split)(keys)[:, 0])
+    blocks = np.minimum(np.arange(-(-len(keys) // size) * size), len(keys) - 1).reshape(-1, size)
 
-    def read(block: np.ndarray) -> Callable[[], tuple[Key, Any]]:
+    def read(block: np.ndarray) -> Callable[[], Any]:
         listed = None if indices is None else indices[block]
-        return lambda: (
-            keys[block],
-            jax.device_put(sample.fetch(sample_keys[block], listed)),
-        )
+        return lambda: jax.device_put(sample.fetch(sample_keys[block], listed))
 
     scores = [
-        _scores(loss, sample.finish, chunk_size, params, None, *block)
-        for block in run_ahead(map(read, places))
+        _scores(loss, sample.finish, chunk_size, params, None, keys[block], fetched)
+        for block, fetched in zip(blocks, run_ahead(map(read, blocks)), strict=True)
     ]
     return {
         name: np.concatenate([np.asarray(block[name]) for block in scores])[: len(keys)]

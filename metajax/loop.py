@@ -90,7 +90,7 @@ def train(
       optimizer: the outer optimiser.
       state: from `init_state`, `Checkpoints.restore` or an earlier result's.
       sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
-        read one dispatch ahead: two dispatches of them are held in memory, one on the device.
+        read one dispatch ahead: two dispatches of them are on the device, one more in memory.
       iterations: the step to train to, counted from the run's beginning.
       meta_batch: tasks a meta-step, over all devices.
       chunk_size: tasks that a device runs at once, see `meta_gradient`.

@@ -1,11 +1,13 @@
 """Episodes from the host, read ahead of the computation that uses them."""
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax.types import Episode, Key
@@ -56,16 +58,29 @@ def stream_episodes(
       `jax.vmap(sample)(keys)` of a sampler on the device gives.
 
     Raises:
-      ValueError: `ahead` is below 1.
+      TypeError: the sampler draws on the device.
+      ValueError: `ahead` is below 1; from the iterator: keys of another shape.
     """
     if ahead < 1:
         raise ValueError(f"ahead={ahead}; expected 1 or more")
 
+    if not isinstance(sample, HostSample):
+        raise TypeError(
+            f"{type(sample).__name__} has no fetch and finish; expected a sampler of data on the "
+            'host, such as image_episodes(..., place="host"): one on the device needs no stream'
+        )
+
     def read(keys: Key) -> Callable[[], tuple[Key, Any]]:
+        keys = keys_on_host(keys)
+        if keys.ndim != 1:
+            raise ValueError(
+                f"a meta-batch has keys of shape {keys.shape}; expected an iterable of [tasks] "
+                "keys, one such array a meta-batch"
+            )
         return lambda: (keys, place(sample.fetch(keys)))
 
-    finish = jax.jit(jax.vmap(sample.finish))
-    return (finish(*read) for read in run_ahead(map(read, keys), ahead=ahead))
+    batches = run_ahead(map(read, keys), ahead=ahead)
+    return (_finished(sample.finish, *batch) for batch in batches)
 
 
 def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Iterator[T]:
@@ -75,15 +90,46 @@ def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Iterator[T
       calls: functions without arguments.
       ahead: how many to begin early.
     """
+    # Settings of JAX made by a `with` are those of a thread alone.
+    config: Any = jax.config
+    wide, device = config.jax_enable_x64, config.jax_default_device
+
+    def begin(call: Callable[[], T]) -> T:
+        with jax.enable_x64(wide), jax.default_device(device):
+            return call()
+
     waiting: collections.deque[Future[T]] = collections.deque()
-    with ThreadPoolExecutor(1, "metajax-ahead") as thread:
-        try:
-            for call in calls:
-                waiting.append(thread.submit(call))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    thread = ThreadPoolExecutor(1, "metajax-ahead")
+    try:
+        for call in calls:
+            waiting.append(thread.submit(begin, call))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)  # Nobody waits for what nobody wants.
+
+
+def keys_on_host(keys: Key) -> Key:
+    """Typed keys on the CPU, of keys that lie anywhere or are raw.
+
+    What is computed from them does not wait for an accelerator.
+    """
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
+    bits: Any = np.asarray(jax.random.key_data(keys))
+    return on_cpu(jax.random.wrap_key_data(bits, impl=jax.random.key_impl(keys)))
+
+
+def on_cpu(tree: T) -> T:
+    """The same arrays on a CPU device, bound to it; where there is none, as they are."""
+    try:
+        return jax.device_put(tree, jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return tree
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finished(finish: Callable[[Key, Any], Episode], keys: Key, fetched: Any) -> Episode:
+    return jax.vmap(finish)(keys, fetched)

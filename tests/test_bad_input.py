@@ -31,8 +31,8 @@ def _sampler(**changes: object) -> object:
     [
         ({"ways": 20}, r"ways=20 but the data set has 12 classes; lower ways"),
         ({"ways": 49, "rotations": "classes"}, r"ways=49 but the data set has 48 classes"),
-        ({"shots": 4}, r"shots=4 \+ queries=5 is 9 but each class has 6 items; lower"),
-        ({"shots": 0}, r"ways=5, shots=0, queries=5; expected 1 or more"),
+        ({"shots": 4}, r"takes 9 items of a class, but 12 of 12 classes have fewer: '0' \(6\)"),
+        ({"shots": 0}, r"shots=0; expected 1 or more"),
         ({"images": IMAGES[0]}, r"images have shape \(6, 8, 8, 1\); expected \[classes, items"),
         ({"images": IMAGES[:0]}, r"images have shape \(0, 6, 8, 8, 1\).* none of them 0"),
         ({"rotations": "all"}, r"rotations='all'; expected \"none\", \"classes\" or \"tasks\""),

@@ -32,8 +32,8 @@ ALLOWED = {
         "comparison",
     },
     "models": {"types", "checks", "metric"},
-    "data": {"types"},
     "streaming": {"types"},
+    "data": {"types", "checks", "streaming"},
     "tasks": {"types"},
     "training": {
         "types",

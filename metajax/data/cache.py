@@ -186,7 +186,8 @@ def _writing(folder: Path, needed: int) -> Iterator[None]:
 def _refuse_what_is_no_cache(folder: Path) -> None:
     """What is to be replaced must not be somebody's files."""
     try:
-        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        # What file systems leave behind is nobody's.
+        names = {n for n in os.listdir(folder) if n != ".DS_Store" and not n.startswith(".nfs")}
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -49,6 +49,8 @@ class ImageClasses:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for field in ("starts", "counts"):
+            object.__setattr__(self, field, np.asarray(getattr(self, field), np.int64))
         if len(self.images.shape) != 4 or 0 in self.images.shape:
             raise ValueError(
                 f"images have shape {self.images.shape}; expected [images, height, width, "
@@ -150,6 +152,11 @@ def image_classes(
             "none of them 0"
         )
     rows = images if isinstance(images, np.ndarray | jax.Array) else np.asarray(images)
+    if isinstance(rows, np.memmap) and not rows.flags.c_contiguous:
+        raise ValueError(
+            f"the memory-mapped images {shape} are a part of a larger array that skips some, and "
+            "would be copied into memory; expected a whole array, or a part along its first axis"
+        )
     return ImageClasses(
         rows.reshape(-1, *shape[2:]),  # type: ignore[arg-type]
         np.arange(shape[0]) * shape[1],

@@ -38,7 +38,10 @@ class Places(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One episode by places: no image is in both sets, and none is twice in one."""
+    """One episode by places: no image is in both sets, and none is twice in one.
+
+    Images in different turns, of `rotations="classes"`, count as different.
+    """
 
     support: Places
     query: Places
@@ -151,10 +154,18 @@ def class_table(
       ValueError: too few classes, or classes with too few images, named with their counts; groups
         that there are not.
     """
+    if not isinstance(groups, bool | Mapping):
+        raise TypeError(
+            f"groups={groups!r}; expected True, False, or a mapping from group to weight"
+        )
+    left_out: set[str] = set()
+    if isinstance(groups, Mapping) and data.groups is not None:
+        of = zip(data.names, data.groups, strict=True)
+        left_out = {name for name, group in of if group not in groups}
     if few := [
         f"{name!r} ({count})"
         for name, count in zip(data.names, data.counts, strict=True)
-        if count < items
+        if count < items and name not in left_out
     ]:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
         raise ValueError(

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from metajax.checks import check_positive
 from metajax.data.classes import ImageClasses, image_classes
 from metajax.data.draws import Drawn, FixedDraws, Groups, Rotations, class_table
 from metajax.data.host import HostEpisodes
-from metajax.data.listed import ListedDraws, check_places
+from metajax.data.listed import ListedDraws, checked_places, listed_draws
 from metajax.data.pixels import Augment, Fetched, to_episode
 from metajax.data.varying import LARGEST_CLASS, VaryingDraws
+from metajax.streaming import on_cpu
 from metajax.types import Array, Episode, Key
 
 Place = Literal["device", "host"]
@@ -54,8 +56,12 @@ class ImageEpisodes:
         return self._episode(key, self.draw(key))
 
     def at(self, key: Key, index: int | Array) -> Episode:
-        """The episode `index` of a list; the key only augments it."""
-        return self._episode(key, self.draw.at(index))  # type: ignore[attr-defined]
+        """The episode `index` of a list; the key only augments it.
+
+        Raises:
+          TypeError: the episodes are not listed.
+        """
+        return self._episode(key, listed_draws(self.draw).at(index))
 
     def _episode(self, key: Key, drawn: Drawn) -> Episode:
         support, query = (self.images[self.starts[p.classes] + p.items] for p in drawn)
@@ -77,7 +83,7 @@ def image_episodes(
     """Sampler of few-shot classification episodes of fixed ways and shots.
 
     Classes are drawn without replacement, and so are the items of a class: support and query never
-    share an item. Integer images are scaled to `[0, 1]` by 1/255.
+    share an item of a class. Integer images are scaled to `[0, 1]` by 1/255.
 
     >>> import jax, metajax
     >>> images = metajax.glyphs("test", drawers=6)
@@ -123,10 +129,7 @@ def image_episodes(
             f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
             'rotations="none"'
         )
-    if ways < 1 or shots < 1 or queries < 1:
-        raise ValueError(
-            f"ways={ways}, shots={shots}, queries={queries}; expected 1 or more of each"
-        )
+    check_positive(ways=ways, shots=shots, queries=queries)
     copies = 4 if rotations == "classes" else 1
     table = class_table(data, groups, ways=ways, copies=copies, items=shots + queries)
     draws = FixedDraws(table, ways, shots, queries, rotations, same_items)
@@ -176,12 +179,12 @@ def varying_episodes(
     Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.
     """
     data = _classes(images)
-    numbers = (min_ways, max_queries, max_class_support)
-    if min(numbers) < 1 or max_ways < min_ways or not max_ways <= max_support < 2**16:
+    check_positive(min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support)
+    check_positive(max_ways=max_ways, max_support=max_support)
+    if not min_ways <= max_ways <= max_support < 2**16:
         raise ValueError(
-            f"min_ways={min_ways}, max_ways={max_ways}, max_queries={max_queries}, "
-            f"max_support={max_support}, max_class_support={max_class_support}; expected 1 <= "
-            "min_ways <= max_ways <= max_support < 65536, the others 1 or more"
+            f"min_ways={min_ways}, max_ways={max_ways}, max_support={max_support}; expected "
+            "min_ways <= max_ways <= max_support < 65536"
         )
     if data.counts.max() > LARGEST_CLASS or max_class_support >= 2**15:
         raise ValueError(
@@ -223,10 +226,11 @@ def listed_episodes(
       place: see `image_episodes`.
 
     Raises:
+      TypeError: `drawn` is no `Drawn`.
       ValueError: places that are not there, or an image twice in one episode.
     """
     data = _classes(images)
-    check_places(data, drawn)
+    drawn = checked_places(data, drawn)
     return _placed(data, ListedDraws(jax.tree.map(jnp.asarray, drawn)), augment, place)
 
 
@@ -242,13 +246,28 @@ def _placed(
             f"augment={augment!r}; expected a function (key, images) -> images, such as "
             "metajax.augmentation(flip=True)"
         )
+    _check_range(data)
     if place == "host":
-        return HostEpisodes(data, draw, augment, ThreadPoolExecutor(_READERS, "metajax-reader"))
+        readers = ThreadPoolExecutor(_READERS, "metajax-reader")
+        return HostEpisodes(data, on_cpu(draw), augment, readers)
     if place != "device":
         raise ValueError(f'place={place!r}; expected "device" or "host"')
     if augment is not None and jax.tree_util.all_leaves([augment]):
         augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
     return ImageEpisodes(*_on_device(data), draw, augment)
+
+
+def _check_range(data: ImageClasses) -> None:
+    """Raises unless images are floats, or integers that may be scaled by 1/255."""
+    images, dtype = data.images, data.images.dtype
+    if jnp.issubdtype(dtype, jnp.floating) or dtype == np.uint8:
+        return
+    held = isinstance(images, np.ndarray | jax.Array) and jnp.issubdtype(dtype, jnp.integer)
+    if not held or images.min() < 0 or images.max() > 255:  # type: ignore[union-attr]
+        raise ValueError(
+            f"images are {dtype}; expected floats, or integers from 0 to 255: convert them first, "
+            "such as images.astype(np.float32) / images.max()"
+        )
 
 
 def _on_device(data: ImageClasses) -> tuple[Array, Array]:

@@ -11,8 +11,10 @@ from jax.core import Tracer
 
 from metajax.data.classes import ImageClasses, ImageSource
 from metajax.data.draws import Drawn, Places
+from metajax.data.listed import listed_draws
 from metajax.data.mapped import read_rows
-from metajax.data.pixels import Augment, Fetched, to_episode
+from metajax.data.pixels import Augment, Fetched, Finish
+from metajax.streaming import keys_on_host
 from metajax.types import Array, Episode, Key
 
 
@@ -23,7 +25,8 @@ class HostEpisodes:
     What an episode is made of is drawn as on the device. Its images are then read by `fetch`, ahead
     of the computation where `train`, `evaluate` and `stream_episodes` do it, and `finish` makes an
     episode of them on the device. Called with a key it does all of it at once, outside of compiled
-    programs only.
+    programs only. Keys are to be JAX's default, threefry: what others draw under `jax.vmap` depends
+    on how many there are.
 
     Attributes:
       data: the images.
@@ -53,13 +56,26 @@ class HostEpisodes:
         Raises:
           ValueError: inside of a compiled program.
         """
+        return self._one(key, None)
+
+    def at(self, key: Key, index: int) -> Episode:
+        """The episode `index` of a list; the key only augments it.
+
+        Raises:
+          TypeError: the episodes are not listed.
+          ValueError: inside of a compiled program.
+        """
+        return self._one(key, np.asarray(index)[None])
+
+    def _one(self, key: Key, index: np.ndarray | None) -> Episode:
         if isinstance(key, Tracer):
             raise ValueError(
                 "episodes from the host cannot be drawn inside a compiled program (jit, vmap, "
                 "scan); expected train, evaluate or stream_episodes, which read ahead of it, or "
                 'place="device"'
             )
-        fetched = jax.tree.map(lambda x: x[0], self.fetch(key[None]))
+        key = keys_on_host(key)
+        fetched = jax.tree.map(lambda x: x[0], self.fetch(key[None], index))
         return self.finish(key, fetched)
 
     def fetch(self, keys: Key, indices: np.ndarray | None = None) -> Fetched:
@@ -72,12 +88,11 @@ class HostEpisodes:
         Returns:
           Numpy arrays, `[..., n]` places and `[..., n, height, width, channels]` images, unscaled.
         """
-        batch = keys.shape
-        with jax.default_device(_cpu()):
-            if indices is None:
-                drawn = _draw_all(self.draw, _on_host(keys.reshape(-1)))
-            else:
-                drawn = _at_all(self.draw, np.asarray(indices).reshape(-1))
+        keys = keys_on_host(keys)
+        if indices is None:
+            drawn = _draw_all(self.draw, keys.reshape(-1))
+        else:
+            drawn = _at_all(listed_draws(self.draw), np.asarray(indices).reshape(-1))
         drawn = jax.tree.map(np.asarray, drawn)
         images = self.data.images
         read: list[np.ndarray] = []
@@ -86,15 +101,20 @@ class HostEpisodes:
             into = np.zeros((*places.classes.shape, *images.shape[1:]), images.dtype)
             read.append(into)
             jobs += [self.readers.submit(self._read, places, i, into) for i in range(len(into))]
-        for job in jobs:
-            job.result()
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
         return jax.tree.map(
-            lambda x: x.reshape(*batch, *x.shape[1:]), Fetched(drawn, read[0], read[1])
+            lambda x: x.reshape(*keys.shape, *x.shape[1:]), Fetched(drawn, read[0], read[1])
         )
 
-    def finish(self, key: Key, fetched: Fetched) -> Episode:
-        """The episode of fetched images: a pure function, for the device."""
-        return to_episode(key, fetched, self.augment)
+    @property
+    def finish(self) -> Finish:
+        """The pure function `(key, fetched) -> Episode`, for the device."""
+        return Finish(self.augment)
 
     def _read(self, places: Places, episode: int, into: np.ndarray) -> None:
         classes, items = places.classes[episode], places.items[episode]
@@ -106,12 +126,6 @@ class HostEpisodes:
             into[episode][real] = read_rows(self.data.images, rows[real])
 
 
-def _on_host(keys: Key) -> Key:
-    """Keys that may lie on an accelerator, or on many devices."""
-    bits: Any = np.asarray(jax.random.key_data(keys))
-    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(keys))
-
-
 @jax.jit
 def _draw_all(draw: Callable[[Key], Drawn], keys: Key) -> Drawn:
     return jax.vmap(draw)(keys)
@@ -120,11 +134,3 @@ def _draw_all(draw: Callable[[Key], Drawn], keys: Key) -> Drawn:
 @jax.jit
 def _at_all(draw: Any, indices: Array) -> Drawn:
     return jax.vmap(draw.at)(indices)
-
-
-def _cpu() -> Any:
-    """A CPU device, so that drawing does not wait for the accelerator; None where there is none."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None

@@ -1,6 +1,7 @@
 """A fixed list of episodes: the same ones every time, to be scored one by one or drawn from."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,32 @@ class ListedDraws:
         return jax.tree.map(lambda x: x[index], self.drawn)
 
 
-def check_places(data: ImageClasses, drawn: Drawn) -> None:
-    """Raises unless a list of episodes fits a data set.
+def listed_draws(draw: Any) -> ListedDraws:
+    """`draw` itself.
 
     Raises:
-      ValueError: shapes that do not fit, a class or item that is not there, an image twice in one
-        episode, or weights or turns in one set only of it.
+      TypeError: it is no list.
     """
+    if not isinstance(draw, ListedDraws):
+        raise TypeError(
+            f"the episodes are drawn by {type(draw).__name__}, without end; expected a list of "
+            "them, made with listed_episodes"
+        )
+    return draw
+
+
+def checked_places(data: ImageClasses, drawn: Drawn) -> Drawn:
+    """A list of episodes as arrays, found to fit a data set.
+
+    Raises:
+      TypeError: it is no `Drawn` of two `Places`.
+      ValueError: shapes that do not fit, places that are no whole numbers, a class, item, label or
+        turn that is not there, or an image twice in one episode.
+    """
+    if not isinstance(drawn, Drawn) or not all(isinstance(places, Places) for places in drawn):
+        raise TypeError(f"drawn is {drawn!r}; expected metajax.Drawn(Places(...), Places(...))")
+    sets: Any = [[x if x is None else np.asarray(x) for x in places] for places in drawn]
+    drawn = Drawn(*(Places(*fields) for fields in sets))
     for name, places in zip(Drawn._fields, drawn, strict=True):
         shapes = {np.shape(x) for x in places if x is not None}
         if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or 0 in shape:
@@ -55,13 +75,22 @@ def check_places(data: ImageClasses, drawn: Drawn) -> None:
                 f"{len(drawn.support.classes)} support sets and {len(places.classes)} query sets; "
                 "expected one of each an episode"
             )
-        classes, items = np.asarray(places.classes), np.asarray(places.items)
-        if classes.min() < 0 or classes.max() >= len(data.names):
-            raise ValueError(
-                f"{name} has classes from {classes.min()} to {classes.max()}; the data set has "
-                f"{len(data.names)}, counted from 0"
-            )
-        bad = np.argwhere((items < 0) | (items >= data.counts[classes]))
+        for what, x in places._asdict().items():
+            if what != "weights" and x is not None and not np.issubdtype(x.dtype, np.integer):
+                raise ValueError(f"{name} {what} are {x.dtype}; expected whole numbers")
+        classes, items = places.classes, places.items
+        real = np.ones(items.shape, bool) if places.weights is None else places.weights > 0
+        for what, x, count in (
+            ("classes", classes, len(data.names)),
+            ("turns", places.turns, 4),
+            ("targets", places.targets, drawn.support.classes.shape[1]),
+        ):
+            if x is not None and (x.min() < 0 or x.max() >= count):
+                raise ValueError(
+                    f"{name} has {what} from {x.min()} to {x.max()}; expected numbers in [0, "
+                    f"{count})"
+                )
+        bad = np.argwhere(real & ((items < 0) | (items >= data.counts[classes])))
         if len(bad):
             where = tuple(bad[0])
             raise ValueError(
@@ -75,6 +104,7 @@ def check_places(data: ImageClasses, drawn: Drawn) -> None:
             f"episode {episode} has item {item} of class {data.names[label]!r} twice; expected "
             "different images in support and query"
         )
+    return drawn
 
 
 def _first_repeated(drawn: Drawn) -> tuple[int, int, int] | None:
@@ -82,11 +112,10 @@ def _first_repeated(drawn: Drawn) -> tuple[int, int, int] | None:
 
     def rows(places: Places) -> np.ndarray:
         turns = np.zeros_like(places.classes) if places.turns is None else places.turns
-        return np.stack([*map(np.asarray, (places.classes, places.items, turns))], axis=-1)
+        return np.stack([places.classes, places.items, turns], axis=-1)
 
     counted = [
-        np.ones(np.shape(p.classes), bool) if p.weights is None else np.asarray(p.weights) > 0
-        for p in drawn
+        np.ones(p.classes.shape, bool) if p.weights is None else p.weights > 0 for p in drawn
     ]
     for episode, (images, real) in enumerate(
         zip(

@@ -1,5 +1,6 @@
 """From fetched images to an episode: scaled, turned, augmented, padding blacked out."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,17 @@ class Fetched(NamedTuple):
     query: Array | np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)  # Equal where its augmentation is: compiled once.
+class Finish:
+    """The pure function `(key, fetched) -> Episode`, that of `to_episode`."""
+
+    augment: Augment | None
+
+    def __call__(self, key: Key, fetched: Fetched) -> Episode:
+        """The episode of fetched images."""
+        return to_episode(key, fetched, self.augment)
+
+
 def to_episode(key: Key, fetched: Fetched, augment: Augment | None) -> Episode:
     """The episode of fetched images. Integers are scaled to `[0, 1]` by 1/255.
 
@@ -39,8 +51,9 @@ def to_episode(key: Key, fetched: Fetched, augment: Augment | None) -> Episode:
       augment: see `ImageEpisodes`.
     """
     places = fetched.drawn
+    # Padding is black for the augmentation too, which may mix the images.
     support, query = (
-        _turned(_scaled(jnp.asarray(images)), p.turns)
+        _without_padding(_turned(_scaled(jnp.asarray(images)), p.turns), p.weights)
         for images, p in zip(fetched[1:], places, strict=True)
     )
     if augment is not None:
@@ -64,7 +77,11 @@ def _turned(images: Array, turns: Array | None) -> Array:
 
 
 def _examples(images: Array, places: Places) -> Examples:
-    weights = places.weights
-    if weights is not None:
-        images = jnp.where(weights[:, None, None, None] > 0, images, 0)
-    return Examples(images, places.targets, weights)
+    images = _without_padding(images, places.weights)
+    return Examples(images, places.targets, places.weights)
+
+
+def _without_padding(images: Array, weights: Array | None) -> Array:
+    if weights is None:
+        return images
+    return jnp.where(weights[:, None, None, None] > 0, images, 0)

@@ -67,8 +67,11 @@ class VaryingDraws:
         # One item of each class; what remains is shared out by size of the class times its weight.
         weights = jnp.asarray(np.rint(2 ** (2 * (np.arange(1024) + 0.5) / 1024 + 9)), jnp.uint32)
         weights = weights[jax.random.randint(weight_key, (self.max_ways,), 0, 1024, jnp.int32)]
-        bits = (self.max_ways * _LARGEST_WEIGHT * self.table.largest).bit_length()
-        cut = max(bits - (32 - self.max_support.bit_length()), 0)
+        # The sum of the shares times the items to share out has to fit in 32 bits.
+        largest = jnp.max(counts, where=present, initial=1).astype(jnp.uint32)
+        bits = 32 - jax.lax.clz(largest) + (self.max_ways * _LARGEST_WEIGHT).bit_length()
+        spare = 32 - self.max_support.bit_length()
+        cut = jnp.where(bits > spare, bits - spare, 0).astype(jnp.uint32)
         shares = jnp.maximum((weights * counts.astype(jnp.uint32)) >> cut, 1)
         shares = jnp.where(present, shares, 0)
         extra = shares * (size - ways).astype(jnp.uint32) // shares.sum()
