@@ -146,6 +146,34 @@ def test_bad_groups(groups: object, message: str) -> None:
         mj.image_episodes(numbered([4] * 7, GROUPS), ways=3, shots=1, queries=1, groups=groups)
 
 
+def test_classes_of_groups_that_are_left_out_may_be_small() -> None:
+    data = numbered([4, 1, 4, 1, 4, 4, 4], GROUPS)
+    mj.image_episodes(data, ways=2, shots=1, queries=1, groups={"a": 1, "c": 1})
+    with pytest.raises(ValueError, match=r"2 of 7 classes have fewer: '1' \(1\), '3' \(1\)"):
+        mj.image_episodes(data, ways=2, shots=1, queries=1, groups=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": ["a"]}, r"groups=\['a'\]; expected True, False, or a mapping"),
+        ({"shots": 1.0}, "shots is 1.0; expected a Python integer"),
+    ],
+)
+def test_arguments_of_other_types(changes: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        mj.image_episodes(
+            numbered([4] * 7, GROUPS), **{"ways": 2, "shots": 1, "queries": 1, **changes}
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, bool, complex])
+def test_images_that_cannot_be_scaled(dtype: type) -> None:
+    images = np.full((3, 4, 2, 2, 1), 300).astype(dtype)
+    with pytest.raises(ValueError, match=r"images are .*; expected floats, or integers from 0 to"):
+        mj.image_episodes(images, ways=2, shots=1, queries=1)
+
+
 def test_groups_of_a_data_set_without() -> None:
     with pytest.raises(ValueError, match="groups=True but the data set has none"):
         mj.image_episodes(numbered(COUNTS), ways=2, shots=1, queries=1, groups=True)

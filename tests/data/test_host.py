@@ -1,6 +1,8 @@
 """Images that stay on the host: the same key, the same episode; read ahead, in order."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import chex
@@ -12,6 +14,7 @@ import pytest
 from data.numbered import numbered
 
 import metajax as mj
+from metajax.streaming import _finished, run_ahead
 
 COUNTS = [6, 9, 7, 8, 12, 6]
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -35,18 +38,25 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> mj.ImageClasses:
     return mj.ImageClasses(images, data.starts, data.counts, data.names, groups)
 
 
+def _mixed(key: jax.Array, images: jax.Array) -> jax.Array:
+    """An augmentation through which padding would be seen."""
+    return images - images.mean() + jax.random.normal(key, images.shape)
+
+
 def _pair(data: mj.ImageClasses, kind: str) -> tuple[mj.ImageEpisodes, mj.HostEpisodes]:
     """The same sampler on the device and on the host."""
     if kind == "varying":
         return tuple(
-            mj.varying_episodes(data, min_ways=2, max_ways=4, max_queries=3, place=place)
+            mj.varying_episodes(
+                data, min_ways=2, max_ways=4, max_queries=3, augment=_mixed, place=place
+            )
             for place in ("device", "host")
         )
     if kind == "listed":
         drawn = jax.vmap(mj.image_episodes(data, ways=3, shots=1, queries=2).draw)(KEYS)
         return tuple(mj.listed_episodes(data, drawn, place=place) for place in ("device", "host"))
     options = {"groups": True, "rotations": "classes"} if kind == "groups" else {}
-    options["augment"] = lambda key, x: x + jax.random.normal(key, x.shape)
+    options["augment"] = _mixed
     return tuple(
         mj.image_episodes(data, ways=3, shots=2, queries=2, place=place, **options)
         for place in ("device", "host")
@@ -61,7 +71,9 @@ def test_the_same_keys_give_the_same_episodes(mapped: mj.ImageClasses, kind: str
     chex.assert_trees_all_equal(batches[0], expected)
     chex.assert_trees_all_equal(batches[1], jax.tree.map(lambda x: x[:2], expected))
     chex.assert_trees_all_equal(batches[2], jax.tree.map(lambda x: x[::-1], expected))
-    chex.assert_trees_all_close(host(KEYS[2]), jax.tree.map(lambda x: x[2], expected), rtol=1e-6)
+    chex.assert_trees_all_close(
+        host(KEYS[2]), jax.tree.map(lambda x: x[2], expected), rtol=1e-6, atol=1e-6
+    )
 
 
 def _run(sample: object, **options: object) -> mj.TrainResult:
@@ -135,6 +147,73 @@ def test_an_error_while_reading_reaches_the_caller(mapped: mj.ImageClasses) -> N
     sample = mj.image_episodes(data, ways=2, shots=1, queries=1, place="host")
     with pytest.raises(OSError, match="the disk is gone"):
         next(mj.stream_episodes(sample, [KEYS]))
+
+
+def test_doubles_stay_doubles(float64: None, mapped: mj.ImageClasses) -> None:
+    data = mj.ImageClasses(mapped.images / 7.0, mapped.starts, mapped.counts, mapped.names)
+    device, host = (
+        mj.image_episodes(data, ways=3, shots=1, queries=1, place=place)
+        for place in ("device", "host")
+    )
+    episodes = next(mj.stream_episodes(host, [KEYS]))
+    assert episodes.support.inputs.dtype == np.float64
+    chex.assert_trees_all_equal(episodes, jax.jit(jax.vmap(device))(KEYS))
+
+
+def test_nobody_waits_for_what_nobody_wants() -> None:
+    begun, go_on, ended = (threading.Event() for _ in range(3))
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(timeout=20)
+        ended.set()
+
+    results = run_ahead(iter([lambda: None, slow, slow]))
+    next(results)
+    assert begun.wait(timeout=20)
+    results.close()
+    assert not ended.is_set()
+    go_on.set()
+
+
+def test_streams_of_like_samplers_compile_once(mapped: mj.ImageClasses) -> None:
+    sizes = []
+    for _ in range(2):
+        sample = mj.image_episodes(mapped, ways=2, shots=1, queries=1, place="host")
+        next(mj.stream_episodes(sample, [KEYS]))
+        sizes.append(_finished._cache_size())
+    assert sizes[0] == sizes[1]
+
+
+def test_evaluation_lets_go_of_the_data(mapped: mj.ImageClasses) -> None:
+    host = mj.image_episodes(mapped, ways=2, shots=1, queries=1, place="host")
+    params = ENCODER.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    mj.evaluate(LEARNER, params, host, episodes=3)
+    gone = weakref.ref(host)
+    del host
+    gc.collect()
+    assert gone() is None
+
+
+def test_keys_of_every_form(mapped: mj.ImageClasses) -> None:
+    device, host = _pair(mapped, "fixed")
+    chex.assert_trees_all_close(
+        host(jax.random.PRNGKey(3)), device(jax.random.key(3)), rtol=1e-6, atol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"keys of shape \(\); expected an iterable of \[tasks\]"):
+        next(mj.stream_episodes(host, KEYS))
+    with pytest.raises(TypeError, match="ImageEpisodes has no fetch and finish; expected a"):
+        mj.stream_episodes(device, [KEYS])
+
+
+def test_a_part_that_skips_images_is_not_copied_by_accident(mapped: mj.ImageClasses) -> None:
+    images = np.asarray(mapped.images)[:40].reshape(5, 8, 4, 4, 1)
+    path = Path(mapped.images.filename).with_name("fives.npy")
+    np.save(path, images)
+    whole = np.lib.format.open_memmap(path, mode="r")
+    mj.image_episodes(whole[1:], ways=2, shots=1, queries=1, place="host")
+    with pytest.raises(ValueError, match=r"\(5, 4, 4, 4, 1\) are a part of a larger array"):
+        mj.image_episodes(whole[:, :4], ways=2, shots=1, queries=1, place="host")
 
 
 def test_a_compiled_program_cannot_draw_from_the_host(mapped: mj.ImageClasses) -> None:

@@ -63,12 +63,18 @@ def _changed(**changes: object) -> mj.Drawn:
         ),
         (
             _changed(classes=DRAWN.query.classes + 9),
-            r"query has classes from .*; the data set has 4,",
+            r"query has classes from \d+ to \d+; expected numbers in \[0, 4\)",
         ),
         (
             _changed(items=DRAWN.query.items + 6),
             r"query of episode 0 has item \d+ of class '\d', which has \d items, counted from 0",
         ),
+        (_changed(targets=DRAWN.query.targets + 7), r"query has targets from 7 to 8; expected"),
+        (
+            _changed(turns=jnp.full(DRAWN.query.items.shape, 9)),
+            r"query has turns from 9 to 9; expected numbers in \[0, 4\)",
+        ),
+        (_changed(items=DRAWN.query.items + 0.5), "query items are float32; expected whole"),
         (
             DRAWN._replace(query=jax.tree.map(lambda x: x[:3], DRAWN.query)),
             "5 support sets and 3 query sets; expected one of each",
@@ -82,3 +88,19 @@ def _changed(**changes: object) -> mj.Drawn:
 def test_lists_that_do_not_fit(drawn: mj.Drawn, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mj.listed_episodes(DATA, drawn)
+
+
+def test_a_list_may_be_plain_numbers_and_padded() -> None:
+    places = mj.Places([[0, 1, 3]], [[0, 0, -1]], [[0, 1, 0]], weights=[[1.0, 1.0, 0.0]])
+    query = mj.Places([[0, 1]], [[1, 2]], [[0, 1]])
+    episode = mj.listed_episodes(DATA, mj.Drawn(places, query)).at(jax.random.key(0), 0)
+    assert episode.support.inputs[:, 0, 0, 0].tolist() == [1, 2, 0]
+    with pytest.raises(TypeError, match=r"drawn is \(.*expected metajax.Drawn\(Places"):
+        mj.listed_episodes(DATA, (places, query))
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_what_is_not_listed_has_no_places(place: str) -> None:
+    sample = mj.image_episodes(DATA, ways=2, shots=1, queries=2, place=place)
+    with pytest.raises(TypeError, match="drawn by FixedDraws, without end; expected a list"):
+        sample.at(jax.random.key(0), 0)

@@ -7,6 +7,8 @@ import pytest
 from data.numbered import assert_uniform, classes_of, items_of, many, numbered
 
 import metajax as mj
+from metajax.data.draws import ClassTable
+from metajax.data.varying import VaryingDraws
 
 COUNTS = [2, 40, 7, 160, 12, 20, 90, 33, 5, 60, 11, 25]
 LIMITS = {
@@ -118,6 +120,28 @@ def test_a_padded_episode_is_the_same_task(float64) -> None:
         )
         padded, whole = (jax.jit(learner.loss)(params, x)[0] for x in (episode, trimmed))
         np.testing.assert_allclose(padded, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [20, 30_000, 2**20])
+def test_shots_are_shared_out_as_in_floating_point(size: int) -> None:
+    """In a data set with a class of 2^20 images, from which these classes do not come."""
+    table = ClassTable(jnp.array([5, 2**20]), None, None, 2**20)
+    draws = VaryingDraws(table, 5, 50, 10, 500, 100)
+    counts = np.random.default_rng(size).integers(size // 2, size + 1, 50)
+    size_key, weight_key = jax.random.split(jax.random.key(size))
+    present, left = np.arange(50) < 40, counts - 10
+    shots = draws._shots(
+        *(size_key, weight_key, jnp.array(40), jnp.array(present)),
+        *(jnp.array(counts, jnp.int32), jnp.array(left, jnp.int32)),
+    )
+    beta = float(jax.random.randint(size_key, (), 1, 2**16 + 1, jnp.int32)) / 2**16
+    total = min(np.ceil(beta * np.minimum(left, 100))[present].sum(), 500)
+    weights = 2 ** (2 * (np.asarray(jax.random.randint(weight_key, (50,), 0, 1024)) + 0.5) / 1024)
+    shares = counts * weights * present
+    expected = np.minimum(np.floor(shares / shares.sum() * (total - 40)) + 1, left) * present
+    # Weights have eleven bits: a share close to a whole number may fall to either side.
+    assert (abs(shots - expected) <= 1).all()
+    assert (np.asarray(shots) == expected).mean() > 0.9
 
 
 def test_a_large_data_set_with_the_published_numbers() -> None:
