@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
     state = mj.init_state(params, optimizer, run_key)
-    with mj.Checkpoints(args.out, options=vars(args) | {"out": None, "data_dir": None}) as saved:
+    options = {k: v for k, v in vars(args).items() if k not in ("out", "data_dir", "episodes")}
+    with mj.Checkpoints(args.out, options=options) as saved:
         result = mj.train(
             learner,
             optimizer,
