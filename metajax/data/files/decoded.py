@@ -13,8 +13,9 @@ import numpy as np
 
 from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses, in_short
-from metajax.data.files.decoding import DECODING, decode_files, require_pillow, shapes_of_files
+from metajax.data.decoding import DECODING, require_pillow
 from metajax.data.files.listing import ListedClass
+from metajax.data.files.parallel import decode_files, shapes_of_files
 
 
 @dataclasses.dataclass(frozen=True)

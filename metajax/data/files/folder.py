@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from metajax.data.classes import ImageClasses, in_short
+from metajax.data.decoding import SUFFIXES
 from metajax.data.files.decoded import Decoding, decoded_classes
-from metajax.data.files.decoding import SUFFIXES
 from metajax.data.files.listing import list_classes, normal, require_folder
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}

@@ -7,7 +7,6 @@ The pictures are 105 x 105, one bit a pixel, with ink black.
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 import zlib
@@ -15,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+from metajax.data.decoding import BadImage, decode, require_pillow
+
 BACKGROUND_IDS = range(1, 965)
 EVALUATION_IDS = range(965, 1624)
 DRAWERS = 20
 PIXELS = 28
 OFFICIAL_PIXELS = 105
 
-# What damaged zip entries, and damaged pictures and arrays in them, raise when read. RuntimeError
-# is a flipped bit taken for encryption or for an unknown zip version; Pillow raises SyntaxError.
+# What damaged zip entries, and damaged arrays in them, raise when read. RuntimeError is a flipped
+# bit taken for encryption or for an unknown zip version.
 DAMAGE = (
     OSError,
     ValueError,
@@ -48,10 +49,11 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
       `[len(ids), 20, 28, 28]` uint8, ink 255, paper 0; characters in the order of `ids`.
 
     Raises:
-      ImportError: Pillow is not installed.
+      ImportError, RuntimeError: see `metajax.data.decoding.require_pillow`.
       ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or the
         drawings are not exactly 20 of each character in `ids`.
     """
+    require_pillow()
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
     with _opened(path) as archive:
         names = _drawing_names(archive, path, ids)
@@ -138,21 +140,14 @@ def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tup
 
 def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
     """`[105, 105]` bool, True where the picture `name` has ink."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path.name} needs Pillow, which is not installed; "
-            f'run: pip install "metajax[images]"'
-        ) from error
     size = (OFFICIAL_PIXELS, OFFICIAL_PIXELS)
     try:
-        with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as picture:
-            if picture.size != size:
-                raise ValueError(f"it is {picture.width} x {picture.height} pixels")
-            return np.asarray(picture.convert("L")) < 128
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+        picture = decode(archive.read(name), 1, formats=["PNG"])[..., 0]
+        if picture.shape != size:
+            raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
+    except (*DAMAGE, BadImage) as error:
         raise ValueError(
             f"{name!r} in {str(path)!r} cannot be decoded ({error}), expected a PNG picture of "
             f"{size[0]} x {size[1]} pixels; get the official zip again"
         ) from error
+    return picture < 128

@@ -6,20 +6,14 @@ here does not depend on which of them are installed.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from metajax.data.omniglot.archive import DAMAGE
+from metajax.data.decoding import BadImage, decode, picture_shape, require_pillow
 from metajax.data.tfds.prepared import import_tfds
 from metajax.data.tfds.records import Records
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class RecordImages:
@@ -59,51 +53,40 @@ class RecordImages:
         """The images `[n, height, width, channels]` of `rows`, `[n]` integers.
 
         Raises:
+          ImportError, RuntimeError: see `metajax.data.decoding.require_pillow`.
           ValueError: a picture cannot be decoded, or has another size.
         """
         numbers = np.asarray(self.numbers[rows])
         images = np.empty((numbers.size, *self.shape[1:]), np.uint8)
         keys = numbers.ravel().tolist()
+        require_pillow()
         for image, key, record in zip(images, keys, self._records.__getitems__(keys), strict=True):
-            picture = open_picture(self._encoded(record), key)
-            image[...] = self._decoded(picture, key)
+            image[...] = self._decoded(self._encoded(record), key)
         return images.reshape(*numbers.shape, *self.shape[1:])
 
-    def _decoded(self, picture: Image, key: int) -> np.ndarray:
+    def _decoded(self, content: bytes, key: int) -> np.ndarray:
         height, width, channels = self.shape[1:]
-        if picture.size != (width, height) and not self._resize:
+        try:
+            image = decode(content, channels, (height, width) if self._resize else None)
+        except BadImage as error:
+            raise ValueError(_undecodable(key, error)) from error
+        if image.shape[:2] != (height, width):
             raise ValueError(
-                f"the image of record {key} is {picture.height} x {picture.width}, expected "
+                f"the image of record {key} is {image.shape[0]} x {image.shape[1]}, expected "
                 f"{height} x {width}; pass size= to resize all images"
             )
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError(
-                f"the image of record {key} has more than 8 bits a channel (Pillow calls it "
-                f"{picture.mode!r}); expected 8 bits"
-            )
-        try:
-            converted = picture.convert(_MODES[channels])
-        except DAMAGE as error:
-            raise ValueError(_undecodable(key, error)) from error
-        if converted.size != (width, height):
-            from PIL.Image import Resampling
-
-            converted = converted.resize((width, height), Resampling.LANCZOS)
-        return np.asarray(converted).reshape(height, width, channels)
+        return image
 
 
-def open_picture(content: bytes, key: int) -> Image:
-    """The picture of record `key`, of which only the header is read yet."""
+def picture_size(content: bytes, key: int) -> tuple[int, int]:
+    """The `(height, width)` of the picture of record `key`.
+
+    Raises:
+      ValueError: it cannot be decoded.
+    """
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f"decoding images needs Pillow, which cannot be imported ({error}); run: pip install "
-            '"metajax[tfds]"'
-        ) from error
-    try:
-        return Image.open(io.BytesIO(content))
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+        return picture_shape(content)[:2]
+    except BadImage as error:
         raise ValueError(_undecodable(key, error)) from error
 
 
@@ -121,7 +104,7 @@ def image_channels(features: Any, key: str) -> tuple[tuple[int, int] | None, int
         )
     shape, dtype = tuple(feature.shape), np.dtype(feature.np_dtype)
     channels = shape[-1] or 3
-    if len(shape) != 3 or channels not in _MODES or dtype != np.uint8:
+    if len(shape) != 3 or channels not in (1, 3, 4) or dtype != np.uint8:
         raise ValueError(
             f"the images of image_key={key!r} are {dtype} {shape}; expected uint8 [height, width, "
             "1, 3 or 4 channels]"
@@ -129,8 +112,8 @@ def image_channels(features: Any, key: str) -> tuple[tuple[int, int] | None, int
     return (None if None in shape[:2] else shape[:2]), channels
 
 
-def _undecodable(key: int, error: BaseException) -> str:
+def _undecodable(key: int, error: BadImage) -> str:
     return (
-        f"the image of record {key} cannot be decoded ({type(error).__name__}: {error}); the files "
+        f"the image of record {key} cannot be decoded ({error}); the files "
         "may be damaged: copy them again, or prepare the data set again"
     )

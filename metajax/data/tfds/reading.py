@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses
-from metajax.data.tfds.images import RecordImages, image_channels, open_picture
+from metajax.data.decoding import DECODING, require_pillow
+from metajax.data.tfds.images import RecordImages, image_channels, picture_size
 from metajax.data.tfds.labels import Labels, grouped, label_reader
 from metajax.data.tfds.prepared import import_tfds, open_prepared
 from metajax.data.tfds.records import Records, file_format, open_records, split_files
@@ -46,6 +47,8 @@ def tfds_classes(
     Reads `array_record` and `tfrecord` files without TensorFlow. Classes are in the order of the
     label numbers and called by their names, or by their numbers where there are no names; labels
     without images make no class. Within a class the images keep the order of TensorFlow Datasets.
+    Pictures are decoded as `image_folder` does: turned upright, and laid on white where they are
+    transparent, unless the images have a channel for it.
 
     Args:
       name: `"name"`, `"name/config"` or `"name/config:1.2.3"`; the newest version unless named.
@@ -66,6 +69,7 @@ def tfds_classes(
 
     Raises:
       ImportError: `tensorflow_datasets`, Pillow, or what preparing needs, is missing.
+      RuntimeError: Pillow is told to pass truncated files off as whole ones.
       FileNotFoundError: the data set is not prepared; a file of it is missing.
       ValueError: an unknown name, split or feature; images of several sizes and no `size`, or that
         cannot be decoded; labels outside of the range, or missing; a class of two groups.
@@ -87,6 +91,7 @@ def tfds_classes(
     if folder is not None and (kept := read_cache(folder, made_from)):
         return kept
 
+    require_pillow()
     records = open_records(builder, split)
     encoded = _image_reader(features, image_key)
     sizes = encoded if size is None and stored is None else None
@@ -117,8 +122,7 @@ def _first_pass(
         for key, record in zip(keys, records.__getitems__(keys), strict=True):
             labels.append(read(record))
             if encoded:
-                picture = open_picture(encoded(record), key)
-                sizes[picture.height, picture.width] += 1
+                sizes[picture_size(encoded(record), key)] += 1
     return labels, sizes
 
 
@@ -168,6 +172,7 @@ def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, A
         "data set": info.full_name,
         "split": split,
         **options,
+        "decoding": DECODING,
         "file format": kind,
         "files": {path.name: _digest(path) for path in files},
     }

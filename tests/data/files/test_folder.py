@@ -217,11 +217,11 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
 def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch):
     put(tmp_path, "a/1.png", "a/2.png")
 
-    def interrupted(path, shape):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.files.decoding.decode", interrupted)
+        patch.setattr("metajax.data.files.parallel.decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             image_folder(tmp_path, size=4)
     assert os.listdir(user_cache) == []

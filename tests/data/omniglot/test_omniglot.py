@@ -338,6 +338,14 @@ def test_pillow_missing(tmp_path, monkeypatch):
         read_archive(path, range(1, 2))
 
 
+def test_pillow_told_to_accept_truncated_files(tmp_path, monkeypatch):
+    image_file = pytest.importorskip("PIL.ImageFile", reason="Pillow is not installed")
+    path = write_zip(tmp_path / "images_background.zip", one_character(1, b""))
+    monkeypatch.setattr(image_file, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
+        read_archive(path, range(1, 2))
+
+
 @pytest.mark.parametrize(
     ("split", "protocol", "message"),
     [

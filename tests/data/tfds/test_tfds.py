@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, really prepared in temporary folders."""
 
+import io
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 
 from data.tfds.prepared import as_tfrecord, builder_class, change, png, prepare, tfds
 
+from metajax.data.files.folder import image_folder
 from metajax.data.omniglot.archive import area_average
 from metajax.data.omniglot.reading import omniglot
 from metajax.data.tfds.omniglot import drawings, tfds_omniglot
@@ -265,7 +267,7 @@ def test_not_installed(root, monkeypatch):
 
 def test_pillow_missing(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'needs Pillow, .*pip install "metajax\[tfds\]"'):
+    with pytest.raises(ImportError, match=r'needs Pillow, .*pip install "metajax\[images\]"'):
         tfds_classes("animals", data_dir=root, cache=False).images[[0]]
 
 
@@ -347,19 +349,55 @@ def test_missing_and_truncated_files(copy, kind):
         tfds_classes("animals", data_dir=copy, cache=False)
 
 
-def test_picture_of_16_bits(tmp_path):
-    deep = example(0, image=png(np.full((8, 6), 999, np.uint16)))
-    prepare(tmp_path, "deep", FEATURES, {"train": [(0, deep)]})
-    with pytest.raises(ValueError, match=r"record 0 has more than 8 bits a channel .* expected 8"):
-        tfds_classes("deep", data_dir=tmp_path, cache=tmp_path / "cache")
+def test_pictures_are_decoded_as_in_a_folder(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    clear = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
+    turned, exif = io.BytesIO(), image.Exif()
+    exif[0x0112] = 6
+    image.fromarray(clear[..., 0].T).save(turned, "PNG", exif=exif)
+    pictures = [png(clear), turned.getvalue(), png(np.full((8, 6), 0x7F80, np.uint16))]
+    examples = [(i, example(0, image=picture)) for i, picture in enumerate(pictures)]
+    prepare(tmp_path, "odd", FEATURES, {"train": examples}, shuffle=False)
+    (tmp_path / "folder" / "ant").mkdir(parents=True)
+    for place, picture in enumerate(pictures):
+        (tmp_path / "folder" / "ant" / f"{place}.png").write_bytes(picture)
+    one = tfds_classes("odd", data_dir=tmp_path, cache=False).images[:]
+    other = image_folder(tmp_path / "folder", size=None, cache=tmp_path / "cache").images
+    np.testing.assert_array_equal(one, other)
+    # Orientation 6 is shown turned by a quarter clockwise.
+    np.testing.assert_array_equal(one[1, ..., 0], np.rot90(clear[..., 0].T, -1))
+    assert (one[2] == 0x7F).all()
+
+
+def test_transparency_is_kept_where_there_is_room_for_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
+    features = FEATURES | {"image": tfds.features.Image(shape=(8, 6, 4))}
+    prepare(tmp_path, "clear", features, {"train": [(0, example(0, image=png(pixels)))]})
+    images = tfds_classes("clear", data_dir=tmp_path, cache=False).images
+    np.testing.assert_array_equal(images[0], pixels)
+
+
+def test_pillow_told_to_accept_truncated_files(root, tmp_path, monkeypatch):
+    from PIL import ImageFile
+
+    images = tfds_classes("animals", data_dir=root, cache=False).images
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
+        images[0]
+    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
+        tfds_classes("animals", data_dir=root, cache=tmp_path)
 
 
 def test_undecodable_picture(tmp_path):
     cut = example(0)
     cut["image"] = cut["image"][:100]
-    for name, bad in {"cut": cut, "text": example(0, image=b"404: Not Found")}.items():
+    for name, bad, cause in (
+        ("cut", cut, "[A-Z].*: "),
+        ("text", example(0, image=b"404: Not Found"), "it is no readable image of the formats PNG"),
+        ("nothing", example(0, image=b""), r"it is empty\); the files may be damaged"),
+    ):
         prepare(tmp_path, name, FEATURES, {"train": [(0, bad)]})
-        with pytest.raises(ValueError, match="the image of record 0 cannot be decoded"):
+        with pytest.raises(ValueError, match=rf"image of record 0 cannot be decoded \({cause}"):
             tfds_classes(name, data_dir=tmp_path, cache=tmp_path / "cache")
 
 

@@ -1,21 +1,15 @@
-"""Single image files as arrays: what Pillow shows, in every mode, and what is no image."""
+"""Single pictures as arrays: what Pillow shows, in every mode, and what is no image."""
 
 import contextlib
 import io
 import struct
 import sys
-import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metajax.data.files.decoding import (
-    BadImage,
-    decode,
-    decode_files,
-    require_pillow,
-    shapes_of_files,
-)
+from metajax.data.decoding import BadImage, decode, picture_shape, require_pillow
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 from PIL import ImageFile, ImageOps  # noqa: E402
@@ -29,6 +23,10 @@ def saved(path, picture, **options) -> str:
     return str(path)
 
 
+def read(path, shape) -> np.ndarray:
+    return decode(Path(path).read_bytes(), shape[2], shape[:2])
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff"])
 def test_files_are_decoded_as_pillow_does(tmp_path, suffix):
     path = saved(tmp_path / f"x.{suffix}", Image.fromarray(COLOURS))
@@ -36,14 +34,14 @@ def test_files_are_decoded_as_pillow_does(tmp_path, suffix):
         rgb = picture.convert("RGB")
         grey = picture.convert("L")
         small = rgb.resize((7, 5), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(decode(path, (12, 10, 3)), np.asarray(rgb))
-    np.testing.assert_array_equal(decode(path, (12, 10, 1))[..., 0], np.asarray(grey))
-    np.testing.assert_array_equal(decode(path, (5, 7, 3)), np.asarray(small))
+    np.testing.assert_array_equal(read(path, (12, 10, 3)), np.asarray(rgb))
+    np.testing.assert_array_equal(read(path, (12, 10, 1))[..., 0], np.asarray(grey))
+    np.testing.assert_array_equal(read(path, (5, 7, 3)), np.asarray(small))
 
 
 def test_the_content_counts_not_the_suffix(tmp_path):
     path = saved(tmp_path / "x.jpg", Image.fromarray(COLOURS), format="PNG")
-    np.testing.assert_array_equal(decode(path, (12, 10, 3)), COLOURS)
+    np.testing.assert_array_equal(read(path, (12, 10, 3)), COLOURS)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
@@ -52,37 +50,37 @@ def test_opaque_modes(tmp_path, mode):
     path = saved(tmp_path / "x.tif", picture)
     for channels, target in ((1, "L"), (3, "RGB")):
         expected = np.asarray(picture.convert(target)).reshape(12, 10, channels)
-        np.testing.assert_array_equal(decode(path, (12, 10, channels)), expected)
+        np.testing.assert_array_equal(read(path, (12, 10, channels)), expected)
 
 
 def test_transparent_images_lie_on_white(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 3] = 0, 128, 255  # black ink, of which the first pixel has none
     path = saved(tmp_path / "x.png", Image.fromarray(pixels))
-    assert decode(path, (1, 3, 3))[0].tolist() == [[255] * 3, [127] * 3, [0] * 3]
-    assert decode(path, (1, 3, 1))[0, :, 0].tolist() == [255, 127, 0]
+    assert read(path, (1, 3, 3))[0].tolist() == [[255] * 3, [127] * 3, [0] * 3]
+    assert read(path, (1, 3, 1))[0, :, 0].tolist() == [255, 127, 0]
 
 
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_a_transparent_colour_lies_on_white(tmp_path, mode):
     picture = Image.fromarray(np.array([[0, 200]], np.uint8)).convert(mode)
     path = saved(tmp_path / "x.png", picture, transparency=0)
-    assert decode(path, (1, 2, 1))[0, :, 0].tolist() == [255, 200]
+    assert read(path, (1, 2, 1))[0, :, 0].tolist() == [255, 200]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_the_upper_8_of_16_bits(tmp_path, suffix):
     pixels = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
     path = saved(tmp_path / f"x.{suffix}", Image.fromarray(pixels))
-    assert decode(path, (1, 5, 1))[0, :, 0].tolist() == [0, 0, 1, 127, 255]
-    assert decode(path, (1, 5, 3))[0, :, 2].tolist() == [0, 0, 1, 127, 255]
+    assert read(path, (1, 5, 1))[0, :, 0].tolist() == [0, 0, 1, 127, 255]
+    assert read(path, (1, 5, 3))[0, :, 2].tolist() == [0, 0, 1, 127, 255]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bits_have_no_range(tmp_path, dtype):
     path = saved(tmp_path / "x.tif", Image.fromarray(np.ones((2, 2), dtype)))
     with pytest.raises(BadImage, match="32 bits a pixel, of no agreed range; convert it to 8"):
-        decode(path, (2, 2, 1))
+        read(path, (2, 2, 1))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
@@ -95,14 +93,14 @@ def test_images_are_turned_upright(tmp_path, suffix, orientation):
         upright = np.asarray(ImageOps.exif_transpose(picture))
     if suffix != "tif":  # Which old versions of Pillow turn twice.
         assert upright.shape[:2] == ((12, 10) if orientation < 5 else (10, 12))
-    assert shapes_of_files([path]) == [upright.shape]
-    np.testing.assert_array_equal(decode(path, upright.shape), upright)
+    assert picture_shape(Path(path).read_bytes()) == upright.shape
+    np.testing.assert_array_equal(read(path, upright.shape), upright)
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.fromarray(np.full((3, 3), value, np.uint8)) for value in (10, 200)]
     path = saved(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])
-    assert np.all(decode(path, (3, 3, 1)) == 10)
+    assert np.all(read(path, (3, 3, 1)) == 10)
 
 
 # What is no image
@@ -114,12 +112,12 @@ def test_truncated_files_are_no_images(tmp_path, kind):
     Image.fromarray(COLOURS).save(stream, kind)
     content = stream.getvalue()
     path.write_bytes(content)
-    whole, accepted = decode(str(path), (12, 10, 3)), []
+    whole, accepted = read(path, (12, 10, 3)), []
     lengths = range(1, len(content), 7)
     for length in lengths:
         path.write_bytes(content[:length])
         with contextlib.suppress(BadImage):
-            np.testing.assert_array_equal(decode(str(path), (12, 10, 3)), whole)
+            np.testing.assert_array_equal(read(path, (12, 10, 3)), whole)
             accepted.append(length)
     # Without its last few bytes a file may still hold all pixels, never without more of them.
     assert all(length > len(content) - 20 for length in accepted)
@@ -137,21 +135,14 @@ def test_truncated_files_are_no_images(tmp_path, kind):
 def test_files_that_are_no_images(tmp_path, content, message):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(BadImage, match=message):
-        decode(str(tmp_path / "x.png"), (2, 2, 3))
+        read(tmp_path / "x.png", (2, 2, 3))
 
 
 def test_decompression_bombs_are_no_images(tmp_path, monkeypatch):
     path = saved(tmp_path / "x.png", Image.fromarray(COLOURS))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(BadImage, match=r"DecompressionBombError: Image size \(120 pixels\)"):
-        decode(path, (12, 10, 3))
-
-
-def test_a_file_that_cannot_be_read_is_not_taken_for_corrupt(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        decode(str(tmp_path / "none.png"), (2, 2, 3))
-    with pytest.raises(FileNotFoundError):
-        decode_files([str(tmp_path / "none.png")], np.zeros((1, 2, 2, 3), np.uint8))
+        read(path, (12, 10, 3))
 
 
 def test_pillow_told_to_accept_truncated_files(monkeypatch):
@@ -164,41 +155,3 @@ def test_pillow_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r'run: pip install "metajax\[images\]"'):
         require_pillow()
-
-
-# Many files
-
-
-@pytest.mark.parametrize("workers", [1, 3, None])
-def test_many_files_each_in_its_row(tmp_path, workers):
-    paths = []
-    for index in range(100):
-        path = tmp_path / f"{index}.png"
-        paths.append(saved(path, Image.fromarray(np.full((2, 2), index, np.uint8))))
-    for bad in (7, 64):
-        (tmp_path / f"{bad}.png").write_bytes(b"")
-    images = np.zeros((100, 2, 2, 1), np.uint8)
-    causes = decode_files(paths, images, workers=workers)
-    assert causes == {7: "it is empty", 64: "it is empty"}
-    expected = [0 if index in causes else index for index in range(100)]
-    assert images[:, 1, 1, 0].tolist() == expected
-    shapes = shapes_of_files(paths, workers=workers)
-    assert shapes == [None if index in causes else (2, 2, 1) for index in range(100)]
-
-
-def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
-    paths = [saved(tmp_path / f"{i}.png", Image.fromarray(COLOURS)) for i in range(200)]
-    begun = []
-
-    def interrupted(path, shape):
-        begun.append(path)
-        if len(begun) == 40:
-            raise KeyboardInterrupt
-        return COLOURS
-
-    monkeypatch.setattr("metajax.data.files.decoding.decode", interrupted)
-    before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        decode_files(paths, np.zeros((200, 12, 10, 3), np.uint8), workers=2)
-    assert threading.active_count() == before
-    assert len(begun) < 200

@@ -1,0 +1,136 @@
+"""Encoded pictures as arrays, by Pillow: the one way for every reader of pictures."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Part of what a cache is made from: raise it whenever the same file gives other pixels.
+DECODING = 1
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_ONE_CHANNEL = ("1", "L", "LA", "La", "I")
+_T = TypeVar("_T")
+
+
+class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
+    """What was read is not a whole image; the message says why."""
+
+
+def require_pillow() -> None:
+    """Makes Pillow ready for threads.
+
+    Raises:
+      ImportError: it is not installed.
+      RuntimeError: it is told to pass truncated files off as whole ones.
+    """
+    try:
+        from PIL import Image, ImageFile
+    except ImportError as error:
+        raise ImportError(
+            f"decoding images needs Pillow, which cannot be imported ({error}); "
+            'run: pip install "metajax[images]"'
+        ) from error
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: truncated images would be filled up with "
+            "grey; expected False"
+        )
+    Image.init()
+
+
+def decode(
+    content: bytes,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    *,
+    formats: Sequence[str] = FORMATS,
+) -> np.ndarray:
+    """One picture as it is to be seen; `require_pillow` comes first.
+
+    It is turned upright as its EXIF orientation says, laid on white where it is transparent and is
+    to have no such channel, and converted to RGB or to grey (ITU-R 601 luma); one bit becomes 0 or
+    255. Of 16 bits the upper 8 are kept; of an animation the first frame.
+
+    Args:
+      content: the bytes of a file.
+      channels: 1, 3, or 4 to keep transparency.
+      size: `(height, width)` to be resized to, with the Lanczos filter, where it differs; None
+        keeps the picture's.
+      formats: that it may have, as Pillow calls them.
+
+    Returns:
+      `[height, width, channels]` uint8.
+
+    Raises:
+      BadImage: `content` is not a whole image.
+    """
+    from PIL import Image
+
+    def act(picture: "Image.Image") -> np.ndarray:
+        picture = _converted(picture, _MODES[channels])
+        if size is not None and picture.size != size[::-1]:
+            picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+        return np.asarray(picture).reshape(picture.height, picture.width, channels)
+
+    return _with_picture(content, formats, act)
+
+
+def picture_shape(content: bytes) -> tuple[int, int, int]:
+    """`(height, width, channels)`, of 1 or 3 channels, of a picture that is not converted.
+
+    Args:
+      content: the bytes of a file.
+
+    Raises:
+      BadImage: `content` is not a whole image.
+    """
+
+    def act(picture: "Image.Image") -> tuple[int, int, int]:
+        grey = picture.mode in _ONE_CHANNEL or picture.mode.startswith("I;16")
+        return picture.height, picture.width, 1 if grey else 3
+
+    return _with_picture(content, FORMATS, act)
+
+
+def _with_picture(content: bytes, formats: Sequence[str], act: Callable[["Image.Image"], _T]) -> _T:
+    """`act` of the upright picture; whatever goes wrong is the file's fault."""
+    from PIL import Image, ImageOps
+
+    if not content:
+        raise BadImage("it is empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            upright.format = picture.format
+            return act(upright)
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"it is no readable image of the formats {', '.join(formats)}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Decoders raise nearly everything for damaged files.
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def _converted(picture: "Image.Image", mode: str) -> "Image.Image":
+    from PIL import Image
+
+    sixteen_bits = picture.mode.startswith("I;16")
+    if sixteen_bits or (picture.mode == "I" and picture.format == "PNG"):
+        # Pillow's own conversion cuts values above 255 off in some versions.
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, of no agreed range; convert it to 8 bits")
+    transparent = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
+        "transparency" in picture.info
+    )
+    if transparent and mode != "RGBA":
+        ink = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", ink.size, "white"), ink)
+    return picture.convert(mode)
