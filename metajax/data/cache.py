@@ -139,17 +139,19 @@ def write_cache(
 def _opened(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | str:
     """The cache, or what keeps it from being used."""
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        text, images = _one_pair(folder)
+        index = json.loads(text)
         if stale := _difference(index, json.loads(json.dumps(made_from))):
             return stale
-        images = np.lib.format.open_memmap(folder / _IMAGES, mode="r")
+        if images is None:
+            return "another process keeps replacing it"
         groups = index["groups"]
+        starts, counts = np.array(index["starts"]), np.array(index["counts"])
+        room = index["room"]
+        if len(images) != room:
+            return f"it holds {len(images)} images, expected {room}"
         return ImageClasses(
-            images,
-            np.array(index["starts"]),
-            np.array(index["counts"]),
-            tuple(index["names"]),
-            None if groups is None else tuple(groups),
+            images, starts, counts, tuple(index["names"]), None if groups is None else tuple(groups)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         return f"it cannot be read ({type(error).__name__}: {error})"

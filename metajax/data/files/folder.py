@@ -143,9 +143,11 @@ def _classes(root: Path) -> dict[str, tuple[str, list[str]]]:
 
 def _refuse_splits(root: Path, names: list[str]) -> None:
     """Test classes must not be trained on because `split` was forgotten."""
-    tops = sorted({name.partition("/")[0] for name in names})
-    if set(tops) <= _SPLITS and any("/" in name for name in names):
+    tops = {name.partition("/")[0] for name in names}
+    holding = {name.partition("/")[0] for name in names if "/" in name}
+    splits = sorted(top for top in holding if top.casefold() in _SPLITS)
+    if len(splits) > 1 or (splits and {top.casefold() for top in tops} <= _SPLITS):
         raise ValueError(
-            f"the folders in {str(root)!r} are splits, {in_short(tops)}; pass one of them, such as "
-            f"split={tops[0]!r}"
+            f"the folders {in_short(splits)} in {str(root)!r} are splits; pass one of them, such "
+            f"as split={splits[0]!r}; were they classes, they would hold images"
         )

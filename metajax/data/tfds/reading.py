@@ -26,7 +26,7 @@ from metajax.data.tfds.prepared import import_tfds, open_prepared
 from metajax.data.tfds.records import Records, file_format, open_records, split_files
 
 _BLOCK = 256  # records read at once
-_ENDS = 2**16  # bytes at the start and the end of a file that stand for its content
+_ENDS = 2**16  # bytes at the start and at the end of a file that are part of its digest
 
 
 def tfds_classes(
@@ -163,7 +163,7 @@ def _image_reader(features: Any, image_key: str) -> Callable[[bytes], bytes]:
 
 
 def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What decides the content of a cache; digests of the files' ends stand for their content."""
+    """What decides the content of a cache; digests of files stand for their content."""
     info, kind = builder.info, file_format(builder)
     folder = Path(builder.data_path)
     files = [*folder.glob("*.json"), *folder.glob("*.labels.txt")]
@@ -179,9 +179,11 @@ def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, A
 
 
 def _digest(path: Path) -> str:
-    size = path.stat().st_size
+    """Changes when a file is written to: of its size, its time of change and its two ends."""
+    stat = path.stat()
     with path.open("rb") as file:
         content = file.read(_ENDS)
-        file.seek(max(size - _ENDS, 0))
+        file.seek(max(stat.st_size - _ENDS, 0))
         content += file.read()
-    return f"{size} bytes, {hashlib.sha256(content).hexdigest()[:16]}"
+    digest = hashlib.sha256(content + stat.st_mtime_ns.to_bytes(16, "little", signed=True))
+    return f"{stat.st_size} bytes, {digest.hexdigest()[:16]}"

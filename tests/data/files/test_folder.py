@@ -353,12 +353,29 @@ def test_a_split_that_is_not_there(tmp_path):
         image_folder(tmp_path, "../x", size=4)
 
 
-def test_a_split_that_was_forgotten(tmp_path):
-    put(tmp_path, "train/a/1.png", "test/a/1.png", "val/a/1.png")
+@pytest.mark.parametrize(
+    ("tops", "said"),
+    [
+        (("train", "test", "val"), "'test', 'train', 'val'"),
+        (("train", "val", "test", "extra"), "'test', 'train', 'val'"),
+        (("Train", "Test"), "'Test', 'Train'"),
+        (("TRAIN",), "'TRAIN'"),
+    ],
+)
+def test_a_split_that_was_forgotten(tmp_path, tops, said):
+    put(tmp_path, *(f"{top}/a/1.png" for top in tops))
     with pytest.raises(
-        ValueError, match="are splits, 'test', 'train', 'val'; pass one of them, such as split='te"
+        ValueError, match=rf"the folders {said} in '.*' are splits; pass one of them, such as spl"
     ):
         image_folder(tmp_path, size=4)
+
+
+@pytest.mark.parametrize(
+    "names", [("train/1.png", "test/1.png"), ("val/a/1.png", "x/a/1.png")]
+)
+def test_classes_that_are_called_as_splits(tmp_path, names):
+    put(tmp_path, *names)
+    assert len(image_folder(tmp_path, size=4).names) == 2
 
 
 def test_folders_without_classes(tmp_path):

@@ -177,6 +177,29 @@ def test_cache_is_used_again_and_made_again(copy, tmp_path, monkeypatch):
     np.testing.assert_array_equal(new["bee"], by_label(copy, "train")["bee"])
 
 
+def test_pictures_swapped_in_the_middle_of_a_file_are_noticed(copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("metajax.data.tfds.reading._ENDS", 100)
+    folder = copy / "animals" / "1.0.0"
+    as_tfrecord(folder)
+    before = tfds_classes("animals", data_dir=copy, cache=tmp_path / "cache")
+    (file,) = folder.glob("*train.tfrecord*")
+    content = file.read_bytes()
+    by_length: dict[int, bytes] = {}
+    for seed in range(20, 280):
+        picture = example(seed)["image"]
+        other = by_length.setdefault(len(picture), picture)
+        if other is not picture:
+            break
+    swapped = content.replace(other, b"?" * len(other)).replace(picture, other)
+    swapped = swapped.replace(b"?" * len(other), picture)
+    assert (swapped != content, len(swapped)) == (True, len(content))
+    assert swapped[:100] + swapped[-100:] == content[:100] + content[-100:]
+    file.write_bytes(swapped)
+    with pytest.warns(RuntimeWarning, match="is made again: 1 of its files changed: 'animals-tr"):
+        after = tfds_classes("animals", data_dir=copy, cache=tmp_path / "cache")
+    assert (after.images != before.images).any((1, 2, 3)).sum() == 2
+
+
 def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
     for size in (None, 4, None):
         tfds_classes("animals", data_dir=root, cache=tmp_path / "cache", size=size)
