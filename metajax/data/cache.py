@@ -5,26 +5,22 @@ appears whole or not at all. It is used again only by the same version of the fo
 it was made from is unchanged.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metajax.data.cache_files import IMAGES, allocated, put_in_place, workshop, writing
 from metajax.data.classes import ImageClasses, in_short
 
-FORMAT = 1
-_INDEX, _IMAGES = "index.json", "images.npy"
-_BLOCK = 2**24
+FORMAT = 2
+_INDEX = "index.json"
 _TRIES = 100
 
 # Writes the images of the classes, in their order, into `[images, height, width, channels]` and
@@ -48,7 +44,9 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
     return Path(root).expanduser().absolute() / f"{short}-{key}"
 
 
-def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | None:
+def read_cache(
+    folder: Path, made_from: Mapping[str, Any], *, stacklevel: int = 1
+) -> ImageClasses | None:
     """The classes kept in `folder`, or None where they have to be made (again).
 
     A cache that is there but of no use is said so by a `RuntimeWarning`.
@@ -57,6 +55,7 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
       folder: of the cache.
       made_from: whatever decides the content, as JSON: options, and for each class a digest of its
         files, say.
+      stacklevel: of the warning, as seen from the caller.
     """
     if not folder.exists():
         return None
@@ -64,7 +63,9 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
     if isinstance(opened, ImageClasses):
         return opened
     warnings.warn(
-        f"the cache {str(folder)!r} is made again: {opened}", RuntimeWarning, stacklevel=3
+        f"the cache {str(folder)!r} is made again: {opened}",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
     )
     return None
 
@@ -98,17 +99,11 @@ def write_cache(
     _refuse_what_is_no_cache(folder)
     shape = (int(sum(counts)), *image_shape)
     needed = int(np.prod(shape)) + 2**20
-    with _writing(folder, needed):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
-        workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        made = workshop / "made"
-        with _writing(folder, needed):
+    with workshop(folder, needed) as room:
+        made = room / "made"
+        with writing(folder, needed):
             made.mkdir()
-            images = _allocated(made / _IMAGES, shape)
+            images = allocated(made / IMAGES, shape)
         kept = fill(images)
         index = {
             "format": FORMAT,
@@ -117,14 +112,13 @@ def write_cache(
             "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
             "counts": [int(count) for count in kept],
             "groups": None if groups is None else list(groups),
+            "shape": list(shape),
         }
-        with _writing(folder, needed):
+        with writing(folder, needed):
             images.flush()
             del images
             (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-            _replace(folder, made, workshop / "old")
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+            put_in_place(folder, made, room / "old")
     opened = _opened(folder, made_from)
     for _ in range(_TRIES):
         if isinstance(opened, ImageClasses):
@@ -138,23 +132,33 @@ def write_cache(
 
 def _opened(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | str:
     """The cache, or what keeps it from being used."""
+    wanted = json.loads(json.dumps(made_from))
     try:
-        text, images = _one_pair(folder)
-        index = json.loads(text)
-        if stale := _difference(index, json.loads(json.dumps(made_from))):
-            return stale
-        if images is None:
-            return "another process keeps replacing it"
-        groups = index["groups"]
-        starts, counts = np.array(index["starts"]), np.array(index["counts"])
-        room = index["room"]
-        if len(images) != room:
-            return f"it holds {len(images)} images, expected {room}"
-        return ImageClasses(
-            images, starts, counts, tuple(index["names"]), None if groups is None else tuple(groups)
-        )
+        for _ in range(_TRIES):
+            text = (folder / _INDEX).read_text(encoding="utf-8")
+            index = json.loads(text)
+            if stale := _difference(index, wanted):
+                return stale
+            images = np.lib.format.open_memmap(folder / IMAGES, mode="r")
+            # Else another process replaced the cache in between: these are not its images.
+            if (folder / _INDEX).read_text(encoding="utf-8") == text:
+                return _classes(index, images)
+        return "other processes keep replacing it"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         return f"it cannot be read ({type(error).__name__}: {error})"
+
+
+def _classes(index: Mapping[str, Any], images: np.ndarray) -> ImageClasses:
+    if list(images.shape) != index["shape"]:
+        raise ValueError(f"its images are {list(images.shape)}, expected {index['shape']}")
+    groups = index["groups"]
+    return ImageClasses(
+        images,
+        np.array(index["starts"]),
+        np.array(index["counts"]),
+        tuple(index["names"]),
+        None if groups is None else tuple(groups),
+    )
 
 
 def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
@@ -174,17 +178,6 @@ def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-@contextlib.contextmanager
-def _writing(folder: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"the cache {str(folder)!r} could not be written ({error}); make room for "
-            f"{needed / 1e6:,.0f} MB, or pass another cache folder"
-        ) from error
-
-
 def _refuse_what_is_no_cache(folder: Path) -> None:
     """What is to be replaced must not be somebody's files."""
     try:
@@ -197,50 +190,10 @@ def _refuse_what_is_no_cache(folder: Path) -> None:
             return
         what = "is a file"
     else:
-        what = f"holds {in_short(sorted(names - {_INDEX, _IMAGES}), 3)}"
-        if names <= {_INDEX, _IMAGES}:
+        what = f"holds {in_short(sorted(names - {_INDEX, IMAGES}), 3)}"
+        if names <= {_INDEX, IMAGES}:
             return
     raise FileExistsError(
         f"{str(folder)!r} {what}: it is no cache, and is not replaced by one; pass another cache "
         "folder"
     )
-
-
-def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped uint8 array whose disk space is really there.
-
-    Writing to a mapped page for which the disk has no room would kill the process.
-    """
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
-        left = int(np.prod(shape))
-        if not _reserved(file.fileno(), file.tell(), left):
-            while left:
-                left -= file.write(bytes(min(left, _BLOCK)))
-    return np.lib.format.open_memmap(path, mode="r+")
-
-
-def _reserved(descriptor: int, start: int, length: int) -> bool:
-    """Whether the system could reserve the space; not all systems and file systems can."""
-    if not hasattr(os, "posix_fallocate"):
-        return False
-    try:
-        os.posix_fallocate(descriptor, start, length)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        return False
-    return True
-
-
-def _replace(folder: Path, made: Path, old: Path) -> None:
-    """Puts `made` where `folder` is; a process killed in between leaves none, never half."""
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # Else another was faster.
-            raise

@@ -1,6 +1,7 @@
 """Encoded pictures as arrays, by Pillow: the one way for every reader of pictures."""
 
 import io
+import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +44,29 @@ def require_pillow() -> None:
             "grey; expected False"
         )
     Image.init()
+
+
+def two_sides(size: object) -> tuple[int, int] | None:
+    """`(height, width)` that a caller asked for as a side, as both or as None.
+
+    Raises:
+      ValueError: they are not whole numbers of pixels, 1 or more.
+    """
+    if size is None:
+        return None
+    sides = size if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(map(is_positive, sides)):
+        raise ValueError(
+            f"size={size!r}; expected pixels, 1 or more, or (height, width), or None for images "
+            "as they are"
+        )
+    height, width = map(int, sides)
+    return height, width
+
+
+def is_positive(number: object) -> bool:
+    """Whether it is an integer, of Python or NumPy, of 1 or more."""
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and int(number) > 0
 
 
 def decode(

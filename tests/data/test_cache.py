@@ -4,15 +4,17 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metajax.data import cache
+from metajax.data import cache, cache_files
 from metajax.data.cache import read_cache, write_cache
 
 MADE_FROM = {"kind": "test", "size": (2, 3), "classes": {"a": "1", "b": "2"}}
@@ -83,12 +85,22 @@ def test_a_cache_made_from_something_else(tmp_path, changes, message):
 def test_a_cache_of_another_format(tmp_path, monkeypatch):
     write(tmp_path / "cache")
     monkeypatch.setattr(cache, "FORMAT", 9)
-    with pytest.warns(RuntimeWarning, match="has the format 1, this version of metajax reads 9"):
+    with pytest.warns(RuntimeWarning, match="has the format 2, this version of metajax reads 9"):
         assert read_cache(tmp_path / "cache", MADE_FROM) is None
 
 
+@pytest.mark.parametrize("stacklevel", [1, 2])
+def test_the_warning_names_the_line_asked_for(tmp_path, stacklevel):
+    write(tmp_path / "cache")
+    inner = "result = read_cache(folder, {}, stacklevel=level)"
+    names = {"read_cache": read_cache, "folder": tmp_path / "cache", "level": stacklevel}
+    with pytest.warns(RuntimeWarning, match="made again") as warned:
+        exec(compile(inner, "reader.py", "exec"), names)
+    assert warned[0].filename == {1: "reader.py", 2: __file__}[stacklevel]
+
+
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "made_from": 3}']
+    "content", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "made_from": 3}']
 )
 def test_a_damaged_index(tmp_path, content):
     write(tmp_path / "cache")
@@ -100,7 +112,7 @@ def test_a_damaged_index(tmp_path, content):
 def test_an_index_that_lacks_a_part(tmp_path):
     write(tmp_path / "cache")
     index = json.loads((tmp_path / "cache" / "index.json").read_text())
-    for key in ("names", "starts", "counts", "groups"):
+    for key in ("names", "starts", "counts", "groups", "shape"):
         less = {name: value for name, value in index.items() if name != key}
         (tmp_path / "cache" / "index.json").write_text(json.dumps(less))
         with pytest.warns(RuntimeWarning, match=f"cannot be read .KeyError: '{key}'"):
@@ -163,12 +175,21 @@ def test_too_little_space(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_space_that_runs_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        (errno.ENOSPC, "make room for 1 MB, or pass another cache folder"),
+        (errno.EDQUOT, "make room for 1 MB, or pass another cache folder"),
+        (errno.EROFS, "pass another cache folder"),
+    ],
+)
+def test_space_that_runs_out(tmp_path, monkeypatch, cause, remedy):
     def full(descriptor, start, length):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(cause, os.strerror(cause))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match=r"could not be written \(.*No space left on device\)"):
+    said = rf"could not be written \(.*{os.strerror(cause)}\); {remedy}$"
+    with pytest.raises(OSError, match=said):
         write(tmp_path / "cache")
     assert os.listdir(tmp_path) == []
 
@@ -181,13 +202,13 @@ def test_systems_that_cannot_reserve_space(tmp_path, monkeypatch, how):
     monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     if how == "absent":
         monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(cache, "_BLOCK", 7)
+    monkeypatch.setattr(cache_files, "_BLOCK", 7)
     np.testing.assert_array_equal(write(tmp_path / "cache").images, PIXELS)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"could not be written .*pass another cache folder"):
+    with pytest.raises(OSError, match=r"could not be written .*; pass another cache folder$"):
         write(tmp_path / "file" / "above" / "cache")
 
 
@@ -215,7 +236,85 @@ def test_the_cache_before_stays_where_filling_stops(tmp_path):
     assert os.listdir(tmp_path) == ["cache"]
 
 
+@pytest.mark.slow
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
+    code = (
+        "import sys, os, signal, pathlib; sys.path.insert(0, sys.argv[2]); import test_cache\n"
+        "def fill(images): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "test_cache.write(pathlib.Path(sys.argv[1]), fill=fill)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), str(Path(__file__).parent)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    age(left)
+    write(tmp_path / "cache")
+    assert os.listdir(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize("young", [None, "", "made", "made/images.npy"])
+def test_unfinished_caches_are_removed_once_they_are_old(tmp_path, young):
+    left = tmp_path / ".metajax-unfinished-1a2b3c4d"
+    (left / "made").mkdir(parents=True)
+    (left / "made" / "images.npy").write_bytes(b"")
+    (tmp_path / ".mine").mkdir()
+    for path in (left, tmp_path / ".mine"):
+        age(path)
+    if young is not None:  # Its maker is at work.
+        os.utime(left / young)
+    write(tmp_path / "cache")
+    assert left.exists() == (young is not None)
+    assert (tmp_path / ".mine").exists()
+
+
+def age(folder: Path) -> None:
+    """Sets the times in a folder back by more than a day."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (time.time() - 90_000,) * 2)
+
+
 # Made by several at once
+
+
+def test_a_cache_that_another_replaces_while_it_is_read(tmp_path, monkeypatch):
+    write(tmp_path / "cache")
+    opened, tries = np.lib.format.open_memmap, []
+
+    def open_late(path, mode):
+        tries.append(path)
+        if len(tries) == 1:
+            monkeypatch.setattr(np.lib.format, "open_memmap", opened)
+            write(tmp_path / "cache", names=["x", "y"], fill=lambda out: fill(out[::-1]))
+            monkeypatch.setattr(np.lib.format, "open_memmap", open_late)
+        return opened(path, mode=mode)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", open_late)
+    read = read_cache(tmp_path / "cache", MADE_FROM)
+    assert len(tries) == 2
+    assert read is not None
+    assert read.names == ("x", "y")
+    np.testing.assert_array_equal(read.images, PIXELS[::-1])
+
+
+def test_a_cache_that_others_keep_replacing(tmp_path, monkeypatch):
+    write(tmp_path / "cache")
+    opened, index = np.lib.format.open_memmap, tmp_path / "cache" / "index.json"
+
+    def replaced(path, mode):
+        index.write_text(index.read_text() + " ")
+        return opened(path, mode=mode)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", replaced)
+    with pytest.warns(RuntimeWarning, match="made again: other processes keep replacing it"):
+        assert read_cache(tmp_path / "cache", MADE_FROM) is None
+
+
+def test_images_of_another_cache(tmp_path):
+    write(tmp_path / "cache")
+    write(tmp_path / "other", counts=[4, 3], fill=lambda out: [4, 3])
+    (tmp_path / "other" / "images.npy").replace(tmp_path / "cache" / "images.npy")
+    said = r"ValueError: its images are \[7, 2, 3, 1\], expected \[5, 2, 3, 1\]"
+    with pytest.warns(RuntimeWarning, match=said):
+        assert read_cache(tmp_path / "cache", MADE_FROM) is None
 
 
 def test_a_cache_that_another_makes_meanwhile(tmp_path):
@@ -243,14 +342,14 @@ def test_a_cache_that_another_puts_in_place_first(tmp_path, monkeypatch):
 
 def test_a_cache_that_another_makes_from_something_else(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_TRIES", 2)
-    replace = cache._replace
+    replace = cache.put_in_place
 
     def replaced(folder, made, old):
         replace(folder, made, old)
-        monkeypatch.setattr(cache, "_replace", replace)
+        monkeypatch.setattr(cache, "put_in_place", replace)
         write(tmp_path / "cache", {"kind": "other"})
 
-    monkeypatch.setattr(cache, "_replace", replaced)
+    monkeypatch.setattr(cache, "put_in_place", replaced)
     with pytest.raises(OSError, match=r"replaced by another process while it was made: .*'other'"):
         write(tmp_path / "cache")
 

@@ -1,7 +1,6 @@
 """From listed image files to `ImageClasses`: decoded once, then read from the cache."""
 
 import dataclasses
-import numbers
 import os
 import warnings
 from collections import Counter
@@ -13,7 +12,7 @@ import numpy as np
 
 from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses, in_short
-from metajax.data.decoding import DECODING, require_pillow
+from metajax.data.decoding import DECODING, is_positive, require_pillow, two_sides
 from metajax.data.files.listing import ListedClass
 from metajax.data.files.parallel import decode_files, shapes_of_files
 
@@ -33,14 +32,7 @@ class Decoding:
     workers: int | None
 
     def __post_init__(self) -> None:
-        if self.size is not None:
-            sides = self.size if isinstance(self.size, Sequence) else (self.size, self.size)
-            if len(sides) != 2 or not all(map(_is_positive, sides)):
-                raise ValueError(
-                    f"size={self.size!r}; expected pixels, 1 or more, or (height, width), or None "
-                    "for images as they are"
-                )
-            object.__setattr__(self, "size", tuple(map(int, sides)))
+        object.__setattr__(self, "size", two_sides(self.size))
         if self.channels not in (1, 3, None):
             raise ValueError(
                 f"channels={self.channels!r}; expected 1 for grey, 3 for RGB, or None for images "
@@ -48,7 +40,7 @@ class Decoding:
             )
         if self.corrupt not in ("error", "skip"):
             raise ValueError(f"corrupt={self.corrupt!r}; expected 'error' or 'skip'")
-        if self.workers is not None and not _is_positive(self.workers):
+        if self.workers is not None and not is_positive(self.workers):
             raise ValueError(f"workers={self.workers!r}; expected 1 or more, or None")
 
 
@@ -86,7 +78,7 @@ def decoded_classes(
     }
     made_from = {**how, "classes": {name: listed.digest for name, listed in classes.items()}}
     folder = cache_folder(options.cache, title, [how, origin])
-    kept = read_cache(folder, made_from)
+    kept = read_cache(folder, made_from, stacklevel=3)
     counts = [len(listed.names) for listed in classes.values()]
     if kept is not None:
         _warn_of_left_out(kept, counts, folder)
@@ -188,7 +180,3 @@ def _warn_of_left_out(kept: ImageClasses, counts: list[int], folder: Path) -> No
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-def _is_positive(number: object) -> bool:
-    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and int(number) > 0

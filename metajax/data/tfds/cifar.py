@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Literal
 
 from metajax.data.classes import ImageClasses
-from metajax.data.tfds.reading import tfds_classes
+from metajax.data.tfds.reading import read_prepared
 
 _SPLITS = ("train", "validation", "test")
 
@@ -95,12 +95,13 @@ def _part(
 ) -> ImageClasses:
     if split not in _SPLITS:
         raise ValueError(f"split={split!r}; expected one of {_SPLITS}")
-    everything = tfds_classes(
+    everything = read_prepared(
         "cifar100",
         "train+test",
         data_dir=data_dir,
         group_key="coarse_label",
         cache=cache,
         download=download,
+        stacklevel=3,
     )
     return everything.select([row["class"] for row in cifar100_listing() if row[column] == split])

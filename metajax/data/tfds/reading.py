@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from metajax.data.cache import cache_folder, read_cache, write_cache
 from metajax.data.classes import ImageClasses
-from metajax.data.decoding import DECODING, require_pillow
+from metajax.data.decoding import DECODING, require_pillow, two_sides
 from metajax.data.tfds.images import RecordImages, image_channels, picture_size
 from metajax.data.tfds.labels import Labels, grouped, label_reader
 from metajax.data.tfds.prepared import import_tfds, open_prepared
@@ -75,9 +75,37 @@ def tfds_classes(
         cannot be decoded; labels outside of the range, or missing; a class of two groups.
       OSError: there is no room for the cache.
     """
-    size = (size, size) if isinstance(size, int) else size
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size={size}; expected a side or (height, width) of 1 pixel or more")
+    return read_prepared(
+        name,
+        split,
+        data_dir=data_dir,
+        size=size,
+        image_key=image_key,
+        label_key=label_key,
+        group_key=group_key,
+        cache=cache,
+        download=download,
+        manual_dir=manual_dir,
+        stacklevel=2,
+    )
+
+
+def read_prepared(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    size: int | tuple[int, int] | None = None,
+    image_key: str = "image",
+    label_key: str = "label",
+    group_key: str | None = None,
+    cache: str | os.PathLike[str] | Literal[False] | None,
+    download: bool,
+    manual_dir: str | os.PathLike[str] | None = None,
+    stacklevel: int,
+) -> ImageClasses:
+    """Does what `tfds_classes` does, with `stacklevel` of warnings as seen from the caller."""
+    sides = two_sides(size)
     builder = open_prepared(name, data_dir=data_dir, download=download, manual_dir=manual_dir)
     features = builder.info.features
     keys = {"image_key": image_key, "label_key": label_key, "group_key": group_key}
@@ -85,20 +113,20 @@ def tfds_classes(
         if key is not None and key not in features:
             raise ValueError(f"{argument}={key!r}; {name!r} has the features {sorted(features)}")
     stored, channels = image_channels(features, image_key)
-    made_from = _made_from(builder, split, {**keys, "size": size})
+    made_from = _made_from(builder, split, {**keys, "size": sides})
     asked = [str(builder.data_path), *(made_from[key] for key in made_from if key != "files")]
     folder = None if cache is False else cache_folder(cache, made_from["data set"], asked)
-    if folder is not None and (kept := read_cache(folder, made_from)):
+    if folder is not None and (kept := read_cache(folder, made_from, stacklevel=stacklevel + 1)):
         return kept
 
     require_pillow()
     records = open_records(builder, split)
     encoded = _image_reader(features, image_key)
-    sizes = encoded if size is None and stored is None else None
+    sizes = encoded if sides is None and stored is None else None
     labels, found = _first_pass(records, label_reader(features, label_key, group_key), sizes)
-    target = size or stored or _one_size(found, name)
+    target = sides or stored or _one_size(found, name)
     names, groups, counts, order = grouped(labels, features, label_key, group_key)
-    images = RecordImages(records, encoded, order, (*target, channels), resize=size is not None)
+    images = RecordImages(records, encoded, order, (*target, channels), resize=sides is not None)
     if folder is None:
         return ImageClasses(images, np.cumsum(counts) - counts, counts, names, groups)
     return write_cache(

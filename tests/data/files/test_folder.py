@@ -206,8 +206,11 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
         picture(77).save(path)
     else:
         os.utime(path, ns=(1, 1))
-    with pytest.warns(RuntimeWarning, match="is made again: 1 of its classes changed: 'b'$"):
+    with pytest.warns(
+        RuntimeWarning, match="is made again: 1 of its classes changed: 'b'$"
+    ) as warned:
         classes = image_folder(tmp_path, size=(6, 5))
+    assert warned[0].filename == __file__
     names = sorted(os.listdir(tmp_path / "b"))
     for row, name in enumerate(names):
         np.testing.assert_array_equal(classes["b"][row], pixels(tmp_path / "b" / name))
@@ -370,9 +373,7 @@ def test_a_split_that_was_forgotten(tmp_path, tops, said):
         image_folder(tmp_path, size=4)
 
 
-@pytest.mark.parametrize(
-    "names", [("train/1.png", "test/1.png"), ("val/a/1.png", "x/a/1.png")]
-)
+@pytest.mark.parametrize("names", [("train/1.png", "test/1.png"), ("val/a/1.png", "x/a/1.png")])
 def test_classes_that_are_called_as_splits(tmp_path, names):
     put(tmp_path, *names)
     assert len(image_folder(tmp_path, size=4).names) == 2

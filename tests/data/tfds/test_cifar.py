@@ -67,6 +67,11 @@ def test_splits_of_the_images(tmp_path):
     groups = [set(fc100(s, data_dir=tmp_path, cache=tmp_path / "cache").groups) for s in SPLITS]
     assert len(set.union(*groups)) == sum(map(len, groups)) == 20
 
+    (tmp_path / "cifar100" / "1.0.0" / "label.labels.txt").touch()
+    with pytest.warns(RuntimeWarning, match=r"1 of its files changed: 'label\.labels") as warned:
+        cifar_fs(data_dir=tmp_path, cache=tmp_path / "cache")
+    assert warned[0].filename == __file__
+
 
 def test_unknown_split():
     for load in (cifar_fs, fc100):

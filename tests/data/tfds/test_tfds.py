@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import sys
@@ -144,8 +145,20 @@ def test_images_of_several_sizes(tmp_path):
     assert (resized["bee"] == 50).all((1, 2, 3)).sum() == 1
     same = tfds_classes("mixed", "train[:1]", data_dir=tmp_path, cache=False)
     assert same.images.shape[1:] in [(8, 6, 3), (9, 7, 3)]
-    with pytest.raises(ValueError, match=r"size=\(4, 0\); expected a side or \(height, width\)"):
-        tfds_classes("mixed", data_dir=tmp_path, size=(4, 0))
+
+
+@pytest.mark.parametrize("size", [(4, 0), 84.0, "84", True, (8.5, 8), (4, 4, 3), np.float32(8)])
+def test_sizes_that_are_none(root, size):
+    said = re.escape(f"size={size!r}; expected pixels, 1 or more, or (height, width), or None")
+    with pytest.raises(ValueError, match=said):
+        tfds_classes("animals", data_dir=root, size=size)
+
+
+def test_sizes_of_numpy(root, tmp_path):
+    for size in (np.int64(8), 8, (8, np.int32(8))):
+        images = tfds_classes("animals", data_dir=root, size=size, cache=tmp_path).images
+        assert images.shape == (300, 8, 8, 3)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_image_of_another_size_than_said(tmp_path):
@@ -172,8 +185,10 @@ def test_cache_is_used_again_and_made_again(copy, tmp_path, monkeypatch):
 
     shutil.rmtree(copy / "animals")
     prepare(copy, "animals", FEATURES, splits(start=600))
-    with pytest.warns(RuntimeWarning, match=r"is made again: \d of its files changed: 'animals-tr"):
+    with pytest.warns(RuntimeWarning, match=r"is made again: \d of its files changed: ") as warned:
         new = tfds_classes("animals", data_dir=copy)
+    assert "'animals-train.array_record-00000-of-00001'" in str(warned[0].message)
+    assert warned[0].filename == __file__
     np.testing.assert_array_equal(new["bee"], by_label(copy, "train")["bee"])
 
 
