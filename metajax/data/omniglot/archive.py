@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from metajax.data.decoding import BadImage, decode, require_pillow
+from metajax.data.omniglot.splits import class_names
 
 BACKGROUND_IDS = range(1, 965)
 EVALUATION_IDS = range(965, 1624)
@@ -51,7 +52,7 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
     Raises:
       ImportError, RuntimeError: see `metajax.data.decoding.require_pillow`.
       ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or the
-        drawings are not exactly 20 of each character in `ids`.
+        drawings are not exactly 20 of each character in `ids`, in the folder of that character.
     """
     require_pillow()
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
@@ -121,7 +122,8 @@ def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tup
     """Entry of the zip for every (character id, drawer), both from 1."""
     # The whole name must match: zips made on a Mac also hold `__MACOSX/...png`, not pictures.
     drawing = re.compile(
-        rf"{re.escape(path.stem)}/[^/]+/character\d+/(?P<id>\d{{4}})_(?P<drawer>\d{{2}})\.png"
+        rf"{re.escape(path.stem)}/(?P<character>[^/]+/character\d+)/"
+        r"(?P<id>\d{4})_(?P<drawer>\d{2})\.png"
     )
     matches = [match for name in archive.namelist() if (match := drawing.fullmatch(name))]
     names = {(int(match["id"]), int(match["drawer"])): match.string for match in matches}
@@ -135,6 +137,14 @@ def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tup
             f"{ids[-1]:04d} and YY from 01 to {DRAWERS}; get the official zip again and do not "
             f"rename what is in it"
         )
+    published = class_names()
+    for match in sorted(matches, key=lambda match: match.string):
+        if match["character"] != published[int(match["id"]) - 1]:
+            raise ValueError(
+                f"{match.string!r} in {str(path)!r} is in the folder {match['character']!r}, "
+                f"expected {str(published[int(match['id']) - 1])!r}; get the official zip again "
+                "and do not rename what is in it"
+            )
     return names
 
 

@@ -49,8 +49,8 @@ OFFICIAL = {
 def warn_of_other_bytes(path: Path, official: OfficialZip, *, stacklevel: int) -> None:
     """Says by a `RuntimeWarning` that the file is not the official one, and what is in it.
 
-    Such a file is used all the same: packed again, it holds the same pictures. Their number, names
-    and sizes are compared, not what is drawn.
+    Such a file is used all the same: packed again, it holds the same pictures. Their number, names,
+    folders and sizes are compared, not what is drawn.
 
     Args:
       path: an existing file.

@@ -16,7 +16,7 @@ from metajax.data.omniglot.archive import (
     PIXELS,
     area_average,
 )
-from metajax.data.omniglot.splits import split_rows
+from metajax.data.omniglot.splits import class_names, split_rows
 from metajax.data.tfds.images import RecordImages
 from metajax.data.tfds.reading import tfds_classes
 
@@ -79,7 +79,8 @@ def drawings(classes: ImageClasses, picked: np.ndarray, ids: dict[str, range]) -
       ids: the official ids of the characters of each split, from 1, in the order of the files.
 
     Raises:
-      ValueError: `classes` are not these characters, drawn by 20 people each.
+      ValueError: `classes` are not these characters, by number and by name, drawn by 20 people
+        each.
     """
     characters = sum(map(len, ids.values()))
     source = classes.images
@@ -93,6 +94,7 @@ def drawings(classes: ImageClasses, picked: np.ndarray, ids: dict[str, range]) -
             f"{max(classes.counts)} times; expected {characters}, drawn {DRAWERS} times each: "
             "prepare it again"
         )
+    _check_names(classes.names, ids)
     rows = np.arange(characters * DRAWERS).reshape(characters, DRAWERS)
     numbers = source.numbers.reshape(characters, DRAWERS)
     expected = _record_numbers(classes.names, ids)
@@ -109,6 +111,18 @@ def drawings(classes: ImageClasses, picked: np.ndarray, ids: dict[str, range]) -
     for image, place in zip(images, picked, strict=True):
         image[..., 0] = area_average(source[rows[place]][..., 0] < _DARK)
     return images
+
+
+def _check_names(names: tuple[str, ...], ids: dict[str, range]) -> None:
+    """Labels that stand for other characters would be split wrongly; they count from 0."""
+    published = class_names()
+    for name, number in zip(names, (i for part in ids.values() for i in part), strict=True):
+        alphabet, character = published[number - 1].split("/character")
+        if name != (expected := f"{alphabet}_{int(character) - 1}"):
+            raise ValueError(
+                f"the label of the character {number} is {name!r}, expected {expected!r}: the "
+                "classes are not in the official order; prepare the data set again"
+            )
 
 
 def _record_numbers(names: tuple[str, ...], ids: dict[str, range]) -> np.ndarray:

@@ -1,18 +1,25 @@
 """Omniglot from the user's files; tests on the real drawings need METAJAX_DATA_DIR."""
 
+import hashlib
 import io
 import os
+import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metajax.data.omniglot.archive import area_average, read_archive
+from metajax.data.omniglot.archive import area_average, check_pictures, read_archive
+from metajax.data.omniglot.official import OFFICIAL
 from metajax.data.omniglot.reading import omniglot, omniglot_classes
+from metajax.data.omniglot.splits import class_names
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
+FOLDERS = class_names().tolist()
+FIRST = 964  # The last character of one alphabet, whose name comes after the next one's.
 COUNTS = {
     ("vinyals", "train"): 1028,
     ("vinyals", "validation"): 172,
@@ -63,7 +70,12 @@ def write_zip(path: Path, pictures: dict[str, bytes]) -> Path:
 
 
 def one_character(character: int, picture: bytes) -> dict[str, bytes]:
-    return {f"Greek/character01/{character:04d}_{d:02d}.png": picture for d in range(1, 21)}
+    return {f"{FOLDERS[character - 1]}/{character:04d}_{d:02d}.png": picture for d in range(1, 21)}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # The drawings themselves
@@ -80,11 +92,16 @@ def test_zips_equal_npz_to_the_bit(real, tmp_path, protocol, split):
     pytest.importorskip("PIL", reason="Pillow is not installed")
     for name in ARCHIVES:
         (tmp_path / name).symlink_to(real / name)
-    # The zips there were packed again: the true pictures, but not the official bytes.
-    complete = r"re-encoded or is damaged; the pictures are complete: (964|659) characters by 20"
-    with pytest.warns(RuntimeWarning, match=complete) as warned:
+    # The zips there may have been packed again: the true pictures, but not the official bytes.
+    other = [n for n, official in OFFICIAL.items() if sha256(real / n) != official.sha256]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         zipped = omniglot_classes(tmp_path, split, protocol=protocol)
-    assert [Path(w.filename).name for w in warned] == [Path(__file__).name] * 2
+    complete = r"re-encoded or is damaged; the pictures are complete: (964|659) characters by 20"
+    assert len(warned) == len(other)
+    for warning, name in zip(warned, other, strict=True):
+        assert re.search(rf"{re.escape(name)}.*{complete}", str(warning.message))
+        assert Path(warning.filename) == Path(__file__)
     expected = omniglot_classes(real, split, protocol=protocol)
     np.testing.assert_array_equal(zipped.images, expected.images)
     assert (zipped.names, zipped.groups) == (expected.names, expected.groups)
@@ -154,14 +171,16 @@ def test_area_average_against_quarter_pixels():
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
 def test_archive_order_and_polarity(tmp_path, mode):
     drawn = np.zeros((2, 20, 105, 105), bool)
-    pictures = {"../__MACOSX/._0007_01.png": b"not a picture"}
+    pictures = {f"../__MACOSX/._{FIRST:04d}_01.png": b"not a picture"}
+    assert [FOLDERS[FIRST - 1], FOLDERS[FIRST]] == ["Tifinagh/character55", "Angelic/character01"]
     # Written backwards and over two alphabets: only the file names give the order.
     for row, drawer in reversed([(r, d) for r in range(2) for d in range(20)]):
         drawn[row, drawer, 15 * row : 15 * row + 15, 4 * drawer : 4 * drawer + 9] = True
-        alphabet = ("Ωmega", "Alpha")[row]
-        name = f"{alphabet}/character09/{7 + row:04d}_{drawer + 1:02d}.png"
+        name = f"{FOLDERS[FIRST - 1 + row]}/{FIRST + row:04d}_{drawer + 1:02d}.png"
         pictures[name] = png(drawn[row, drawer], mode)
-    images = read_archive(write_zip(tmp_path / "images_background.zip", pictures), range(7, 9))
+    images = read_archive(
+        write_zip(tmp_path / "images_background.zip", pictures), range(FIRST, FIRST + 2)
+    )
     np.testing.assert_array_equal(images, area_average(drawn))
     assert images[0, 0, 0, 0] == 255
     assert images[0, 0, -1, -1] == 0
@@ -268,7 +287,7 @@ def test_damaged_zip(tmp_path, damage):
     folder = tmp_path / "мои данные"
     folder.mkdir()
     for name in ARCHIVES:
-        path = write_zip(folder / name, {"Greek/character01/0001_01.png": bytes(1000)})
+        path = write_zip(folder / name, {"Arcadian/character01/0001_01.png": bytes(1000)})
         path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:500])
     message = r"bytes\) cannot be read .*, expected the complete official images_background\.zip"
     with pytest.raises(ValueError, match=message) as error:
@@ -287,7 +306,7 @@ def test_zips_with_too_few_drawings(tmp_path):
 def test_zip_with_wrong_drawings(tmp_path, wrong):
     pictures = one_character(1, b"") | one_character(3 if wrong == "other id" else 2, b"")
     if wrong == "missing drawer":
-        del pictures["Greek/character01/0002_20.png"]
+        del pictures["Arcadian/character02/0002_20.png"]
     if wrong == "one id twice":
         pictures |= {"Latin/character05/0001_01.png": b""}
     path = write_zip(tmp_path / "images_background.zip", pictures)
@@ -296,12 +315,25 @@ def test_zip_with_wrong_drawings(tmp_path, wrong):
         read_archive(path, range(1, 3))
 
 
+def test_zip_whose_alphabets_are_renamed(tmp_path):
+    pictures = one_character(1, b"") | one_character(2, b"")
+    wrong = {name.replace("n/character02", "n/character03"): p for name, p in pictures.items()}
+    path = write_zip(tmp_path / "images_background.zip", wrong)
+    message = (
+        r"'images_background/Arcadian/character03/0002_01\.png' in .* is in the folder "
+        r"'Arcadian/character03', expected 'Arcadian/character02'; get the official zip again"
+    )
+    for check in (read_archive, check_pictures):
+        with pytest.raises(ValueError, match=message):
+            check(path, range(1, 3))
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "text", "flipped header", "jpeg"])
 def test_undecodable_picture(tmp_path, damage):
     noise = np.random.default_rng(0).random((105, 105)) < 0.5
     whole = png(noise)
     pictures = one_character(1, whole)
-    pictures["Greek/character01/0001_13.png"] = {
+    pictures["Arcadian/character01/0001_13.png"] = {
         "empty": b"",
         "truncated": whole[: len(whole) // 2],
         "text": b"404: Not Found",
@@ -311,7 +343,7 @@ def test_undecodable_picture(tmp_path, damage):
     path = write_zip(tmp_path / "images_background.zip", pictures)
     with pytest.raises(ValueError, match=r"cannot be decoded .*, expected a PNG picture") as error:
         read_archive(path, range(1, 2))
-    assert "'images_background/Greek/character01/0001_13.png'" in str(error.value)
+    assert "'images_background/Arcadian/character01/0001_13.png'" in str(error.value)
     assert str(path) in str(error.value)
 
 

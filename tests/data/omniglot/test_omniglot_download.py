@@ -41,13 +41,14 @@ def zip_of(pictures: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 def drawings(picture: bytes, ids: range = IDS) -> dict[str, bytes]:
     return {
-        f"Greek/character{c:02d}/{c:04d}_{d:02d}.png": picture for c in ids for d in range(1, 21)
+        f"Arcadian/character{c:02d}/{c:04d}_{d:02d}.png": picture for c in ids for d in range(1, 21)
     }
 
 
 NOISE = np.random.default_rng(0).bytes(5000)
 CONTENT = zip_of(drawings(png_start() + NOISE))
-OTHER = zip_of(drawings(png_start() + bytes(5000)))
+WHOLE = drawings(png_start() + bytes(5000))
+OTHER = zip_of(WHOLE)
 REGISTRY = {NAME: OfficialZip(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), IDS)}
 
 
@@ -272,6 +273,10 @@ def test_both_official_zips_are_asked_for(tmp_path, server):
             "the pictures are not complete: .* 20 drawings of 1 characters, expected 40 of 2",
         ),
         (
+            zip_of({n.replace("Arcadian", "Greek"): p for n, p in WHOLE.items()}),
+            "not complete: .* is in the folder 'Greek/character07', expected 'Arcadian/ch",
+        ),
+        (
             zip_of(drawings(png_start(30, 28))),
             r"not complete: .*0007_01\.png' in .* is no PNG picture of 105 x 105 pixels",
         ),
@@ -291,7 +296,7 @@ def test_other_bytes_are_said_and_kept(tmp_path, content, said):
 
 def test_damaged_entry_is_said(tmp_path):
     content = bytearray(zip_of(drawings(png_start() + bytes(99)), zipfile.ZIP_DEFLATED))
-    content[len("images_background/Greek/character07/0007_01.png") + 30] = 0xFF
+    content[len("images_background/Arcadian/character07/0007_01.png") + 30] = 0xFF
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(ValueError, match=r"0007_01\.png' in .* cannot be read \(Error -3"):
         check_pictures(tmp_path / NAME, IDS)

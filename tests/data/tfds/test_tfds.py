@@ -447,7 +447,7 @@ def omniglot_splits(drawn: np.ndarray) -> dict:
         for place in characters:
             for drawer in range(20):
                 picture = png(np.where(drawn[place, drawer], 0, 255).astype(np.uint8), "1")
-                key = f"Greek_{place}_{place + 1:04d}_{drawer + 1:02d}.png"
+                key = f"Arcadian_{place}_{place + 1:04d}_{drawer + 1:02d}.png"
                 yield key, {"image": picture, "label": place}
 
     return {"train": list(examples([0, 1])), "test": list(examples([2]))}
@@ -458,7 +458,7 @@ def test_omniglot_drawers_are_found(tmp_path):
     drawn = drawn.repeat(4, 2).repeat(4, 3)[..., :105, :105]
     features = {
         "image": tfds.features.Image(shape=(105, 105, 3)),
-        "label": tfds.features.ClassLabel(names=["Greek_0", "Greek_1", "Greek_2"]),
+        "label": tfds.features.ClassLabel(names=["Arcadian_0", "Arcadian_1", "Arcadian_2"]),
     }
     ids = {"train": range(1, 3), "test": range(3, 4)}
     made = omniglot_splits(drawn)
@@ -480,6 +480,13 @@ def test_omniglot_drawers_are_found(tmp_path):
     with pytest.warns(RuntimeWarning, match="are in the order of the files, not in that of their"):
         unsorted = drawings(classes, np.array([1]), ids)
     assert sorted(x.tobytes() for x in unsorted[0]) == sorted(x.tobytes() for x in expected[1])
+
+    names = other / "omniglot" / "1.0.0" / "label.labels.txt"
+    names.write_text("Arcadian_0\nArcadian_2\nArcadian_1\n")
+    classes = tfds_classes("omniglot", "train+test", data_dir=other, cache=False)
+    message = "the label of the character 2 is 'Arcadian_2', expected 'Arcadian_1': the classes are"
+    with pytest.raises(ValueError, match=message):
+        drawings(classes, np.array([1]), ids)
 
 
 @pytest.mark.slow
