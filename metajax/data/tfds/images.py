@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.decoding import BadImage, decode, picture_shape, require_pillow
-from metajax.data.tfds.prepared import import_tfds
+from metajax.data.tfds.preparing import import_tfds
 from metajax.data.tfds.records import Records
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.data.tfds.prepared import import_tfds
+from metajax.data.tfds.preparing import import_tfds
 
 # The label of each record, and the label of its group, or None.
 Labels = Sequence[tuple[Any, Any]]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from metajax.data.classes import in_short
+from metajax.data.tfds.preparing import import_tfds, prepare
 
 _NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -21,21 +20,6 @@ class _Name(NamedTuple):
     base: str
     config: str | None
     version: str | None
-
-
-def import_tfds() -> ModuleType:
-    """The package `tensorflow_datasets`.
-
-    Raises:
-      ImportError: it is not installed.
-    """
-    try:
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        raise ImportError(
-            f"reading TensorFlow Datasets needs tensorflow_datasets, which cannot be imported "
-            f'({error}); run: pip install "metajax[tfds]"'
-        ) from error
 
 
 def open_prepared(
@@ -61,6 +45,7 @@ def open_prepared(
     Raises:
       ImportError: `tensorflow_datasets` is missing, or what preparing needs.
       FileNotFoundError: the data set is not prepared, or `manual_dir` does not exist.
+      OSError: preparing failed; a `ConnectionError` where there is no network.
       ValueError: the name is unknown or no name, or it has several configs.
     """
     if not (match := _NAME.fullmatch(name)):
@@ -73,7 +58,7 @@ def open_prepared(
     tfds = import_tfds()
     folder = _find(root, parts)
     if folder is None and download:
-        _prepare(tfds, name, root, manual_dir)
+        prepare(name, root, manual_dir)
         folder = _find(root, parts)
     if folder is None:
         known = tfds.list_builders(with_community_datasets=False)
@@ -134,22 +119,3 @@ def _not_prepared(root: Path, name: str, parts: _Name) -> str:
         f"tfds build {name} --file_format=array_record --data_dir={str(root)!r}; or pass "
         "download=True to do so here, or data_dir= where it is elsewhere"
     )
-
-
-def _prepare(
-    tfds: ModuleType, name: str, root: Path, manual_dir: str | os.PathLike[str] | None
-) -> None:
-    if manual_dir is not None and not Path(manual_dir).is_dir():
-        raise FileNotFoundError(
-            f"manual_dir={os.fspath(manual_dir)!r} is no folder; expected the folder of the files "
-            f"of {name!r} downloaded by hand, or None"
-        )
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-    try:
-        builder = tfds.builder(name, data_dir=root, try_gcs=False, file_format="array_record")
-        builder.download_and_prepare(download_config=config, file_format="array_record")
-    except ImportError as error:
-        raise ImportError(
-            f"preparing {name!r} needs more than reading it ({error}); run: pip install "
-            "tensorflow importlib_resources, or prepare it on another machine and copy the folder"
-        ) from error

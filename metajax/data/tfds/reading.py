@@ -22,7 +22,8 @@ from metajax.data.classes import ImageClasses
 from metajax.data.decoding import DECODING, require_pillow, two_sides
 from metajax.data.tfds.images import RecordImages, image_channels, picture_size
 from metajax.data.tfds.labels import Labels, grouped, label_reader
-from metajax.data.tfds.prepared import import_tfds, open_prepared
+from metajax.data.tfds.prepared import open_prepared
+from metajax.data.tfds.preparing import import_tfds
 from metajax.data.tfds.records import Records, file_format, open_records, split_files
 
 _BLOCK = 256  # records read at once
