@@ -3,7 +3,7 @@
 import io
 import numbers
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def require_pillow() -> None:
     Image.init()
 
 
-def two_sides(size: object) -> tuple[int, int] | None:
+def two_sides(size: Any) -> tuple[int, int] | None:
     """`(height, width)` that a caller asked for as a side, as both or as None.
 
     Raises:
@@ -99,8 +99,8 @@ def decode(
 
     def act(picture: "Image.Image") -> np.ndarray:
         picture = _converted(picture, _MODES[channels])
-        if size is not None and picture.size != size[::-1]:
-            picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+        if size is not None and picture.size != (size[1], size[0]):
+            picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
     return _with_picture(content, formats, act)
@@ -130,7 +130,7 @@ def _with_picture(content: bytes, formats: Sequence[str], act: Callable[["Image.
     if not content:
         raise BadImage("it is empty")
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as picture:
+        with Image.open(io.BytesIO(content), formats=tuple(formats)) as picture:
             upright = ImageOps.exif_transpose(picture)
             upright.format = picture.format
             return act(upright)

@@ -6,7 +6,12 @@ from pathlib import Path
 from metajax.data.classes import ImageClasses, in_short
 from metajax.data.decoding import SUFFIXES
 from metajax.data.files.decoded import Decoding, decoded_classes
-from metajax.data.files.listing import list_classes, normal, require_folder
+from metajax.data.files.listing import (
+    list_classes,
+    normal,
+    refuse_useless_link,
+    require_folder,
+)
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _LAYOUT = "a folder a class with image files in it"
@@ -54,19 +59,21 @@ def image_folder(
       `ImageClasses` of memory-mapped uint8 images.
 
     Raises:
-      FileNotFoundError, NotADirectoryError: `folder` is missing, or is a file.
+      FileNotFoundError, NotADirectoryError: `folder` is missing, or is a file, or a link
+        leads nowhere.
       ImportError: images have to be decoded and Pillow is not installed.
       OSError: a file cannot be read, or there is no space for the cache; none is left behind.
       ValueError: an option or the split is unknown, a class has no image, images lie beside
-        folders, file names differ only in case or Unicode form, images are corrupt, or they are to
-        be left as they are and differ in size or channels.
+        folders, a link leads back to a folder that it is in, file names differ only in case or
+        Unicode form, images are corrupt, or they are to be left as they are and differ in size or
+        channels.
     """
     options = Decoding(size, channels, cache, corrupt, workers)
     root = Path(os.path.abspath(folder))
     require_folder(root, _LAYOUT if split is None else f"a folder {split!r} with {_LAYOUT}")
     title = root.name or "images"
     if split is not None:
-        there = sorted(_look(root)[1], key=normal)
+        there = sorted(_look(root, root)[1], key=normal)
         if split not in there:
             raise ValueError(
                 f"there is no split {split!r} in {str(root)!r}, which holds the folders "
@@ -91,13 +98,14 @@ def image_folder(
     )
 
 
-def _look(folder: Path) -> tuple[list[str], list[str]]:
+def _look(folder: Path, root: Path) -> tuple[list[str], list[str]]:
     """Names of the images and of the folders in a folder."""
     images, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
+            refuse_useless_link(entry.path, str(root))
             if entry.is_dir():
                 folders.append(entry.name)
             elif entry.name.lower().endswith(SUFFIXES):
@@ -112,7 +120,7 @@ def _classes(root: Path) -> dict[str, tuple[str, list[str]]]:
     waiting = [""]
     while waiting:
         path = waiting.pop()
-        images, folders = _look(root / path)
+        images, folders = _look(root / path, root)
         if images and (folders or not path):
             beside = f"beside the folders {in_short(sorted(folders), 3)}" if folders else "directly"
             raise ValueError(

@@ -38,8 +38,9 @@ def image_csv(
 
     The CSV file, in UTF-8 with commas, has a header with a column `filename`, `file`, `image` or
     `path`, a column `label` or `class`, and maybe `split`, in any case and order; other columns are
-    ignored, and so are blanks around a field. Images that it does not name are left alone. Classes
-    are sorted by name and images by file name. Decoding and the cache are those of `image_folder`.
+    ignored, and so are blank lines and blanks around a field. File names may be in another Unicode
+    form than on the disk. Images that it does not name are left alone. Classes are sorted by name
+    and images by file name. Decoding and the cache are those of `image_folder`.
 
     Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning" (2017), published
     mini-ImageNet's splits as one such file each, with the header `filename,label`.
@@ -56,6 +57,7 @@ def image_csv(
 
     Raises:
       FileNotFoundError: the CSV file, `images`, or images that chosen rows name do not exist.
+      IsADirectoryError: the CSV file, or an image that a chosen row names, is a folder.
       ImportError, OSError: see `image_folder`.
       ValueError: see `image_folder`; the CSV file is not UTF-8, has no rows, lacks a column or has
         two of a kind, a row has too many or few fields or an empty one, a file is named twice in
@@ -119,7 +121,7 @@ def _parsed(file: Iterator[str], listing: Path) -> Iterator[_Row]:
     has_split = _SPLIT[0] in map(_plain, header)
     split_at = _column(header, _SPLIT, listing) if has_split else None
     for row in reader:
-        if not row:
+        if not any(map(str.strip, row)):
             continue
         if len(row) != len(header):
             raise ValueError(
@@ -157,7 +159,7 @@ def _refuse_repeated(rows: list[_Row], listing: Path) -> None:
     first: dict[str, _Row] = {}
     repeated = []
     for row in rows:
-        other = first.setdefault(row.file, row)
+        other = first.setdefault(normal(row.file), row)
         if other is not row:
             repeated.append(
                 f"{row.file} (line {other.line}, {other.label}; line {row.line}, {row.label})"

@@ -1,13 +1,16 @@
 """Image files grouped by class, listed before any of them is opened."""
 
+import errno
 import hashlib
 import os
+import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from metajax.data.classes import in_short
+from metajax.data.decoding import SUFFIXES
 
 
 class ListedClass(NamedTuple):
@@ -40,31 +43,79 @@ def list_classes(
 
     Raises:
       FileNotFoundError: files do not exist.
+      IsADirectoryError: names are those of folders.
       ValueError: file names of one class are the same but for case or Unicode normalisation, which
         some systems take for one file.
     """
-    classes, missing = {}, []
+    classes, missing, folders, disk = {}, [], [], _Disk()
     for title in sorted(files):
         folder, given = files[title]
         names = sorted(given, key=normal)
         _refuse_lookalikes(title, names, origin)
-        digest = hashlib.sha256()
+        digest, found = hashlib.sha256(), []
         for name in names:
             try:
-                stat = os.stat(os.path.join(folder, name))
-            except FileNotFoundError:
+                there, status = disk.find(str(folder), name)
+            except (FileNotFoundError, NotADirectoryError):
                 missing.append(os.path.join(folder, name))
-            else:
-                entry = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
-                digest.update(entry.encode(errors="surrogateescape"))
-        classes[title] = ListedClass(str(folder), tuple(names), digest.hexdigest()[:16])
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(os.path.join(folder, name))
+            found.append(there)
+            entry = f"{there}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            digest.update(entry.encode(errors="surrogateescape"))
+        classes[title] = ListedClass(str(folder), tuple(found), digest.hexdigest()[:16])
     if missing:
-        total = sum(len(listed.names) for listed in classes.values())
+        total = sum(len(given) for _, given in files.values())
         raise FileNotFoundError(
             f"{len(missing)} of the {total} images that {origin} names do not exist: "
-            f"{in_short(missing)}"
+            f"{in_short(missing)}{_hint(missing)}"
+        )
+    if folders:
+        raise IsADirectoryError(
+            f"{len(folders)} of the images that {origin} names are folders: {in_short(folders)}; "
+            "expected image files"
         )
     return classes
+
+
+def refuse_useless_link(link: str, root: str) -> None:
+    """Raises where a link in a folder of classes leads nowhere, or back to where it was found.
+
+    Args:
+      link: its path, below `root`; other files pass.
+      root: the folder of classes.
+
+    Raises:
+      FileNotFoundError: there is nothing where it leads.
+      ValueError: it leads to itself, or to a folder that holds it.
+    """
+    if not os.path.islink(link):
+        return
+    shown = f"{link!r} is a link to {os.readlink(link)!r}"
+    try:
+        is_folder = stat.S_ISDIR(os.stat(link).st_mode)
+    except FileNotFoundError as error:
+        if link.lower().endswith(SUFFIXES):
+            return  # All images that do not exist are named together.
+        raise FileNotFoundError(
+            f"{shown}, which does not exist; remove the link, or put back what it leads to"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{shown}, which leads to itself; remove the link") from error
+    target, passed = Path(os.path.realpath(link)), os.path.dirname(link)
+    while is_folder:
+        real = Path(os.path.realpath(passed))
+        if target in (real, *real.parents):
+            raise ValueError(
+                f"{shown}, which holds the link again: the classes would have no end; remove the "
+                "link"
+            )
+        if passed == root:
+            return
+        passed = os.path.dirname(passed)
 
 
 def require_folder(folder: Path, holding: str) -> None:
@@ -87,6 +138,39 @@ def require_folder(folder: Path, holding: str) -> None:
 def normal(name: str) -> str:
     """The name in one Unicode form: file systems keep accents composed or decomposed."""
     return unicodedata.normalize("NFC", name)
+
+
+class _Disk:
+    """Finds files by names in any Unicode form."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def find(self, folder: str, name: str) -> tuple[str, os.stat_result]:
+        """The name as the disk has it, relative to `folder`, and what is there."""
+        try:
+            return name, os.stat(os.path.join(folder, name))
+        except FileNotFoundError:
+            if name.isascii():
+                raise
+        there = ""
+        for part in name.split(os.sep):
+            listed = self._list(os.path.join(folder, there))
+            there = os.path.join(there, listed.get(normal(part), part))
+        return there, os.stat(os.path.join(folder, there))
+
+    def _list(self, folder: str) -> dict[str, str]:
+        if folder not in self._listed:
+            self._listed[folder] = {normal(name): name for name in os.listdir(folder)}
+        return self._listed[folder]
+
+
+def _hint(missing: Sequence[str]) -> str:
+    if os.sep == "/" and any("\\" in path for path in missing):
+        return "; there are backslashes in names: expected / between folders"
+    if links := sum(map(os.path.islink, missing)):
+        return f"; {links} of them are links to what is not there"
+    return ""
 
 
 def _refuse_lookalikes(title: str, names: Sequence[str], origin: str) -> None:

@@ -436,5 +436,48 @@ def test_links_to_files_that_are_gone(tmp_path):
     put(tmp_path, "a/1.png", "elsewhere.png")
     (tmp_path / "elsewhere.png").rename(tmp_path / "a" / "2.png")
     (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(FileNotFoundError, match=r"1 of the 3 images that .* do not exist: .*3.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of the 3 images that .* do not exist: .*3.png'; 1 of th"
+    ):
+        image_folder(tmp_path, size=4)
+
+
+def test_links_to_folders(tmp_path):
+    put(tmp_path, "data/a/1.png", "data/b/1.png", "elsewhere/1.png")
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "d").symlink_to("a")
+    assert image_folder(tmp_path / "data", size=4).names == ("a", "b", "c", "d")
+    (tmp_path / "data" / "d").unlink()
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"data/c' is a link to '.*elsewhere', which does not exist; remo"
+    ):
+        image_folder(tmp_path / "data", size=4)
+
+
+def test_links_that_lead_to_themselves(tmp_path):
+    put(tmp_path, "a/1.png")
+    (tmp_path / "b").symlink_to("b")
+    with pytest.raises(ValueError, match="b' is a link to 'b', which leads to itself; remove the"):
+        image_folder(tmp_path, size=4)
+
+
+@pytest.mark.parametrize(
+    ("place", "target"), [("x/y", "."), ("x/y", ".."), ("x/y", "x"), ("z", "."), ("z", "..")]
+)
+def test_links_that_lead_back(tmp_path, place, target):
+    root = tmp_path / "data"
+    put(root, "a/1.png", "x/b/1.png")
+    (root / place).symlink_to(os.path.abspath(root / target))
+    with pytest.raises(
+        ValueError, match=f"{place}' is a link to '.*', which holds the link again: the classes"
+    ):
+        image_folder(root, size=4)
+
+
+def test_links_that_lead_to_each_other(tmp_path):
+    put(tmp_path, "x/a/1.png", "y/a/1.png")
+    (tmp_path / "x" / "b").symlink_to(tmp_path / "y")
+    (tmp_path / "y" / "b").symlink_to(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"b/b' is a link to '.*', which holds the link again"):
         image_folder(tmp_path, size=4)

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, really prepared in temporary folders."""
 
+import dataclasses
 import errno
 import io
 import os
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 
 from data.tfds.prepared import as_tfrecord, builder_class, change, png, prepare, tfds
 
+import metajax
 from metajax.data.files.folder import image_folder
 from metajax.data.omniglot.archive import area_average
 from metajax.data.omniglot.reading import omniglot
@@ -222,6 +225,25 @@ def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
     for size in (None, 4, None):
         tfds_classes("animals", data_dir=root, cache=tmp_path / "cache", size=size)
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_no_space_for_the_cache(root, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"0 MB are free.*; make room for 903 MB, or pass another"):
+        tfds_classes("animals", data_dir=root, size=1001, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    assert len(tfds_classes("animals", data_dir=root, cache=False).images[:]) == 300
+
+
+def test_episodes_straight_from_the_files(root):
+    data = tfds_classes("animals", data_dir=root, cache=False)
+    options = {"ways": 2, "shots": 3, "queries": 4}
+    in_memory = dataclasses.replace(data, images=data.images[:])
+    key = jax.random.key(3)
+    expected = metajax.image_episodes(in_memory, **options)(key)
+    episode = metajax.image_episodes(data, **options, place="host")(key)
+    jax.tree.map(np.testing.assert_array_equal, episode, expected)
 
 
 # Where the files are
