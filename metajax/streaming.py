@@ -84,7 +84,7 @@ def stream_episodes(
 
 
 def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Iterator[T]:
-    """The results of calls, in order, each begun in a thread before it is asked for.
+    """The results of calls, in order, each begun in a thread of its own before it is asked for.
 
     Args:
       calls: functions without arguments.
@@ -99,16 +99,16 @@ def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Iterator[T
             return call()
 
     waiting: collections.deque[Future[T]] = collections.deque()
-    thread = ThreadPoolExecutor(1, "metajax-ahead")
+    threads = ThreadPoolExecutor(ahead, "metajax-ahead")
     try:
         for call in calls:
-            waiting.append(thread.submit(begin, call))
+            waiting.append(threads.submit(begin, call))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)  # Nobody waits for what nobody wants.
+        threads.shutdown(wait=False, cancel_futures=True)  # Nobody waits for what nobody wants.
 
 
 def keys_on_host(keys: Key) -> Key:
