@@ -71,13 +71,13 @@ def stream_episodes(
         )
 
     def read(keys: Key) -> Callable[[], tuple[Key, Any]]:
-        keys = keys_on_host(keys)
-        if keys.ndim != 1:
+        near = keys_on_host(keys)
+        if near.ndim != 1:
             raise ValueError(
-                f"a meta-batch has keys of shape {keys.shape}; expected an iterable of [tasks] "
+                f"a meta-batch has keys of shape {near.shape}; expected an iterable of [tasks] "
                 "keys, one such array a meta-batch"
             )
-        return lambda: (keys, place(sample.fetch(keys)))
+        return lambda: (keys, place(sample.fetch(near)))
 
     batches = run_ahead(map(read, keys), ahead=ahead)
     return (_finished(sample.finish, *batch) for batch in batches)

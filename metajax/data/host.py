@@ -74,8 +74,7 @@ class HostEpisodes:
                 "scan); expected train, evaluate or stream_episodes, which read ahead of it, or "
                 'place="device"'
             )
-        key = keys_on_host(key)
-        fetched = jax.tree.map(lambda x: x[0], self.fetch(key[None], index))
+        fetched = jax.tree.map(lambda x: x[0], self.fetch(keys_on_host(key)[None], index))
         return self.finish(key, fetched)
 
     def fetch(self, keys: Key, indices: np.ndarray | None = None) -> Fetched:

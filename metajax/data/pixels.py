@@ -50,7 +50,7 @@ def to_episode(key: Key, fetched: Fetched, augment: Augment | None) -> Episode:
       fetched: images and places.
       augment: see `ImageEpisodes`.
     """
-    places = fetched.drawn
+    places = jax.tree.map(jnp.asarray, fetched.drawn)
     # Padding is black for the augmentation too, which may mix the images.
     support, query = (
         _without_padding(_turned(_scaled(jnp.asarray(images)), p.turns), p.weights)

@@ -206,6 +206,15 @@ def test_keys_of_every_form(mapped: mj.ImageClasses) -> None:
         mj.stream_episodes(device, [KEYS])
 
 
+def test_episodes_come_on_the_device_that_is_asked_for(mapped: mj.ImageClasses) -> None:
+    _, host = _pair(mapped, "fixed")
+    device = jax.devices()[1]
+    with jax.default_device(device):
+        keys = jax.random.split(jax.random.key(0), 2)
+        for episode in (host(keys[0]), next(mj.stream_episodes(host, [keys]))):
+            assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(episode))
+
+
 def test_a_part_that_skips_images_is_not_copied_by_accident(mapped: mj.ImageClasses) -> None:
     images = np.asarray(mapped.images)[:40].reshape(5, 8, 4, 4, 1)
     path = Path(mapped.images.filename).with_name("fives.npy")
