@@ -90,12 +90,14 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         shots=setting.train_shots or args.shots,
         queries=setting.queries,
         rotations=setting.rotations,
+        place=args.place,
     )
     unseen = functools.partial(
         mj.image_episodes,
         shots=args.shots,
         queries=args.test_queries,
         rotations=setting.rotations,
+        place=args.place,
     )
     test_images = load(args, "test")
     test_samples = [unseen(test_images, ways=ways) for ways in test_ways]
@@ -173,6 +175,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data", choices=["glyphs", "omniglot"], default="glyphs")
     folder = Path(os.environ.get("METAJAX_DATA_DIR", "data")) / "omniglot"
     out.add_argument("--data-dir", type=Path, default=folder, help="folder of Omniglot")
+    out.add_argument(
+        "--place",
+        choices=["device", "host"],
+        default="device",
+        help="where the images lie; from the host they are read ahead, episode by episode",
+    )
     out.add_argument("--algorithm", choices=list(SETTINGS), default="maml")
     out.add_argument("--ways", type=int, default=5)
     out.add_argument(

@@ -184,25 +184,33 @@ def class_table(
         return ClassTable(counts, None, None, largest)
     if data.groups is None:
         raise ValueError(f"groups={groups!r} but the data set has none; expected groups=False")
-    known = sorted(set(data.groups))
-    weights = dict.fromkeys(known, 1.0) if groups is True else dict(groups)
+    weights = _group_weights(data.groups, groups, ways=ways, copies=copies)
+    place = {name: index for index, name in enumerate(weights)}
+    ends = np.cumsum(np.array(list(weights.values()), np.float64))
+    bounds = np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
+    codes = np.array([place.get(name, -1) for name in data.groups], np.int32)
+    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
+
+
+def _group_weights(
+    of_classes: tuple[str, ...], groups: Groups, *, ways: int, copies: int
+) -> dict[str, float]:
+    """The weight of each group that is drawn from, found to have enough classes."""
+    known = sorted(set(of_classes))
+    weights = dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(known, 1.0)
     if strangers := sorted(weights.keys() - set(known)):
         raise ValueError(
             f"no group is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
         )
     if not weights or not all(0 < weight < np.inf for weight in weights.values()):
         raise ValueError(f"groups={weights}; expected finite weights above 0, at least one")
-    sizes = {name: data.groups.count(name) * copies for name in weights}
+    sizes = {name: of_classes.count(name) * copies for name in weights}
     if small := [f"{name!r} ({size})" for name, size in sizes.items() if size < ways]:
         raise ValueError(
             f"an episode takes {ways} classes of a group, but {len(small)} have fewer: "
             f"{', '.join(small)}; lower ways, or pass the groups to draw from with their weights"
         )
-    place = {name: index for index, name in enumerate(weights)}
-    ends = np.cumsum(np.array(list(weights.values()), np.float64))
-    bounds = np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    codes = np.array([place.get(name, -1) for name in data.groups], np.int32)
-    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
+    return weights
 
 
 def _draw(key: Key, available: Array, largest: int, count: int) -> Array:
