@@ -158,6 +158,7 @@ def test_parser_names_the_bad_glyph(text: str, message: str):
         hershey.parse_jhf(text, "f")
 
 
+@pytest.mark.slow
 def test_conversion_reproduces_the_shipped_file(tmp_path: Path):
     data = os.environ.get("METAJAX_DATA_DIR")
     if not data:

@@ -63,7 +63,9 @@ def _pair(data: mj.ImageClasses, kind: str) -> tuple[mj.ImageEpisodes, mj.HostEp
     )
 
 
-@pytest.mark.parametrize("kind", ["fixed", "groups", "varying", "listed"])
+@pytest.mark.parametrize(
+    "kind", ["fixed", "groups", "listed", pytest.param("varying", marks=pytest.mark.slow)]
+)
 def test_the_same_keys_give_the_same_episodes(mapped: mj.ImageClasses, kind: str) -> None:
     device, host = _pair(mapped, kind)
     expected = jax.jit(jax.vmap(device))(KEYS)
@@ -83,6 +85,7 @@ def _run(sample: object, **options: object) -> mj.TrainResult:
     return mj.train(LEARNER, OPTIMIZER, state, sample, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["groups", "varying"])
 def test_training_is_the_same_run(mapped: mj.ImageClasses, kind: str) -> None:
     device, host = _pair(mapped, kind)
