@@ -2,8 +2,9 @@
 
 from metajax.data.augmentation import Augmentation, augmentation
 from metajax.data.classes import ImageClasses, group_by_label, image_classes
+from metajax.data.device import ImageEpisodes
 from metajax.data.draws import Drawn, Places
-from metajax.data.episodes import ImageEpisodes, image_episodes, listed_episodes, varying_episodes
+from metajax.data.episodes import image_episodes, listed_episodes, varying_episodes
 from metajax.data.files.folder import image_folder
 from metajax.data.files.image_csv import image_csv
 from metajax.data.glyphs import glyphs

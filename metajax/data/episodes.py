@@ -1,6 +1,5 @@
-"""Few-shot classification episodes of images: first drawn by places, then fetched from there."""
+"""Few-shot classification episodes of images: the samplers, built from checked arguments."""
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -12,60 +11,17 @@ from jax.typing import ArrayLike
 
 from metajax.checks import check_positive
 from metajax.data.classes import ImageClasses, image_classes
+from metajax.data.device import ImageEpisodes, on_device
 from metajax.data.draws import Drawn, FixedDraws, Groups, Rotations, class_table
 from metajax.data.host import HostEpisodes
-from metajax.data.listed import ListedDraws, checked_places, listed_draws
-from metajax.data.pixels import Augment, Fetched, to_episode
+from metajax.data.listed import ListedDraws, checked_places
+from metajax.data.pixels import Augment
 from metajax.data.varying import LARGEST_CLASS, VaryingDraws
 from metajax.streaming import on_cpu
-from metajax.types import Array, Episode, Key
+from metajax.types import Key
 
 Place = Literal["device", "host"]
 _READERS = 8
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)  # Hashed by identity, so that `jax.jit` takes it.
-class ImageEpisodes:
-    """A sampler of episodes from images on the device: the pure function `key -> Episode`.
-
-    It is a pytree whose leaves are the data, so that it can be an argument of a compiled function
-    instead of a constant inside it. Build it with `image_episodes`, `varying_episodes` or
-    `listed_episodes`, which check the numbers.
-
-    Attributes:
-      images: `[images, height, width, channels]`.
-      starts: `[classes]` the row of each class's first image.
-      draw: the pure function `key -> Drawn`, which images make an episode.
-      augment: the pure function `(key, images) -> images`, or None.
-    """
-
-    images: Array
-    starts: Array
-    draw: Callable[[Key], Drawn]
-    augment: Augment | None
-
-    @property
-    def listed(self) -> int | None:
-        """The number of listed episodes, or None where they are drawn at random."""
-        return getattr(self.draw, "listed", None)
-
-    @jax.jit  # One program and not one an operation, where the caller compiles nothing.
-    def __call__(self, key: Key) -> Episode:
-        """Draws an episode; the order of the classes, and so their labels, is random."""
-        return self._episode(key, self.draw(key))
-
-    def at(self, key: Key, index: int | Array) -> Episode:
-        """The episode `index` of a list; the key only augments it.
-
-        Raises:
-          TypeError: the episodes are not listed.
-        """
-        return self._episode(key, listed_draws(self.draw).at(index))
-
-    def _episode(self, key: Key, drawn: Drawn) -> Episode:
-        support, query = (self.images[self.starts[p.classes] + p.items] for p in drawn)
-        return to_episode(key, Fetched(drawn, support, query), self.augment)
 
 
 def image_episodes(
@@ -254,7 +210,7 @@ def _placed(
         raise ValueError(f'place={place!r}; expected "device" or "host"')
     if augment is not None and jax.tree_util.all_leaves([augment]):
         augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
-    return ImageEpisodes(*_on_device(data), draw, augment)
+    return ImageEpisodes(*on_device(data), draw, augment)
 
 
 def _check_range(data: ImageClasses) -> None:
@@ -268,14 +224,3 @@ def _check_range(data: ImageClasses) -> None:
             f"images are {dtype}; expected floats, or integers from 0 to 255: convert them first, "
             "such as images.astype(np.float32) / images.max()"
         )
-
-
-def _on_device(data: ImageClasses) -> tuple[Array, Array]:
-    """The images of the classes alone, and the row where each class starts."""
-    images = data.images
-    starts = np.cumsum(data.counts) - data.counts
-    whole = images.shape[0] == data.counts.sum() and np.array_equal(starts, data.starts)
-    if not (whole and isinstance(images, np.ndarray | jax.Array)):
-        rows = [np.arange(n) + start for start, n in zip(data.starts, data.counts, strict=True)]
-        images = images[np.concatenate(rows)]
-    return jnp.asarray(images), jnp.asarray(starts, jnp.int32)
