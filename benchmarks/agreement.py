@@ -21,7 +21,7 @@ from records import plain_table, wide_console, write
 from two_processes import add_worker_arguments, run_two
 
 import metajax as mj
-from metajax.dispatch import episode_keys
+from metajax.training_program import episode_keys
 
 TASKS, WAYS, SIDE, RATE = 8, 3, 8, 0.05
 OPTIMIZER = optax.sgd(RATE, momentum=0.9)
@@ -43,18 +43,20 @@ class Trace(NamedTuple):
 
 
 def _perceptron(outputs: int) -> mj.Model:
-    return mj.mlp((128, outputs), stddev=0.1)
+    return mj.models.mlp((128, outputs), stddev=0.1)
 
 
 def _relation() -> mj.Learner:
-    maps = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
-    return mj.relation_network(maps, mj.relation_module(filters=4, hidden=4), ways=WAYS)
+    maps = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1, features="map"))
+    return mj.relation_network(maps, mj.models.relation_module(filters=4, hidden=4), ways=WAYS)
 
 
 LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
     "maml": lambda: mj.maml(_perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3),
     "maml, convolutions": lambda: mj.maml(
-        mj.from_linen(mj.ConvNet(WAYS, 4, blocks=2)), inner=optax.sgd(0.1), num_steps=2
+        mj.models.from_linen(mj.models.ConvNet(WAYS, 4, blocks=2)),
+        inner=optax.sgd(0.1),
+        num_steps=2,
     ),
     "fomaml": lambda: mj.fomaml(_perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3),
     "reptile": lambda: mj.reptile(
@@ -62,7 +64,7 @@ LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
     ),
     "prototypical": lambda: mj.prototypical_network(_perceptron(8)),
     "matching, FCE": lambda: mj.matching_network(
-        _perceptron(8), full_context=mj.full_context(8, read_steps=2), ways=WAYS
+        _perceptron(8), full_context=mj.models.full_context(8, read_steps=2), ways=WAYS
     ),
     "relation": _relation,
     "proto_maml": lambda: mj.proto_maml(_perceptron(8), inner=optax.sgd(0.1), num_steps=2),
@@ -77,7 +79,7 @@ def start(learner: mj.Learner) -> tuple[mj.TrainState, Callable[[jax.Array], mj.
     params = learner.init(jax.random.key(0), jnp.asarray(images[0]))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
     state = mj.init_state(params, OPTIMIZER, jax.random.key(1))
-    return state, mj.image_episodes(images, ways=WAYS, shots=2, queries=4)
+    return state, mj.data.image_episodes(images, ways=WAYS, shots=2, queries=4)
 
 
 def by_train(learner: mj.Learner, steps: int, **options: Any) -> Trace:
@@ -110,13 +112,13 @@ def by_steps(
     draw = jax.jit(
         lambda number: jax.vmap(sample)(episode_keys(state._replace(step=number), TASKS))
     )
-    states, losses = [state if mesh is None else mj.place_state(state, mesh)], []
+    states, losses = [state if mesh is None else mj.parallel.place_state(state, mesh)], []
     for number in range(steps):
         episodes = draw(number)
         if mesh is not None:
-            mine = mj.process_tasks(TASKS, mesh)
+            mine = mj.parallel.process_tasks(TASKS, mesh)
             own = jax.tree.map(lambda x, mine=mine: x[mine.start : mine.stop], episodes)
-            episodes = mj.place_episodes(own, mesh)
+            episodes = mj.parallel.place_episodes(own, mesh)
         after, metrics = step(states[-1], episodes)
         states.append(after)
         losses.append(float(metrics["loss"]))
@@ -124,7 +126,7 @@ def by_steps(
 
 
 def _trace(loss: float, states: list[mj.TrainState]) -> Trace:
-    first, second, last = (mj.to_host(state.params) for state in (*states[:2], states[-1]))
+    first, second, last = (mj.parallel.to_host(state.params) for state in (*states[:2], states[-1]))
     gradient = jax.tree.map(lambda before, after: (before - after) / RATE, first, second)
     return Trace(np.array(loss), gradient, last)
 
@@ -132,16 +134,18 @@ def _trace(loss: float, states: list[mj.TrainState]) -> Trace:
 def ways_to_run(learner: mj.Learner, steps: int) -> dict[str, Callable[[], Trace]]:
     """What one process with four devices can do."""
     four = jax.devices()[:4]
-    mesh, cut = mj.task_mesh(four), mj.task_mesh(four, model=2)
+    mesh, cut = mj.parallel.task_mesh(four), mj.parallel.task_mesh(four, model=2)
     alone = jax.jit(mj.train_step(learner, OPTIMIZER))
     shared = mj.train_step(learner, OPTIMIZER, axis_name="tasks")
     return {
         "one device": lambda: by_train(learner, steps),
         "chunks of 2": lambda: by_train(learner, steps, chunk_size=2),
-        "pmap, 4 devices": lambda: by_steps(learner, steps, mj.pmap_step(shared, devices=four)),
+        "pmap, 4 devices": lambda: by_steps(
+            learner, steps, mj.parallel.pmap_step(shared, devices=four)
+        ),
         "mesh of 4": lambda: by_train(learner, steps, mesh=mesh),
         "mesh of 4, steps by hand": lambda: by_steps(
-            learner, steps, mj.mesh_step(shared, mesh), mesh
+            learner, steps, mj.parallel.mesh_step(shared, mesh), mesh
         ),
         "mesh of 2 x 2, parameters cut": lambda: by_train(learner, steps, mesh=cut),
         "jit, episodes on 4 devices": lambda: by_steps(learner, steps, alone, mesh),
@@ -170,12 +174,12 @@ def in_two_processes(names: list[str], steps: int) -> dict[tuple[str, str], list
 
 def work(args: argparse.Namespace) -> None:
     """What each of the two processes does."""
-    mj.start_processes(args.coordinator, 2, args.process)
+    mj.parallel.start_processes(args.coordinator, 2, args.process)
     arrays: dict[str, Any] = {}
-    mesh = mj.task_mesh()
+    mesh = mj.parallel.task_mesh()
     for name in args.learners:
         learner = LEARNERS[name]()
-        step = mj.mesh_step(mj.train_step(learner, OPTIMIZER, axis_name="tasks"), mesh)
+        step = mj.parallel.mesh_step(mj.train_step(learner, OPTIMIZER, axis_name="tasks"), mesh)
         traces = (
             by_train(learner, args.steps, mesh=mesh),
             by_steps(learner, args.steps, step, mesh),

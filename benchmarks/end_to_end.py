@@ -39,7 +39,7 @@ from records import devices, plain_table, wide_console, write
 from workloads import WORKLOADS, Workload, arrays
 
 import metajax as mj
-from metajax.dispatch import episode_keys
+from metajax.training_program import episode_keys
 
 SCRIPT = Path(__file__).parent / "peers" / "torch_training.py"
 WINDOWS = 20  # Records of a run; the final loss is the mean of the last two, a tenth of it.
@@ -74,7 +74,7 @@ class Contest:
 
     def __init__(self, name: str, workload: Workload, iterations: int, seed: int) -> None:
         self.name, self.workload, self.iterations, self.seed = name, workload, iterations, seed
-        self.images = None if workload.regression else mj.glyphs("train")
+        self.images = None if workload.regression else mj.data.glyphs("train")
         self.ways = workload.widths[-1]
         self.shots, self.queries = workload.support // self.ways, workload.query // self.ways
         self.learner = make_learner(workload, STEPS)
@@ -87,9 +87,11 @@ class Contest:
         shots, queries = self.shots, self.queries
         sample: Callable[[jax.Array], mj.Episode]
         if self.images is None:
-            sample = mj.sinusoid_episodes(shots=shots, queries=queries)
+            sample = mj.data.sinusoid_episodes(shots=shots, queries=queries)
         else:
-            sample = mj.image_episodes(self.images, ways=self.ways, shots=shots, queries=queries)
+            sample = mj.data.image_episodes(
+                self.images, ways=self.ways, shots=shots, queries=queries
+            )
         window = self.iterations // WINDOWS
         started = time.perf_counter()
         result = mj.train(

@@ -3,7 +3,7 @@
 Meta-gradients of both orders are set against float64's on the same weights and episodes: the error
 in the norm, relative, the cosine of the angle between the two, and the relative error of the loss.
 Then the same few-shot run on the glyphs is trained and tested in every precision. In the halves
-parameters, gradients and updates stay in float32 (`metajax.computing_in`). "float32-highest"
+parameters, gradients and updates stay in float32 (`metajax.models.computing_in`). "float32-highest"
 forbids the shortened products that accelerators may use for float32; on CPU there are none. Times
 on CPU, which has little or no arithmetic in half precision, say nothing of a GPU or TPU.
 """
@@ -103,7 +103,7 @@ def learn(args: argparse.Namespace, name: str, images: dict[str, np.ndarray]) ->
     workload = WORKLOADS["W2"]._replace(filters=args.filters)
     ways = workload.widths[-1]
     train_sample, test_sample = (
-        mj.image_episodes(images[split], ways=ways, shots=1, queries=5)
+        mj.data.image_episodes(images[split], ways=ways, shots=1, queries=5)
         for split in ("train", "test")
     )
     precision = PRECISIONS[name]
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, list[dict]]:
         title = f"{name}, {workload.title}, {workload.tasks} tasks, against float64"
         console.print(plain_table(title, records, columns))
         results["gradients"] += records
-    images = {split: mj.glyphs(split) for split in ("train", "test")}
+    images = {split: mj.data.glyphs(split) for split in ("train", "test")}
     results["runs"] = [learn(args, name, images) for name in args.precisions]
     columns = ["precision", "stopped", "test accuracy, %", "±", "training s"]
     title = f"5-way 1-shot glyphs: {args.iterations} iterations of {args.meta_batch} tasks"

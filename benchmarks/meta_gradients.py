@@ -36,8 +36,8 @@ class Program(NamedTuple):
 def network(workload: Workload) -> mj.Model:
     """The workload's network."""
     if workload.network == "perceptron":
-        return mj.mlp(workload.widths)
-    nets = {"stride": mj.strided_conv_net, "max": mj.max_pool_conv_net}
+        return mj.models.mlp(workload.widths)
+    nets = {"stride": mj.models.strided_conv_net, "max": mj.models.max_pool_conv_net}
     return nets[workload.network](workload.widths[-1], filters=workload.filters)
 
 
@@ -52,7 +52,7 @@ def make_learner(
     """MAML of the workload's network, loss and inner rate; see `compile_meta_gradient`."""
     model = network(workload)
     return mj.maml(
-        model if computing is None else mj.computing_in(model, computing),
+        model if computing is None else mj.models.computing_in(model, computing),
         inner=optax.sgd(workload.inner_rate),
         num_steps=num_steps,
         first_order=first_order,
@@ -78,7 +78,7 @@ def compile_meta_gradient(
       first_order: see `metajax.maml`.
       backward: see `metajax.maml`.
       dtype: of weights and episodes.
-      computing: where the network computes in another type, see `metajax.computing_in`.
+      computing: where the network computes in another type, see `metajax.models.computing_in`.
     """
     learner = make_learner(
         *(workload, num_steps),

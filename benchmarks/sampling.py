@@ -18,7 +18,7 @@ from meta_gradients import Program, interleaved_medians
 from records import devices, plain_table, wide_console, write
 
 import metajax as mj
-from metajax.dispatch import dispatch_program, episode_keys
+from metajax.training_program import dispatch_program, episode_keys
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -36,11 +36,11 @@ class Setting(NamedTuple):
 
 
 def _maml(ways: int) -> mj.Learner:
-    return mj.maml(mj.strided_conv_net(ways), inner=optax.sgd(0.4), num_steps=1)
+    return mj.maml(mj.models.strided_conv_net(ways), inner=optax.sgd(0.4), num_steps=1)
 
 
 def _prototypical(ways: int) -> mj.Learner:
-    return mj.prototypical_network(mj.embedding_net(), ways=ways, query_batching="joint")
+    return mj.prototypical_network(mj.models.embedding_net(), ways=ways, query_batching="joint")
 
 
 SETTINGS = [
@@ -55,19 +55,19 @@ def load() -> tuple[str, Any]:
     """Omniglot's training split where it is, else the embedded glyphs."""
     folder = Path(os.environ.get("METAJAX_DATA_DIR", "data")) / "omniglot"
     if folder.exists():
-        return "omniglot", mj.omniglot(folder)
-    return "glyphs", mj.glyphs("train")
+        return "omniglot", mj.data.omniglot(folder)
+    return "glyphs", mj.data.glyphs("train")
 
 
 def measure(setting: Setting, images: Any, *, steps: int, seconds: float, augment: bool) -> dict:
     """Both programs of a setting, timed."""
-    sample = mj.image_episodes(
+    sample = mj.data.image_episodes(
         images,
         ways=setting.ways,
         shots=setting.shots,
         queries=setting.queries,
         rotations=setting.rotations,  # type: ignore[arg-type]
-        augment=mj.augmentation(shift=2, rotation=10) if augment else None,
+        augment=mj.data.augmentation(shift=2, rotation=10) if augment else None,
     )
     learner = setting.learner(setting.ways)
     params = learner.init(jax.random.key(0), jnp.zeros((1, *sample.images.shape[1:])))

@@ -30,7 +30,7 @@ import metajax as mj
 ITEMS, SHAPE = 500, (84, 84, 3)
 TASKS = 4
 WAYS, SHOTS, QUERIES = 5, 5, 15
-EPISODES = functools.partial(mj.image_episodes, ways=WAYS, shots=SHOTS, queries=QUERIES)
+EPISODES = functools.partial(mj.data.image_episodes, ways=WAYS, shots=SHOTS, queries=QUERIES)
 
 
 def make_file(path: Path, gigabytes: float) -> None:
@@ -69,7 +69,7 @@ def reading(path: Path, sample: Any, seconds: float) -> list[dict]:
         "indexing the map, unfinished": by_index,
         "fetch, unfinished": lambda: map(sample.fetch, batches),
         "fetch and finish, in turns": lambda: (finish(k, sample.fetch(k)) for k in batches),
-        "stream_episodes": lambda: mj.stream_episodes(sample, batches),
+        "stream_episodes": lambda: mj.data.stream_episodes(sample, batches),
     }
     if importlib.util.find_spec("grain") is not None:
         ways["Grain, 8 threads"] = lambda: map(finish, batches, _by_grain(sample, batches))
@@ -107,7 +107,7 @@ def _by_grain(sample: Any, batches: list[Any]) -> Iterator[Any]:
 
 def training(sample: Any, iterations: int) -> list[dict]:
     """Milliseconds a step of training from the file, and from images on the device."""
-    learner = mj.prototypical_network(mj.embedding_net(filters=32))
+    learner = mj.prototypical_network(mj.models.embedding_net(filters=32))
     optimizer = optax.adam(1e-3)
     params = learner.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     few = np.random.default_rng(1).integers(0, 256, (10, 25, *SHAPE), np.uint8)

@@ -31,7 +31,7 @@ OPTIMIZER = optax.adam(1e-3)
 
 def start() -> tuple[mj.Learner, mj.TrainState]:
     """Sinusoid regression with the paper's network, and its first state."""
-    model = mj.mlp((40, 40, 1))
+    model = mj.models.mlp((40, 40, 1))
     learner = mj.maml(model, inner=optax.sgd(0.01), num_steps=1, loss_fn=mj.squared_error)
     params = learner.init(jax.random.key(0), jnp.zeros((1, 1)))
     return learner, mj.init_state(params, OPTIMIZER, jax.random.key(1))
@@ -42,15 +42,15 @@ def work(args: argparse.Namespace) -> None:
     if args.processes > 1:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", 2)
-        mj.start_processes(args.coordinator, args.processes, args.process)
+        mj.parallel.start_processes(args.coordinator, args.processes, args.process)
     learner, state = start()
-    mesh = mj.task_mesh()
+    mesh = mj.parallel.task_mesh()
     with mj.Checkpoints(args.worker, options={"algorithm": "maml"}, every=DISPATCH) as checkpoints:
         mj.train(
             learner,
             OPTIMIZER,
-            checkpoints.restore(mj.place_state(state, mesh)),
-            mj.sinusoid_episodes(shots=10, queries=10),
+            checkpoints.restore(mj.parallel.place_state(state, mesh)),
+            mj.data.sinusoid_episodes(shots=10, queries=10),
             iterations=args.iterations,
             meta_batch=24,
             dispatch=DISPATCH,

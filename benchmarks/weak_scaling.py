@@ -33,7 +33,8 @@ from two_processes import add_worker_arguments, run_two
 from workloads import WORKLOADS, Workload, arrays
 
 import metajax as mj
-from metajax.parallel import on_each_device, replicate
+from metajax.parallel.placement import replicate
+from metajax.parallel.steps import on_each_device
 
 OPTIMIZER = optax.adam(1e-3)
 COLUMNS = [
@@ -63,7 +64,7 @@ def programs(workload: Workload, steps: int, mesh: jax.sharding.Mesh) -> dict[st
     data = {name: jnp.asarray(array) for name, array in arrays(workload).items()}
     support, query = (mj.Examples(data[f"x{name}"], data[f"y{name}"]) for name in "sq")
     params = to_tree(data, jax.eval_shape(learner.init, jax.random.key(0), support.inputs[0]))
-    state = mj.place_state(mj.init_state(params, OPTIMIZER, jax.random.key(1)), mesh)
+    state = mj.parallel.place_state(mj.init_state(params, OPTIMIZER, jax.random.key(1)), mesh)
     # Every device works on the same tasks: as many of them each, and nothing to wait for.
     whole = replicate(mj.Episode(support, query), mesh)
     spec = PartitionSpec()
@@ -113,10 +114,10 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
     """One, two and four devices of one process, and parameters cut over pairs of them."""
     devices = jax.devices()
     meshes = {
-        "1 device": mj.task_mesh(devices[:1]),
-        "2 devices": mj.task_mesh(devices[:2]),
-        "4 devices": mj.task_mesh(devices[:4]),
-        "2 x 2 devices": mj.task_mesh(devices[:4], model=2),
+        "1 device": mj.parallel.task_mesh(devices[:1]),
+        "2 devices": mj.parallel.task_mesh(devices[:2]),
+        "4 devices": mj.parallel.task_mesh(devices[:4]),
+        "2 x 2 devices": mj.parallel.task_mesh(devices[:4], model=2),
     }
     made = {
         (arrangement, part): program
@@ -139,8 +140,8 @@ def on_devices(args: argparse.Namespace, name: str, workload: Workload) -> list[
 
 def in_processes(args: argparse.Namespace, name: str, workload: Workload) -> list[dict]:
     """One process alone while the other waits, then both."""
-    alone = programs(workload, args.steps, mj.task_mesh(jax.local_devices()))["step"]
-    both = programs(workload, args.steps, mj.task_mesh())
+    alone = programs(workload, args.steps, mj.parallel.task_mesh(jax.local_devices()))["step"]
+    both = programs(workload, args.steps, mj.parallel.task_mesh())
     mine = alone.run if jax.process_index() == 0 else lambda: None
     runs = {"alone": mine} | {part: both[part].run for part in PARTS}
     times = medians(runs, args.turns, lambda: multihost_utils.sync_global_devices("turn"))
@@ -183,7 +184,7 @@ def work(args: argparse.Namespace) -> None:
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {cores[args.process % len(cores)]})
         jax.config.update("jax_num_cpu_devices", 1)
-        mj.start_processes(args.coordinator, 2, args.process)
+        mj.parallel.start_processes(args.coordinator, 2, args.process)
     else:
         jax.config.update("jax_num_cpu_devices", 4)
     measure = in_processes if args.coordinator else on_devices

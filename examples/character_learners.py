@@ -78,7 +78,7 @@ def make_learner(
     steps = setting.test_steps if test else setting.steps
     if algorithm in ("maml", "fomaml"):
         return mj.maml(
-            mj.strided_conv_net(ways, filters=filters),
+            mj.models.strided_conv_net(ways, filters=filters),
             inner=optax.sgd(setting.inner_rate),
             num_steps=steps,
             first_order=algorithm == "fomaml",
@@ -87,7 +87,7 @@ def make_learner(
         )
     if algorithm == "reptile":
         return mj.reptile(
-            mj.strided_conv_net(ways, filters=filters),
+            mj.models.strided_conv_net(ways, filters=filters),
             # The authors' Adam with beta1 = 0, its second moment carried from task to task.
             inner=optax.rmsprop(
                 setting.inner_rate, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3
@@ -99,14 +99,14 @@ def make_learner(
             record_steps=test,
         )
     if algorithm == "relation":
-        encoder = mj.relation_encoder(filters=filters)
-        relation = mj.relation_module(filters=filters)
+        encoder = mj.models.relation_encoder(filters=filters)
+        relation = mj.models.relation_module(filters=filters)
         return mj.relation_network(encoder, relation, ways=ways, query_batching=batching)
-    encoder = mj.embedding_net(filters=filters)
+    encoder = mj.models.embedding_net(filters=filters)
     if algorithm == "prototypical":
         return mj.prototypical_network(encoder, ways=ways, query_batching=batching)
     if algorithm in ("matching", "matching_fce"):
-        context = mj.full_context(filters) if algorithm == "matching_fce" else None
+        context = mj.models.full_context(filters) if algorithm == "matching_fce" else None
         return mj.matching_network(
             encoder,
             full_context=context,

@@ -29,8 +29,8 @@ import metajax as mj
 
 def load(args: argparse.Namespace, split: str) -> np.ndarray:
     if args.data == "glyphs":
-        return mj.glyphs(split)
-    return mj.omniglot(args.data_dir, split)
+        return mj.data.glyphs(split)
+    return mj.data.omniglot(args.data_dir, split)
 
 
 def validation(
@@ -49,7 +49,7 @@ def validation(
 def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests, prints the tables and draws the figures; returns the first test's scores."""
     if args.cluster or args.coordinator:
-        mj.start_processes(args.coordinator, args.processes, args.process)
+        mj.parallel.start_processes(args.coordinator, args.processes, args.process)
     setting = SETTINGS[args.algorithm]
     names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
     changes = {name: getattr(args, name) for name in (*names, "temperature")}
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         for ways in test_ways
     ]
     optimizer = make_optimizer(args.algorithm, setting, args.iterations)
-    sample = mj.image_episodes(
+    sample = mj.data.image_episodes(
         load(args, "train"),
         ways=train_ways,
         shots=setting.train_shots or args.shots,
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         place=args.place,
     )
     unseen = functools.partial(
-        mj.image_episodes,
+        mj.data.image_episodes,
         shots=args.shots,
         queries=args.test_queries,
         rotations=setting.rotations,
@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
     state = mj.init_state(params, optimizer, run_key)
-    mesh = mj.task_mesh() if args.mesh or jax.process_count() > 1 else None
+    mesh = mj.parallel.task_mesh() if args.mesh or jax.process_count() > 1 else None
     if mesh is not None:
-        state = mj.place_state(state, mesh)
+        state = mj.parallel.place_state(state, mesh)
     folder = out / "checkpoints"
     if folder.exists() and not args.resume and jax.process_count() == 1:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     if args.validation_episodes and result.stopped == "finished":
         tested = mj.restore_state(folder, state, which="best")
         console.print(f"testing step {int(tested.step)}, the best on the validation set")
-    params = mj.to_host(tested.params)
+    params = mj.parallel.to_host(tested.params)
     tests = []
     for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):
         scores = mj.evaluate(tester, params, test_sample, episodes=args.episodes, seed=args.seed)

@@ -34,7 +34,7 @@ def make_learner(
     record_steps: bool = False,
 ) -> mj.Learner:
     return mj.maml(
-        mj.mlp((40, 40, 1)),
+        mj.models.mlp((40, 40, 1)),
         inner=optax.sgd(args.inner_rate),
         num_steps=num_steps,
         first_order=first_order,
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
     out = args.out or Path("runs") / f"sinusoid_{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    sample = mj.sinusoid_episodes(shots=args.shots, queries=args.shots)
-    test_sample = mj.sinusoid_episodes(shots=args.shots, queries=100)
+    sample = mj.data.sinusoid_episodes(shots=args.shots, queries=args.shots)
+    test_sample = mj.data.sinusoid_episodes(shots=args.shots, queries=100)
     tester = make_learner(args, num_steps=STEPS, record_steps=True)
     optimizer = optax.adam(args.outer_rate)
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
@@ -118,13 +118,15 @@ def draw_task(args: argparse.Namespace, trained: dict, path: Path) -> None:
     """One task, fitted from each starting point by 0, 1 and 10 inner steps."""
     amplitude, phase = 4.0, 1.0
     x = jax.random.uniform(jax.random.key(args.seed), (args.shots, 1), minval=-5.0, maxval=5.0)
-    support = mj.Examples(x, mj.sinusoid(x, amplitude, phase))
+    support = mj.Examples(x, mj.data.sinusoid(x, amplitude, phase))
     grid = jnp.linspace(-5, 5, 200)[:, None]
     figure, panels = plt.subplots(
         1, len(trained), figsize=(12, 3.8), sharey=True, layout="constrained", squeeze=False
     )
     for axes, (name, params) in zip(panels[0], trained.items(), strict=True):
-        axes.plot(grid, mj.sinusoid(grid, amplitude, phase), color="tab:red", label="true curve")
+        axes.plot(
+            grid, mj.data.sinusoid(grid, amplitude, phase), color="tab:red", label="true curve"
+        )
         axes.plot(*support[:2], "^", color="tab:purple", label=f"{args.shots} support points")
         for steps, style in ((0, ":"), (1, "--"), (STEPS, "-")):
             fitter = make_learner(args, num_steps=steps)

@@ -3,7 +3,7 @@
 Trains on Omniglot's background alphabets alone; is tested on the 20 published runs (400 queries;
 one drawer gives the support, another the queries), and on fresh episodes of the 20 evaluation
 alphabets that are drawn by the same rules. Needs the files of Omniglot:
-`metajax.download_omniglot(folder)` fetches them.
+`metajax.data.download_omniglot(folder)` fetches them.
 """
 
 import argparse
@@ -24,35 +24,37 @@ import metajax as mj
 WAYS = 20
 
 
-def published_runs(evaluation: mj.ImageClasses) -> Any:
+def published_runs(evaluation: mj.data.ImageClasses) -> Any:
     """The 20 published runs, a list of episodes."""
-    runs = mj.lake_runs()
+    runs = mj.data.lake_runs()
     labels = np.broadcast_to(np.arange(WAYS), runs.classes.shape)
 
-    def places(targets: np.ndarray, drawers: np.ndarray) -> mj.Places:
+    def places(targets: np.ndarray, drawers: np.ndarray) -> mj.data.Places:
         items = np.broadcast_to(drawers[:, None], targets.shape)
         classes = np.take_along_axis(runs.classes, targets, axis=1)
-        return mj.Places(*map(jnp.asarray, (classes, items, targets)))
+        return mj.data.Places(*map(jnp.asarray, (classes, items, targets)))
 
-    drawn = mj.Drawn(places(labels, runs.support_drawer), places(runs.labels, runs.query_drawer))
-    return mj.listed_episodes(evaluation, drawn)
+    drawn = mj.data.Drawn(
+        places(labels, runs.support_drawer), places(runs.labels, runs.query_drawer)
+    )
+    return mj.data.listed_episodes(evaluation, drawn)
 
 
-def training_episodes(args: argparse.Namespace, background: mj.ImageClasses) -> Any:
+def training_episodes(args: argparse.Namespace, background: mj.data.ImageClasses) -> Any:
     """Episodes of one alphabet each, or of characters of any."""
     groups: bool | dict[str, float] = False
     if not args.across_alphabets:
         # An alphabet is drawn by its number of characters; its quarter turns are characters too.
         sizes = collections.Counter(background.groups)
         groups = {name: float(size) for name, size in sizes.items() if 4 * size >= args.train_ways}
-    return mj.image_episodes(
+    return mj.data.image_episodes(
         background,
         ways=args.train_ways,
         shots=1,
         queries=args.queries,
         rotations="classes",
         groups=groups,
-        augment=mj.augmentation(shift=args.shift, rotation=args.rotation),
+        augment=mj.data.augmentation(shift=args.shift, rotation=args.rotation),
     )
 
 
@@ -60,10 +62,10 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests and prints the errors; returns the scores on the published runs."""
     console = Console(width=max(Console().width, 100))
     background, evaluation = (
-        mj.omniglot_classes(args.data_dir, split, protocol="lake")
+        mj.data.omniglot_classes(args.data_dir, split, protocol="lake")
         for split in ("background", "evaluation")
     )
-    encoder = mj.embedding_net(filters=args.filters)
+    encoder = mj.models.embedding_net(filters=args.filters)
     learner = mj.prototypical_network(encoder, query_batching="joint")
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, args.iterations))
     sample = training_episodes(args, background)
@@ -87,13 +89,13 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     tests = {
         "the 20 published runs": (published_runs(evaluation), None),
         "fresh episodes by their rules": (
-            mj.image_episodes(
+            mj.data.image_episodes(
                 evaluation, ways=WAYS, shots=1, queries=1, groups=True, same_items=True
             ),
             args.episodes,
         ),
         "fresh episodes across alphabets": (
-            mj.image_episodes(evaluation, ways=WAYS, shots=1, queries=1),
+            mj.data.image_episodes(evaluation, ways=WAYS, shots=1, queries=1),
             args.episodes,
         ),
     }

@@ -1,101 +1,23 @@
-"""metajax: meta-learning and few-shot learning as pure functions of parameters and an episode."""
+"""metajax: meta-learning and few-shot learning as pure functions of parameters and an episode.
 
-from metajax.adaptation import gradient_learner
-from metajax.algorithms import (
-    fo_proto_maml,
-    fomaml,
-    maml,
-    matching_network,
-    proto_maml,
-    prototypical_network,
-    relation_network,
-    reptile,
-)
-from metajax.algorithms.matching import MatchingParams
-from metajax.algorithms.proto_maml import ProtoMAMLParams
-from metajax.algorithms.relation import RelationParams
-from metajax.algorithms.reptile import ReptileParams
-from metajax.batching import apply_queries
+Learners, training and types are here; what they work on is in modules of its own: `metajax.data`,
+`metajax.models`, `metajax.metric`, `metajax.parallel`.
+"""
+
+from metajax import data, metric, models, parallel
+from metajax.algorithms import catalogue
+from metajax.algorithms.catalogue import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
-from metajax.comparison import MetricTask, metric_learner
-from metajax.data import (
-    Augmentation,
-    Drawn,
-    HostEpisodes,
-    ImageClasses,
-    ImageEpisodes,
-    LakeRuns,
-    Places,
-    augmentation,
-    cifar_fs,
-    download_omniglot,
-    fc100,
-    glyphs,
-    group_by_label,
-    image_classes,
-    image_csv,
-    image_episodes,
-    image_folder,
-    join_classes,
-    lake_runs,
-    listed_episodes,
-    omniglot,
-    omniglot_classes,
-    sinusoid,
-    sinusoid_episodes,
-    tfds_classes,
-    tfds_omniglot,
-    varying_episodes,
-)
 from metajax.evaluation import Evaluation, evaluate
-from metajax.inner import Backward, inner_loop
-from metajax.loop import TrainResult, train
+from metajax.gradient_learners import gradient_learner
+from metajax.inner.loop import Backward, inner_loop
 from metajax.losses import accuracy, cross_entropy, match_error, squared_error
-from metajax.metric import (
-    class_log_probabilities,
-    class_sums,
-    cosine_distances,
-    cosine_similarities,
-    dot_products,
-    linear_reading,
-    log_attention,
-    prototypes,
-    squared_distances,
-)
-from metajax.models import (
-    MLP,
-    BatchStatistics,
-    ConvNet,
-    RelationEncoder,
-    RelationModule,
-    computing_in,
-    convolution,
-    embedding_net,
-    from_functions,
-    from_linen,
-    from_nnx,
-    full_context,
-    max_pool_conv_net,
-    mlp,
-    relation_encoder,
-    relation_module,
-    strided_conv_net,
-)
+from metajax.meta_gradients import meta_gradient, task_keys
+from metajax.metric_learners import MetricTask, metric_learner
 from metajax.objectives import supervised
-from metajax.parallel import (
-    mesh_step,
-    place_episodes,
-    place_state,
-    pmap_step,
-    process_tasks,
-    start_processes,
-    state_shardings,
-    task_mesh,
-    to_host,
-)
-from metajax.streaming import stream_episodes
-from metajax.tasks import meta_gradient, task_keys
-from metajax.training import TrainState, init_state, maml_step, train_step
+from metajax.query_batching import apply_queries
+from metajax.training_loop import TrainResult, train
+from metajax.training_step import TrainState, init_state, maml_step, train_step
 from metajax.types import (
     AdaptedTask,
     Aux,
@@ -110,110 +32,44 @@ from metajax.types import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "MLP",
     "AdaptedTask",
-    "Augmentation",
     "Aux",
     "Backward",
-    "BatchStatistics",
     "Checkpoints",
-    "ConvNet",
-    "Drawn",
     "Episode",
     "Evaluation",
     "Examples",
     "FullContext",
-    "HostEpisodes",
-    "ImageClasses",
-    "ImageEpisodes",
-    "LakeRuns",
     "Learner",
-    "MatchingParams",
     "MetricTask",
     "Model",
     "Objective",
-    "Places",
-    "ProtoMAMLParams",
-    "RelationEncoder",
-    "RelationModule",
-    "RelationParams",
-    "ReptileParams",
     "TrainResult",
     "TrainState",
     "accuracy",
     "apply_queries",
-    "augmentation",
-    "cifar_fs",
-    "class_log_probabilities",
-    "class_sums",
-    "computing_in",
-    "convolution",
-    "cosine_distances",
-    "cosine_similarities",
     "cross_entropy",
-    "dot_products",
-    "download_omniglot",
-    "embedding_net",
+    "data",
     "evaluate",
-    "fc100",
-    "fo_proto_maml",
-    "fomaml",
-    "from_functions",
-    "from_linen",
-    "from_nnx",
-    "full_context",
-    "glyphs",
     "gradient_learner",
-    "group_by_label",
-    "image_classes",
-    "image_csv",
-    "image_episodes",
-    "image_folder",
     "init_state",
     "inner_loop",
-    "join_classes",
-    "lake_runs",
-    "linear_reading",
-    "listed_episodes",
-    "log_attention",
-    "maml",
     "maml_step",
     "match_error",
-    "matching_network",
-    "max_pool_conv_net",
-    "mesh_step",
     "meta_gradient",
+    "metric",
     "metric_learner",
-    "mlp",
-    "omniglot",
-    "omniglot_classes",
-    "place_episodes",
-    "place_state",
-    "pmap_step",
-    "process_tasks",
-    "proto_maml",
-    "prototypes",
-    "prototypical_network",
-    "relation_encoder",
-    "relation_module",
-    "relation_network",
-    "reptile",
+    "models",
+    "parallel",
     "restore_state",
-    "sinusoid",
-    "sinusoid_episodes",
-    "squared_distances",
     "squared_error",
-    "start_processes",
-    "state_shardings",
-    "stream_episodes",
-    "strided_conv_net",
     "supervised",
     "task_keys",
-    "task_mesh",
-    "tfds_classes",
-    "tfds_omniglot",
-    "to_host",
     "train",
     "train_step",
-    "varying_episodes",
 ]
+__all__ += catalogue.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__

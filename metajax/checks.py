@@ -157,8 +157,8 @@ def check_model(model: object, name: str) -> None:
     if not isinstance(model, Model):
         raise TypeError(
             f"{name} is {model!r}; expected a metajax.Model: wrap a Flax module with "
-            "metajax.from_linen or metajax.from_nnx, a pair of functions with "
-            "metajax.from_functions"
+            "metajax.models.from_linen or metajax.models.from_nnx, a pair of functions with "
+            "metajax.models.from_functions"
         )
 
 
@@ -224,7 +224,7 @@ def check_shared(params: Params, data: Examples | Episode) -> None:
         raise ValueError(
             f"under jax.shard_map the data differ along the axis {axis!r} and the parameters do "
             "not, so that its check would sum the inner gradients over the devices; expected "
-            "jax.shard_map(..., check_vma=False), or metajax.mesh_step in its place"
+            "jax.shard_map(..., check_vma=False), or metajax.parallel.mesh_step in its place"
         )
 
 

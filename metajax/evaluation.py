@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metajax.dispatch import as_pytree, check_sample
-from metajax.parallel import to_host
+from metajax.meta_gradients import TaskLoss, task_keys
+from metajax.parallel.placement import to_host
 from metajax.streaming import HostSample, keys_on_host, run_ahead
-from metajax.tasks import TaskLoss, task_keys
+from metajax.training_program import as_pytree, check_sample
 from metajax.types import Array, Episode, Key, Learner, Params
 
 

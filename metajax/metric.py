@@ -5,6 +5,20 @@ from jax import lax
 
 from metajax.types import Array, Examples
 
+__all__ = [
+    "class_log_probabilities",
+    "class_sums",
+    "cosine_distances",
+    "cosine_similarities",
+    "count_ways",
+    "dot_products",
+    "linear_reading",
+    "log_attention",
+    "present_classes",
+    "prototypes",
+    "squared_distances",
+]
+
 
 def class_sums(
     embeddings: Array, targets: Array, ways: int, weights: Array | None = None

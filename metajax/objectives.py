@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from metajax.batching import Batching, apply_queries, check_batching
 from metajax.checks import check_labels, check_model, check_ways
 from metajax.losses import accuracy, cross_entropy
+from metajax.query_batching import Batching, apply_queries, check_batching
 from metajax.types import Array, Aux, Examples, Key, LossFn, Model, Objective, Params
 
 
@@ -23,7 +23,7 @@ def supervised(
       metrics: scores reported beside the loss, each a function like `loss_fn`. None means
         `accuracy` for `cross_entropy` and nothing for other losses.
       query_batching: which items share a batch when queries are classified; see
-        `metajax.batching.apply_queries`. Support items always form a batch of their own.
+        `metajax.apply_queries`. Support items always form a batch of their own.
 
     Returns:
       An `Objective`.

@@ -21,18 +21,18 @@ class Row(NamedTuple):
 
 
 def model() -> mj.Model:
-    return mj.mlp((16, WAYS), stddev=0.3)
+    return mj.models.mlp((16, WAYS), stddev=0.3)
 
 
 def encoder() -> mj.Model:
-    return mj.mlp((16, 6), stddev=0.3)
+    return mj.models.mlp((16, 6), stddev=0.3)
 
 
 def matching_with_everything() -> mj.Learner:
     return mj.matching_network(
         encoder(),
         support_encoder=encoder(),
-        full_context=mj.full_context(6, read_steps=2),
+        full_context=mj.models.full_context(6, read_steps=2),
         temperature=0.3,
         ways=WAYS,
     )
@@ -44,8 +44,8 @@ def reptile_carrying() -> mj.Learner:
 
 
 def relation() -> mj.Learner:
-    maps = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
-    return mj.relation_network(maps, mj.relation_module(filters=4, hidden=4), ways=WAYS)
+    maps = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1, features="map"))
+    return mj.relation_network(maps, mj.models.relation_module(filters=4, hidden=4), ways=WAYS)
 
 
 LEARNERS = (

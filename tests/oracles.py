@@ -146,7 +146,7 @@ def reptile_phi(
 
 
 def perceptron(params: Params, inputs: Array) -> Array:
-    """A two-layer ReLU perceptron over the parameters of `metajax.mlp((hidden, outputs))`."""
+    """A two-layer ReLU perceptron, by the parameters of `metajax.models.mlp((hidden, outputs))`."""
     first, second = params["Dense_0"], params["Dense_1"]
     hidden = inputs @ first["kernel"] + first["bias"][None]
     hidden = jnp.where(hidden > 0, hidden, 0)

@@ -23,7 +23,7 @@ def _factories() -> list[Callable[..., mj.Learner]]:
 def _sampler(**changes: object) -> object:
     options = {"ways": 5, "shots": 1, "queries": 5, **changes}
     images = options.pop("images", IMAGES)
-    return mj.image_episodes(images, **options)
+    return mj.data.image_episodes(images, **options)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_sampler(changes: dict, message: str) -> None:
 
 def test_sinusoid_needs_points() -> None:
     with pytest.raises(ValueError, match=r"shots=0, queries=3; expected 1 or more"):
-        mj.sinusoid_episodes(shots=0, queries=3)
+        mj.data.sinusoid_episodes(shots=0, queries=3)
 
 
 @pytest.mark.parametrize("factory", _factories())
@@ -71,7 +71,7 @@ def test_factory(factory: Callable, changes: dict, error: type, message: str) ->
 @pytest.mark.parametrize("factory", _factories())
 def test_factory_needs_a_model(factory: Callable) -> None:
     with pytest.raises(TypeError, match=r"expected a metajax.Model: wrap a Flax module"):
-        factory(mj.MLP((3,)), inner=SGD, num_steps=1)
+        factory(mj.models.MLP((3,)), inner=SGD, num_steps=1)
 
 
 @pytest.mark.parametrize("factory", _factories())
@@ -87,7 +87,7 @@ def test_metrics_of_the_librarys_names() -> None:
 
 
 def test_a_width_that_only_mini_batches_would_see() -> None:
-    learner = mj.reptile(mj.mlp((WAYS + 1,)), inner=SGD, num_steps=1, batch_size=2)
+    learner = mj.reptile(mj.models.mlp((WAYS + 1,)), inner=SGD, num_steps=1, batch_size=2)
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     with pytest.raises(ValueError, match=r"the model has 4 outputs but the episode has 3 ways"):
         learner.loss(params, episode(KEY), KEY)
@@ -204,7 +204,7 @@ def test_losses(call: Callable, message: str) -> None:
 
 
 def _wide_model() -> tuple[mj.Learner, dict]:
-    learner = mj.maml(mj.mlp((WAYS + 1,)), inner=SGD, num_steps=1)
+    learner = mj.maml(mj.models.mlp((WAYS + 1,)), inner=SGD, num_steps=1)
     return learner, learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
 
 

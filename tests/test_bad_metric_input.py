@@ -17,7 +17,7 @@ Factory = Callable[..., mj.Learner]
 
 
 def identity() -> mj.Model:
-    return mj.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+    return mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
 
 
 def pair_module(width: int) -> mj.Model:
@@ -26,7 +26,7 @@ def pair_module(width: int) -> mj.Model:
     def init(key: jax.Array, pairs: jax.Array) -> jax.Array:
         return jnp.ones((pairs.shape[-1], width))
 
-    return mj.from_functions(init, lambda params, pairs: pairs @ params)
+    return mj.models.from_functions(init, lambda params, pairs: pairs @ params)
 
 
 def relation_network(encoder: mj.Model, **options: object) -> mj.Learner:
@@ -132,7 +132,7 @@ def test_more_classes_than_ways(factory: Factory) -> None:
     ],
 )
 def test_encoder_that_returns_feature_maps(factory: Factory, name: str) -> None:
-    encoder = mj.from_linen(mj.ConvNet(None, 4, blocks=1, features="map"))
+    encoder = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1, features="map"))
     learner = factory(encoder)
     items = mj.Examples(jnp.zeros((WAYS, 8, 8, 1)), jnp.arange(WAYS))
     params = learner.init(KEY, items.inputs)
@@ -149,17 +149,17 @@ def test_encoder_that_is_no_model(factory: Factory) -> None:
     with pytest.raises(
         TypeError, match=r"encoder is MLP[^;]*; expected a metajax.Model: wrap a Flax"
     ):
-        factory(mj.MLP((3,)))
+        factory(mj.models.MLP((3,)))
 
 
 @pytest.mark.parametrize(
     ("make", "name"),
     [
         (
-            lambda: mj.matching_network(identity(), support_encoder=mj.MLP((3,))),
+            lambda: mj.matching_network(identity(), support_encoder=mj.models.MLP((3,))),
             "support_encoder",
         ),
-        (lambda: mj.relation_network(identity(), mj.RelationModule()), "relation"),
+        (lambda: mj.relation_network(identity(), mj.models.RelationModule()), "relation"),
     ],
 )
 def test_second_module_that_is_no_model(make: Callable, name: str) -> None:
@@ -196,7 +196,7 @@ def test_full_context_numbers(
     options: dict[str, int], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        mj.full_context(**options)
+        mj.models.full_context(**options)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan")])
@@ -221,7 +221,7 @@ def test_targets_that_are_no_labels(factory: Factory, which: str) -> None:
 def test_full_context_of_another_width(separate: bool) -> None:
     support_encoder = identity() if separate else None
     learner = mj.matching_network(
-        identity(), support_encoder=support_encoder, full_context=mj.full_context(6)
+        identity(), support_encoder=support_encoder, full_context=mj.models.full_context(6)
     )
     message = (
         r"the embeddings have 4 features but full_context was made for 6; expected "
@@ -232,7 +232,7 @@ def test_full_context_of_another_width(separate: bool) -> None:
 
 
 def test_full_context_of_another_width_than_the_queries() -> None:
-    context = mj.full_context(3)
+    context = mj.models.full_context(3)
     params = context.init(KEY)
     message = r"the embeddings have 4 features but full_context was made for 3"
     with pytest.raises(ValueError, match=message):

@@ -20,8 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import metajax as mj
 
 OPTIMIZER = optax.adam(1e-2)
-LEARNER = mj.maml(mj.mlp((8, 1)), inner=optax.sgd(0.01), num_steps=1, loss_fn=mj.squared_error)
-SAMPLE = mj.sinusoid_episodes(shots=5, queries=5)
+LEARNER = mj.maml(
+    mj.models.mlp((8, 1)), inner=optax.sgd(0.01), num_steps=1, loss_fn=mj.squared_error
+)
+SAMPLE = mj.data.sinusoid_episodes(shots=5, queries=5)
 OPTIONS = {"algorithm": "maml", "rates": [0.1, 0.2]}
 FIXTURE = Path(__file__).parent / "fixtures" / "checkpoint_format_1"
 
@@ -72,7 +74,7 @@ def _train(state: mj.TrainState, iterations: int) -> mj.TrainState:
 
 
 def test_resuming_from_a_checkpoint_is_the_same_run(tmp_path: Path) -> None:
-    params = mj.mlp((8, 1)).init(jax.random.key(0), jnp.zeros((1, 1)))
+    params = mj.models.mlp((8, 1)).init(jax.random.key(0), jnp.zeros((1, 1)))
     start = mj.init_state(params, OPTIMIZER, jax.random.key(1))
     half = _train(start, 5)
     with _checkpoints(tmp_path / "a folder") as checkpoints:
@@ -472,7 +474,7 @@ def test_a_checkpoint_of_format_1_stays_readable() -> None:
 
 def _format_1_state(scale: int) -> mj.TrainState:
     """The sinusoid's small network with Adam; leaf i holds i, i + 1/4, i + 2/4, ..."""
-    params = mj.mlp((8, 1)).init(jax.random.key(0), jnp.zeros((1, 1)))
+    params = mj.models.mlp((8, 1)).init(jax.random.key(0), jnp.zeros((1, 1)))
     state = mj.init_state(params, OPTIMIZER, jax.random.key(scale))
     leaves, structure = jax.tree.flatten(state[:3])
     filled = [

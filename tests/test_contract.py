@@ -127,8 +127,8 @@ def test_steps_over_devices_equal_the_step_on_one(row: Row) -> None:
     devices = jax.devices()[:4]
     step = mj.train_step(learner, optimizer, axis_name="tasks")
     for over_devices in (
-        mj.pmap_step(step, devices=devices),
-        mj.mesh_step(step, mj.task_mesh(devices)),
+        mj.parallel.pmap_step(step, devices=devices),
+        mj.parallel.mesh_step(step, mj.parallel.task_mesh(devices)),
     ):
         after, metrics = over_devices(state, episodes)
         for leaf, wanted in zip(

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 
 import metajax as mj
-from metajax.tasks import task_keys
+from metajax.meta_gradients import task_keys
 
-SAMPLE = mj.sinusoid_episodes(shots=5, queries=5)
+SAMPLE = mj.data.sinusoid_episodes(shots=5, queries=5)
 
 
 def _learner(num_steps: int, *, record_steps: bool) -> mj.Learner:
     return mj.maml(
-        mj.mlp((8, 1), stddev=0.3),
+        mj.models.mlp((8, 1), stddev=0.3),
         inner=optax.sgd(0.01),
         num_steps=num_steps,
         loss_fn=mj.squared_error,

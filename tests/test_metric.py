@@ -58,7 +58,7 @@ def test_prototypes_are_class_means_and_zero_for_an_absent_class(
     weights: np.ndarray | None,
 ) -> None:
     (embeddings,) = oracles.normals(0, (len(LABELS), FEATURES))
-    centres = mj.prototypes(embeddings, jnp.asarray(LABELS), WAYS, weights)
+    centres = mj.metric.prototypes(embeddings, jnp.asarray(LABELS), WAYS, weights)
     sums, counts = numpy_sums(np.asarray(embeddings), weights)
     for label in range(WAYS):
         expected = sums[label] / counts[label] if counts[label] else np.zeros(FEATURES)
@@ -74,7 +74,7 @@ def test_items_of_weight_zero_never_reach_the_prototypes(garbage: float) -> None
     spoilt = jnp.where(masked[:, None], garbage, clean)
 
     def read(embeddings: jax.Array) -> jax.Array:
-        centres = mj.prototypes(embeddings, jnp.asarray(LABELS), WAYS, WEIGHTS)
+        centres = mj.metric.prototypes(embeddings, jnp.asarray(LABELS), WAYS, WEIGHTS)
         return (jnp.sin(centres) * direction).sum()
 
     slope = oracles.compiled(jax.value_and_grad(read))
@@ -88,10 +88,10 @@ def test_items_of_weight_zero_never_reach_the_prototypes(garbage: float) -> None
 @pytest.mark.parametrize(
     ("function", "pair"),
     [
-        (mj.squared_distances, lambda x, y: sum((x - y) ** 2)),
-        (mj.dot_products, lambda x, y: sum(x * y)),
-        (mj.cosine_similarities, numpy_cosine),
-        (mj.cosine_distances, lambda x, y: 1 - numpy_cosine(x, y)),
+        (mj.metric.squared_distances, lambda x, y: sum((x - y) ** 2)),
+        (mj.metric.dot_products, lambda x, y: sum(x * y)),
+        (mj.metric.cosine_similarities, numpy_cosine),
+        (mj.metric.cosine_distances, lambda x, y: 1 - numpy_cosine(x, y)),
     ],
     ids=["squared_distances", "dot_products", "cosine_similarities", "cosine_distances"],
 )
@@ -103,15 +103,15 @@ def test_comparison_of_every_point_with_every_centre(function: Callable, pair: C
 @truth
 def test_squared_distance_of_far_near_twins_does_not_cancel() -> None:
     far = jnp.full((1, FEATURES), 1e8)
-    np.testing.assert_array_equal(mj.squared_distances(far, far), [[0.0]])
+    np.testing.assert_array_equal(mj.metric.squared_distances(far, far), [[0.0]])
     # ||x||^2 - 2 x.c + ||c||^2 would lose every digit of this.
-    np.testing.assert_array_equal(mj.squared_distances(far + 0.5, far), [[0.25 * FEATURES]])
+    np.testing.assert_array_equal(mj.metric.squared_distances(far + 0.5, far), [[0.25 * FEATURES]])
 
 
 @truth
 def test_linear_reading_is_the_squared_distance_up_to_a_constant_of_the_point() -> None:
     points, centres = oracles.normals(0, (7, FEATURES), (WAYS, FEATURES))
-    weights, biases = mj.linear_reading(centres)
+    weights, biases = mj.metric.linear_reading(centres)
     assert weights.shape == (FEATURES, WAYS)
     assert biases.shape == (WAYS,)
     logits = np.asarray(points) @ np.asarray(weights) + np.asarray(biases)
@@ -125,13 +125,13 @@ def test_linear_reading_is_the_squared_distance_up_to_a_constant_of_the_point() 
 def test_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient() -> None:
     points, centres = oracles.normals(0, (3, FEATURES), (4, FEATURES))
     points, centres = points.at[1].set(0), centres.at[2].set(0)
-    cosines = np.asarray(mj.cosine_similarities(points, centres))
+    cosines = np.asarray(mj.metric.cosine_similarities(points, centres))
     assert not cosines[1].any()
     assert not cosines[:, 2].any()
     assert np.abs(cosines[np.ix_([0, 2], [0, 1, 3])]).min() > 0
 
     def total(points: jax.Array, centres: jax.Array) -> jax.Array:
-        return jnp.sin(mj.cosine_similarities(points, centres)).sum()
+        return jnp.sin(mj.metric.cosine_similarities(points, centres)).sum()
 
     for gradient in jax.grad(total, argnums=(0, 1))(points, centres):
         assert np.isfinite(gradient).all()
@@ -141,9 +141,9 @@ def test_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient() -> None:
 @truth
 def test_cosine_ignores_lengths() -> None:
     points, centres = oracles.normals(0, (3, FEATURES), (4, FEATURES))
-    stretched = mj.cosine_similarities(1e3 * points, 1e-3 * centres)
-    oracles.assert_close(stretched, mj.cosine_similarities(points, centres), 1e-14)
-    oracles.assert_close(jnp.diag(mj.cosine_similarities(points, points)), np.ones(3), 1e-14)
+    stretched = mj.metric.cosine_similarities(1e3 * points, 1e-3 * centres)
+    oracles.assert_close(stretched, mj.metric.cosine_similarities(points, centres), 1e-14)
+    oracles.assert_close(jnp.diag(mj.metric.cosine_similarities(points, points)), np.ones(3), 1e-14)
 
 
 def numpy_attention(scores: jax.Array, weights: np.ndarray | None) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_convolutions_without_their_border(padding: str) -> None:
         )
 
     def ours(images: jax.Array, weights: jax.Array) -> jax.Array:
-        return mj.convolution(images, weights, (1, 1), padding)
+        return mj.models.kernels.convolution(images, weights, (1, 1), padding)
 
     rows, columns = (4 * 3, 5 * 3) if padding == "VALID" else (6 * 3 - 2, 7 * 3 - 2)
     for form in (stock, ours):

@@ -23,8 +23,8 @@ NAMES = {
     },
 }
 MODELS = {
-    "W1": (mj.mlp((40, 40, 1)), mj.squared_error),
-    "W2": (mj.strided_conv_net(5), mj.cross_entropy),
+    "W1": (mj.models.mlp((40, 40, 1)), mj.squared_error),
+    "W2": (mj.models.strided_conv_net(5), mj.cross_entropy),
 }
 
 

@@ -19,11 +19,11 @@ def build_metajax(case: Case, params: Arrays, episodes: Arrays) -> Program:
     """The library as its users have it: a learner's loss through `meta_gradient`."""
     widths = [len(array) for name, array in params.items() if name.endswith("/bias")]
     if case.network == "perceptron":
-        model = mj.mlp(widths)
+        model = mj.models.mlp(widths)
     elif case.network == "stride":
-        model = mj.strided_conv_net(widths[-1], filters=widths[0])
+        model = mj.models.strided_conv_net(widths[-1], filters=widths[0])
     else:
-        model = mj.max_pool_conv_net(widths[-1], filters=widths[0])
+        model = mj.models.max_pool_conv_net(widths[-1], filters=widths[0])
     learner = mj.maml(
         model,
         inner=optax.sgd(case.rate),

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import optax
 
-from metajax.adaptation import gradient_learner
-from metajax.batching import Batching
 from metajax.checks import check_count, check_optimizer
-from metajax.inner import Backward, check_backward, inner_loop
+from metajax.gradient_learners import gradient_learner
+from metajax.inner.loop import Backward, check_backward, inner_loop
 from metajax.losses import cross_entropy
 from metajax.objectives import as_objective
+from metajax.query_batching import Batching
 from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
 
 
@@ -48,9 +48,9 @@ def maml(
     offsets of batch normalisation, pass `inner=optax.partition(...)` with `optax.set_to_zero()`.
 
     >>> import jax, optax, metajax
-    >>> sample = metajax.sinusoid_episodes(shots=10, queries=10)
+    >>> sample = metajax.data.sinusoid_episodes(shots=10, queries=10)
     >>> learner = metajax.maml(
-    ...     metajax.mlp((40, 40, 1)),
+    ...     metajax.models.mlp((40, 40, 1)),
     ...     inner=optax.sgd(0.01),
     ...     num_steps=1,
     ...     loss_fn=metajax.squared_error,

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from metajax.adaptation import gradient_learner
-from metajax.batching import Batching, apply_queries, check_batching
 from metajax.checks import (
     check_classes,
     check_count,
@@ -25,9 +23,11 @@ from metajax.checks import (
     check_optimizer,
     check_optional_ways,
 )
-from metajax.inner import Backward, check_backward, inner_loop
+from metajax.gradient_learners import gradient_learner
+from metajax.inner.loop import Backward, check_backward, inner_loop
 from metajax.losses import accuracy, cross_entropy
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
+from metajax.query_batching import Batching, apply_queries, check_batching
 from metajax.types import Array, Aux, Examples, Key, Learner, Model, Objective, Params
 
 

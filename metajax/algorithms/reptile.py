@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.adaptation import gradient_learner
-from metajax.batching import Batching
 from metajax.checks import check_count, check_optimizer
-from metajax.inner import inner_loop
+from metajax.gradient_learners import gradient_learner
+from metajax.inner.loop import inner_loop
 from metajax.losses import cross_entropy
 from metajax.objectives import as_objective
+from metajax.query_batching import Batching
 from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Objective, Params
 
 

@@ -18,7 +18,7 @@ from metajax.checkpoint.record import (
     read_record,
     read_state,
 )
-from metajax.training import TrainState
+from metajax.training_step import TrainState
 
 
 def restore_state(

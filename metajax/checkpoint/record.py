@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from metajax.parallel import is_key, to_host
-from metajax.training import TrainState
+from metajax.parallel.placement import is_key, to_host
+from metajax.training_step import TrainState
 from metajax.types import Array
 
 FORMAT = 1

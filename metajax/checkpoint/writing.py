@@ -31,7 +31,7 @@ from metajax.checkpoint.record import (
     short,
 )
 from metajax.checks import check_count, check_positive
-from metajax.training import TrainState
+from metajax.training_step import TrainState
 
 
 class Checkpoints:

@@ -1,22 +1,23 @@
 """Episodes: samplers, and the data sets they draw from."""
 
-from metajax.data.augmentation import Augmentation, augmentation
-from metajax.data.classes import ImageClasses, group_by_label, image_classes
-from metajax.data.device import ImageEpisodes
-from metajax.data.draws import Drawn, Places
-from metajax.data.episodes import image_episodes, listed_episodes, varying_episodes
-from metajax.data.files.folder import image_folder
-from metajax.data.files.image_csv import image_csv
-from metajax.data.glyphs import glyphs
-from metajax.data.host import HostEpisodes
-from metajax.data.joined import join_classes
-from metajax.data.omniglot.download import download_omniglot
-from metajax.data.omniglot.reading import omniglot, omniglot_classes
-from metajax.data.omniglot.splits import LakeRuns, lake_runs
-from metajax.data.sinusoid import sinusoid, sinusoid_episodes
-from metajax.data.tfds.cifar import cifar_fs, fc100
-from metajax.data.tfds.omniglot import tfds_omniglot
-from metajax.data.tfds.reading import tfds_classes
+from metajax.data.augmentations import Augmentation, augmentation
+from metajax.data.device_episodes import ImageEpisodes
+from metajax.data.episode_draws import Drawn, Places
+from metajax.data.host_episodes import HostEpisodes
+from metajax.data.joined_data_sets import join_classes
+from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
+from metajax.data.readers.files.folder import image_folder
+from metajax.data.readers.files.image_csv import image_csv
+from metajax.data.readers.omniglot.download import download_omniglot
+from metajax.data.readers.omniglot.reading import omniglot, omniglot_classes
+from metajax.data.readers.omniglot.splits import LakeRuns, lake_runs
+from metajax.data.readers.tfds.cifar import cifar_fs, fc100
+from metajax.data.readers.tfds.omniglot import tfds_omniglot
+from metajax.data.readers.tfds.reading import tfds_classes
+from metajax.data.samplers import image_episodes, listed_episodes, varying_episodes
+from metajax.data.sinusoids import sinusoid, sinusoid_episodes
+from metajax.data.stroke_glyphs import glyphs
+from metajax.streaming import stream_episodes
 
 __all__ = [
     "Augmentation",
@@ -43,7 +44,12 @@ __all__ = [
     "omniglot_classes",
     "sinusoid",
     "sinusoid_episodes",
+    "stream_episodes",
     "tfds_classes",
     "tfds_omniglot",
     "varying_episodes",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

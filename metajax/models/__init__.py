@@ -1,18 +1,18 @@
 """Networks and adapters. Flax is imported here and nowhere else in the package."""
 
+from metajax.models import kernels
 from metajax.models.adapters import from_functions, from_linen, from_nnx
-from metajax.models.conv import (
+from metajax.models.batch_statistics import BatchStatistics
+from metajax.models.conv_nets import (
     ConvNet,
     embedding_net,
     max_pool_conv_net,
     strided_conv_net,
 )
-from metajax.models.convolution import convolution
-from metajax.models.full_context import full_context
-from metajax.models.mlp import MLP, mlp
-from metajax.models.normalization import BatchStatistics
-from metajax.models.precision import computing_in
-from metajax.models.relation import (
+from metajax.models.full_context_embeddings import full_context
+from metajax.models.half_precision import computing_in
+from metajax.models.perceptrons import MLP, mlp
+from metajax.models.relation_nets import (
     RelationEncoder,
     RelationModule,
     relation_encoder,
@@ -26,15 +26,19 @@ __all__ = [
     "RelationEncoder",
     "RelationModule",
     "computing_in",
-    "convolution",
     "embedding_net",
     "from_functions",
     "from_linen",
     "from_nnx",
     "full_context",
+    "kernels",
     "max_pool_conv_net",
     "mlp",
     "relation_encoder",
     "relation_module",
     "strided_conv_net",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -47,7 +47,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     >>> from flax import nnx
     >>> import metajax
-    >>> model = metajax.from_nnx(lambda rngs: nnx.Linear(1, 1, rngs=rngs))
+    >>> model = metajax.models.from_nnx(lambda rngs: nnx.Linear(1, 1, rngs=rngs))
 
     Args:
       build: `rngs -> module`. It is called under tracing, so it must be pure.

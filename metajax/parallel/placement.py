@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.tasks import count_tasks
-from metajax.training import TrainState
+from metajax.meta_gradients import count_tasks
+from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Params
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ def task_devices(mesh: Mesh) -> int:
     if TASKS not in mesh.axis_names:
         raise ValueError(
             f"the mesh has the axes {mesh.axis_names}; expected one called {TASKS!r}: make it with "
-            "metajax.task_mesh()"
+            "metajax.parallel.task_mesh()"
         )
     return mesh.shape[TASKS]
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
+from metajax.meta_gradients import count_tasks
 from metajax.parallel.placement import (
     MODEL,
     TASKS,
@@ -17,8 +18,7 @@ from metajax.parallel.placement import (
     task_devices,
     tasks_per_device,
 )
-from metajax.tasks import count_tasks
-from metajax.training import TrainState, TrainStep
+from metajax.training_step import TrainState, TrainStep
 from metajax.types import Episode
 
 
@@ -26,16 +26,17 @@ def mesh_step(step: TrainStep, mesh: Mesh) -> TrainStep:
     """A compiled meta-step over a mesh, each device on its own tasks.
 
     >>> import jax, metajax, optax
-    >>> model, optimizer = metajax.mlp((40, 40, 1)), optax.adam(1e-3)
-    >>> mesh = metajax.task_mesh()
-    >>> step = metajax.mesh_step(metajax.maml_step(
+    >>> model, optimizer = metajax.models.mlp((40, 40, 1)), optax.adam(1e-3)
+    >>> mesh = metajax.parallel.task_mesh()
+    >>> step = metajax.parallel.mesh_step(metajax.maml_step(
     ...     model, optimizer, inner=optax.sgd(0.01), num_steps=1, loss_fn=metajax.squared_error,
     ...     axis_name="tasks"), mesh)
-    >>> sample = jax.vmap(metajax.sinusoid_episodes(shots=10, queries=10))
-    >>> episodes = metajax.place_episodes(sample(jax.random.split(jax.random.key(0), 8)), mesh)
+    >>> sample = jax.vmap(metajax.data.sinusoid_episodes(shots=10, queries=10))
+    >>> episodes = sample(jax.random.split(jax.random.key(0), 8))
+    >>> episodes = metajax.parallel.place_episodes(episodes, mesh)
     >>> params = model.init(jax.random.key(1), episodes.support.inputs[0])
     >>> state = metajax.init_state(params, optimizer, jax.random.key(2))
-    >>> state, metrics = step(metajax.place_state(state, mesh), episodes)
+    >>> state, metrics = step(metajax.parallel.place_state(state, mesh), episodes)
 
     Args:
       step: `train_step(..., axis_name="tasks")`, or any step that averages over that axis.

@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def perceptron_case(kind: str) -> Case:
-    model = mj.mlp((5, OUTPUTS))
+    model = mj.models.mlp((5, OUTPUTS))
     inputs = oracles.normals(0, (SUPPORT, FEATURES), (QUERY, FEATURES))
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs[0])
     params = oracles.normal_like(1, shapes)
@@ -61,7 +61,7 @@ def perceptron_case(kind: str) -> Case:
 
 
 def conv_case() -> Case:
-    model = mj.from_linen(mj.ConvNet(outputs=OUTPUTS, filters=4, blocks=2))
+    model = mj.models.from_linen(mj.models.ConvNet(outputs=OUTPUTS, filters=4, blocks=2))
     inputs = oracles.normals(0, (SUPPORT, 8, 8, 1), (QUERY, 8, 8, 1))
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs[0])
     params = oracles.normal_like(1, shapes, 0.5)

@@ -26,7 +26,7 @@ def tanh_encoder() -> mj.Model:
         kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
         return {"kernel": kernel, "bias": jnp.zeros(FEATURES)}
 
-    return mj.from_functions(init, encode)
+    return mj.models.from_functions(init, encode)
 
 
 def encode(params: dict[str, Array], inputs: Array) -> Array:
@@ -34,7 +34,7 @@ def encode(params: dict[str, Array], inputs: Array) -> Array:
 
 
 def conv_encoder() -> mj.Model:
-    return mj.from_linen(mj.ConvNet(None, 4, blocks=1))
+    return mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1))
 
 
 def learner(encoder: mj.Model, **options: Any) -> mj.Learner:

@@ -19,7 +19,7 @@ Array = jax.Array
 RATE = 0.3
 STEPS = 4
 SUPPORT, QUERY, FEATURES, OUTPUTS = 6, 5, 4, 3
-MODEL = mj.mlp((5, OUTPUTS))
+MODEL = mj.models.mlp((5, OUTPUTS))
 BATCHES = pytest.mark.parametrize("batch_size", [None, 4])
 
 

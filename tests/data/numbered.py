@@ -8,7 +8,7 @@ import metajax as mj
 SIDE = 4
 
 
-def numbered(counts: list[int], groups: tuple[str, ...] | None = None) -> mj.ImageClasses:
+def numbered(counts: list[int], groups: tuple[str, ...] | None = None) -> mj.data.ImageClasses:
     """Classes "0", "1", ... of so many images; the first pixel is the class, the second the item.
 
     Counted from 1, so that padding is neither.
@@ -17,8 +17,8 @@ def numbered(counts: list[int], groups: tuple[str, ...] | None = None) -> mj.Ima
     images = np.zeros((len(labels), SIDE, SIDE, 1), np.float32)
     images[:, 0, 0, 0] = labels + 1
     images[:, 0, 1, 0] = np.concatenate([np.arange(count) for count in counts]) + 1
-    data = mj.group_by_label(images, labels)
-    return mj.ImageClasses(data.images, data.starts, data.counts, data.names, groups)
+    data = mj.data.group_by_label(images, labels)
+    return mj.data.ImageClasses(data.images, data.starts, data.counts, data.names, groups)
 
 
 def classes_of(examples: mj.Examples) -> np.ndarray:
@@ -29,7 +29,7 @@ def items_of(examples: mj.Examples) -> np.ndarray:
     return np.asarray(examples.inputs[..., 0, 1, 0]).astype(int) - 1
 
 
-def many(sample: mj.ImageEpisodes, draws: int, seed: int = 0) -> mj.Episode:
+def many(sample: mj.data.ImageEpisodes, draws: int, seed: int = 0) -> mj.Episode:
     """`draws` episodes, stacked."""
     return jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(seed), draws))
 

@@ -11,7 +11,7 @@ from flax import nnx
 from learners import episode
 
 import metajax as mj
-from metajax.models.pooling import max_pool_2x2
+from metajax.models.kernels.max_pooling import max_pool_2x2
 
 KEY = jax.random.key(0)
 
@@ -24,7 +24,7 @@ def _shapes(params: dict) -> dict[str, tuple[int, ...]]:
 
 
 def test_sinusoid_network_as_published() -> None:
-    params = mj.mlp((40, 40, 1)).init(KEY, jnp.zeros((1, 1)))
+    params = mj.models.mlp((40, 40, 1)).init(KEY, jnp.zeros((1, 1)))
     assert [_shapes(params)[f"Dense_{i}/kernel"] for i in range(3)] == [(1, 40), (40, 40), (40, 1)]
     kernel = np.asarray(params["Dense_1"]["kernel"])
     # A normal of deviation 0.01 cut at two deviations has the deviation 0.0088.
@@ -34,7 +34,7 @@ def test_sinusoid_network_as_published() -> None:
 
 
 def test_strided_network_as_published() -> None:
-    params = mj.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1)))
+    params = mj.models.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1)))
     shapes = _shapes(params)
     assert shapes["Conv_0/kernel"] == (3, 3, 1, 64)
     assert shapes["Conv_3/kernel"] == (3, 3, 64, 64)
@@ -43,7 +43,7 @@ def test_strided_network_as_published() -> None:
 
 
 def test_max_pool_network_as_published() -> None:
-    params = mj.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 84, 84, 3)))
+    params = mj.models.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 84, 84, 3)))
     shapes = _shapes(params)
     assert shapes["Conv_0/kernel"] == (3, 3, 3, 32)
     assert shapes["Dense_0/kernel"] == (5 * 5 * 32, 5)
@@ -51,7 +51,9 @@ def test_max_pool_network_as_published() -> None:
 
 def test_max_pool_network_against_stock_layers() -> None:
     images = jax.random.normal(KEY, (3, 9, 11, 1))
-    model = mj.from_linen(mj.ConvNet(None, 4, blocks=1, pooling="max", features="flatten"))
+    model = mj.models.from_linen(
+        mj.models.ConvNet(None, 4, blocks=1, pooling="max", features="flatten")
+    )
     params = model.init(KEY, images)
     hidden = nn.Conv(4, (3, 3), use_bias=False).apply({"params": params["Conv_0"]}, images)
     mean, variance = (
@@ -63,7 +65,7 @@ def test_max_pool_network_against_stock_layers() -> None:
 
 
 def test_pooling_keeps_its_gradient_however_it_is_compiled() -> None:
-    layer = mj.BatchStatistics()
+    layer = mj.models.BatchStatistics()
     params = {"params": {"scale": jnp.full(16, 1.3), "bias": jnp.full(16, 0.1)}}
     images = jax.random.normal(KEY, (20, 28, 28, 16))
 
@@ -81,7 +83,7 @@ def test_pooling_keeps_its_gradient_however_it_is_compiled() -> None:
 
 def test_too_many_poolings() -> None:
     with pytest.raises(ValueError, match=r"images shrank to 1x1 before a 2x2 pooling"):
-        mj.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 14, 14, 1)))
+        mj.models.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 14, 14, 1)))
 
 
 class _Linen(nn.Module):
@@ -109,12 +111,12 @@ def _functions() -> mj.Model:
     def init(key: jax.Array, inputs: jax.Array) -> jax.Array:
         return 0.1 * jax.random.normal(key, (inputs[0].size, 3))
 
-    return mj.from_functions(init, lambda w, x: x.reshape(x.shape[0], -1) @ w)
+    return mj.models.from_functions(init, lambda w, x: x.reshape(x.shape[0], -1) @ w)
 
 
 MODELS = {
-    "linen": lambda: mj.from_linen(_Linen()),
-    "nnx": lambda: mj.from_nnx(lambda rngs: _NNX(rngs)),
+    "linen": lambda: mj.models.from_linen(_Linen()),
+    "nnx": lambda: mj.models.from_nnx(lambda rngs: _NNX(rngs)),
     "functions": _functions,
 }
 
@@ -141,7 +143,7 @@ def test_a_users_own_parameters_go_straight_in() -> None:
     module = _Linen()
     images = episode(KEY).query.inputs
     params = module.init(jax.random.key(5), images)["params"]
-    outputs = mj.from_linen(module).apply(params, images, None)
+    outputs = mj.models.from_linen(module).apply(params, images, None)
     expected, _ = module.apply({"params": params}, images, mutable=["batch_stats"])
     np.testing.assert_array_equal(outputs, expected)
 
@@ -149,14 +151,14 @@ def test_a_users_own_parameters_go_straight_in() -> None:
 def test_nnx_parameters_and_outputs_are_the_modules() -> None:
     images = episode(KEY).query.inputs
     module = _NNX(nnx.Rngs(KEY))
-    model = mj.from_nnx(lambda rngs: _NNX(rngs))
+    model = mj.models.from_nnx(lambda rngs: _NNX(rngs))
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     chex.assert_trees_all_equal(model.init(KEY, images), params)
     np.testing.assert_allclose(model.apply(params, images, None), module(images), rtol=1e-5)
 
 
 def test_weights_reach_a_model_that_takes_them() -> None:
-    model = mj.from_functions(
+    model = mj.models.from_functions(
         lambda key, x: jnp.zeros(()), lambda params, x, weights=None: x * weights[:, None]
     )
     outputs = model.apply(jnp.zeros(()), jnp.ones((2, 1)), jnp.array([0.0, 2.0]))
@@ -166,9 +168,13 @@ def test_weights_reach_a_model_that_takes_them() -> None:
 @pytest.mark.parametrize(
     ("adapter", "argument", "message"),
     [
-        (mj.from_linen, _Linen, r"expected an instance of flax.linen.Module"),
-        (mj.from_nnx, 3, r"expected a function from nnx.Rngs"),
-        (lambda x: mj.from_functions(x, len), None, r"got init=None.*expected two functions"),
+        (mj.models.from_linen, _Linen, r"expected an instance of flax.linen.Module"),
+        (mj.models.from_nnx, 3, r"expected a function from nnx.Rngs"),
+        (
+            lambda x: mj.models.from_functions(x, len),
+            None,
+            r"got init=None.*expected two functions",
+        ),
     ],
 )
 def test_what_is_no_model(adapter, argument, message: str) -> None:
@@ -178,18 +184,18 @@ def test_what_is_no_model(adapter, argument, message: str) -> None:
 
 def test_a_built_nnx_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"a module already built cannot be initialised anew"):
-        mj.from_nnx(_NNX(nnx.Rngs(0)))
+        mj.models.from_nnx(_NNX(nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mj.mlp(()), r"widths=\(\); expected at least one"),
-        (lambda: mj.mlp((3, 0)), r"widths=\(3, 0\); expected"),
-        (lambda: mj.strided_conv_net(0), r"ways=0; expected 1 or more"),
-        (lambda: mj.max_pool_conv_net(5, filters=0), r"filters=0; expected 1 or more"),
+        (lambda: mj.models.mlp(()), r"widths=\(\); expected at least one"),
+        (lambda: mj.models.mlp((3, 0)), r"widths=\(3, 0\); expected"),
+        (lambda: mj.models.strided_conv_net(0), r"ways=0; expected 1 or more"),
+        (lambda: mj.models.max_pool_conv_net(5, filters=0), r"filters=0; expected 1 or more"),
         (
-            lambda: mj.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1), jnp.uint8)),
+            lambda: mj.models.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1), jnp.uint8)),
             r"ConvNet got uint8 inputs; expected floats",
         ),
     ],

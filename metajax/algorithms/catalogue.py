@@ -1,0 +1,23 @@
+"""The list of all learners and their parameters: whatever is here is a name of `metajax`."""
+
+from metajax.algorithms.maml import fomaml, maml
+from metajax.algorithms.matching_networks import MatchingParams, matching_network
+from metajax.algorithms.proto_maml import ProtoMAMLParams, fo_proto_maml, proto_maml
+from metajax.algorithms.prototypical_networks import prototypical_network
+from metajax.algorithms.relation_networks import RelationParams, relation_network
+from metajax.algorithms.reptile import ReptileParams, reptile
+
+__all__ = [
+    "MatchingParams",
+    "ProtoMAMLParams",
+    "RelationParams",
+    "ReptileParams",
+    "fo_proto_maml",
+    "fomaml",
+    "maml",
+    "matching_network",
+    "proto_maml",
+    "prototypical_network",
+    "relation_network",
+    "reptile",
+]

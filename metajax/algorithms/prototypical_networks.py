@@ -1,0 +1,79 @@
+r"""Prototypical Networks: Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning",
+NIPS 2017, arXiv 1703.05175.
+
+.. math::
+
+  c_k = \frac{1}{|S_k|} \sum_{i \in S_k} f(x_i), \quad
+  p(y = k \mid x) = \text{softmax}_k(-\|f(x) - c_k\|^2)
+
+(equations 1 and 2). The distance is the *squared* one; leaving the square out is another loss.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from metajax.checks import check_embeddings, check_model
+from metajax.metric import count_ways, present_classes, prototypes, squared_distances
+from metajax.metric_learners import metric_learner
+from metajax.query_batching import Batching
+from metajax.types import Array, Examples, Learner, Model, Params
+
+
+def prototypical_network(
+    encoder: Model,
+    *,
+    distance: Callable[[Array, Array], Array] = squared_distances,
+    ways: int | None = None,
+    query_batching: Batching = "joint",
+) -> Learner:
+    """Prototypical networks (Snell et al. 2017, algorithm 1).
+
+    The learner's parameters are the encoder's. Published training: Adam at 1e-3, halved every 2,000
+    episodes, one episode a step, of more ways than at test: Omniglot 60-way with 5 queries a class,
+    the four rotations being classes of their own (`rotations="classes"`); mini-ImageNet 30-way
+    (1-shot) or 20-way (5-shot) with 15.
+
+    Args:
+      encoder: a model with outputs `[items, features]`; published as four blocks of 64 filters with
+        max-pooling, `metajax.models.embedding_net()`.
+      distance: `(points [points, features], centres [ways, features]) -> [points, ways]`;
+        `metajax.metric.squared_distances` as published, or `metajax.metric.cosine_distances`.
+      ways: number of classes; static. None takes as many as there are support items, the most
+        possible; classes without items then have the logit `-inf`.
+      query_batching: which items share a batch; see `metajax.apply_queries`. Published: support
+        and query in one batch.
+
+    Returns:
+      A `Learner`. Its outputs are logits `[queries, ways]`.
+
+    Raises:
+      TypeError: `encoder` is not a `Model`.
+      ValueError: `query_batching` is unknown. From the learner's functions: embeddings with more
+        than one feature axis, a class without support items, labels that skip a class, or an
+        episode or parameters that do not fit the encoder.
+    """
+    check_model(encoder, "encoder")
+
+    def read(params: Params, embeddings: Array, support: Examples) -> tuple[Array, Array]:
+        del params
+        check_embeddings(embeddings, "prototypical_network")
+        classes = count_ways(support, ways)
+        centres = prototypes(embeddings, support.targets, classes, support.weights)
+        return centres, present_classes(support, classes)
+
+    def compare(
+        params: Params, reading: tuple[Array, Array], queries: Array, weights: Array | None
+    ) -> Array:
+        del params, weights
+        centres, present = reading
+        return jnp.where(present[None], -distance(queries, centres), -jnp.inf)
+
+    return metric_learner(
+        init=encoder.init,
+        encoder=encoder,
+        read=read,
+        compare=compare,
+        ways=ways,
+        query_batching=query_batching,
+    )

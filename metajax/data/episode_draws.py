@@ -1,0 +1,230 @@
+"""Which images make an episode: drawn from a key, before any image is touched.
+
+Everything here is integers, and comparisons of uniform numbers that are exact: a key draws the same
+episode on every device, to the bit.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.data.labelled_images import ImageClasses, in_short
+from metajax.types import Array, Key
+
+Rotations = Literal["none", "classes", "tasks"]
+Groups = bool | Mapping[str, float]
+
+
+class Places(NamedTuple):
+    """The images of one set, by their places in a data set.
+
+    Attributes:
+      classes: `[n]` the class of each.
+      items: `[n]` which item of its class.
+      targets: `[n]` its label in the episode.
+      turns: `[n]` quarter turns, counter-clockwise, or None for none.
+      weights: `[n]` 1, or 0 for padding; None where there is none.
+    """
+
+    classes: Array
+    items: Array
+    targets: Array
+    turns: Array | None = None
+    weights: Array | None = None
+
+
+class Drawn(NamedTuple):
+    """One episode by places: no image is in both sets, and none is twice in one.
+
+    Images in different turns, of `rotations="classes"`, count as different.
+    """
+
+    support: Places
+    query: Places
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassTable:
+    """What drawing has to know of the classes.
+
+    Attributes:
+      counts: `[classes]` images of each.
+      groups: `[classes]` the group of each, or None to draw from all classes.
+      bounds: `[groups - 1]` unsigned; group `g` is drawn where random bits are in `[bounds[g - 1],
+        bounds[g])`.
+      largest: images of the largest class.
+    """
+
+    counts: Array
+    groups: Array | None
+    bounds: Array | None
+    largest: int = dataclasses.field(metadata={"static": True})
+
+    def draw_classes(self, key: Key, count: int, *, copies: int = 1) -> tuple[Array, Array]:
+        """Up to `count` classes of one group without replacement, in random order.
+
+        Args:
+          key: random key.
+          count: how many; static.
+          copies: of every class, `classes` apart; static.
+
+        Returns:
+          `[count]` classes, and how many of the first of them are of the group.
+        """
+        total = len(self.counts) * copies
+        if self.groups is None or self.bounds is None:
+            return _draw(key, jnp.array(total), total, count), jnp.array(min(count, total))
+        group_key, class_key = jax.random.split(key)
+        group = (jax.random.bits(group_key, dtype=jnp.uint32) >= self.bounds).sum()
+        of_group = jnp.tile(self.groups == group, copies)
+        order = jnp.where(of_group, jax.random.uniform(class_key, (total,), jnp.float32), -1)
+        return jax.lax.top_k(order, count)[1], jnp.minimum(of_group.sum(), count)
+
+    def draw_items(self, key: Key, classes: Array, count: int, *, same: bool = False) -> Array:
+        """Up to `count` items of each class without replacement, in random order.
+
+        Args:
+          key: random key.
+          classes: `[ways]`.
+          count: how many; static.
+          same: the same items of every class; static.
+
+        Returns:
+          `[ways, count]`; those beyond a class's number of images mean nothing.
+        """
+        available = self.counts[classes]
+        if same:
+            items = _draw(key, available.min(), self.largest, count)
+            return jnp.broadcast_to(items, (len(classes), count))
+        keys = jax.random.split(key, len(classes))
+        return jax.vmap(lambda k, n: _draw(k, n, self.largest, count))(keys, available)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class FixedDraws:
+    """Episodes of as many ways and shots each: the pure function `key -> Drawn`."""
+
+    table: ClassTable
+    ways: int = dataclasses.field(metadata={"static": True})
+    shots: int = dataclasses.field(metadata={"static": True})
+    queries: int = dataclasses.field(metadata={"static": True})
+    rotations: Rotations = dataclasses.field(metadata={"static": True})
+    same_items: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: Key) -> Drawn:
+        """Draws an episode; the order of the classes, and so their labels, is random."""
+        class_key, item_key, rotation_key = jax.random.split(key, 3)
+        classes = len(self.table.counts)
+        copies = 4 if self.rotations == "classes" else 1
+        chosen, _ = self.table.draw_classes(class_key, self.ways, copies=copies)
+        turns = chosen // classes
+        if self.rotations == "tasks":
+            turns = jax.random.randint(rotation_key, (self.ways,), 0, 4, jnp.int32)
+        chosen = chosen % classes
+        items = self.table.draw_items(
+            item_key, chosen, self.shots + self.queries, same=self.same_items
+        )
+        turned = None if self.rotations == "none" else turns
+        return Drawn(
+            _by_class(chosen, items[:, : self.shots], turned),
+            _by_class(chosen, items[:, self.shots :], turned),
+        )
+
+
+def class_table(
+    data: ImageClasses, groups: Groups, *, ways: int, copies: int, items: int
+) -> ClassTable:
+    """What drawing has to know, once the data set is found to be enough for it.
+
+    Args:
+      data: the data set.
+      groups: draw the classes of an episode from one group; a mapping weighs the groups, and leaves
+        out those that are not in it.
+      ways: classes that an episode may need.
+      copies: that count as classes of their own.
+      items: images of a class that an episode may need.
+
+    Raises:
+      ValueError: too few classes, or classes with too few images, named with their counts; groups
+        that there are not.
+    """
+    if not isinstance(groups, bool | Mapping):
+        raise TypeError(
+            f"groups={groups!r}; expected True, False, or a mapping from group to weight"
+        )
+    left_out: set[str] = set()
+    if isinstance(groups, Mapping) and data.groups is not None:
+        of = zip(data.names, data.groups, strict=True)
+        left_out = {name for name, group in of if group not in groups}
+    if few := [
+        f"{name!r} ({count})"
+        for name, count in zip(data.names, data.counts, strict=True)
+        if count < items and name not in left_out
+    ]:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        raise ValueError(
+            f"an episode takes {items} items of a class, but {len(few)} of {len(data.names)} "
+            f"classes have fewer: {', '.join(few[:10])}{more}; lower shots or queries, or leave "
+            "these classes out with select"
+        )
+    counts = jnp.asarray(data.counts, jnp.int32)
+    largest = int(data.counts.max())
+    if groups is False:
+        if ways > len(data.names) * copies:
+            raise ValueError(
+                f"ways={ways} but the data set has {len(data.names) * copies} classes; lower ways "
+                "or pass more classes"
+            )
+        return ClassTable(counts, None, None, largest)
+    if data.groups is None:
+        raise ValueError(f"groups={groups!r} but the data set has none; expected groups=False")
+    weights = _group_weights(data.groups, groups, ways=ways, copies=copies)
+    place = {name: index for index, name in enumerate(weights)}
+    ends = np.cumsum(np.array(list(weights.values()), np.float64))
+    bounds = np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
+    codes = np.array([place.get(name, -1) for name in data.groups], np.int32)
+    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
+
+
+def _group_weights(
+    of_classes: tuple[str, ...], groups: Groups, *, ways: int, copies: int
+) -> dict[str, float]:
+    """The weight of each group that is drawn from, found to have enough classes."""
+    known = sorted(set(of_classes))
+    weights = dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(known, 1.0)
+    if strangers := sorted(weights.keys() - set(known)):
+        raise ValueError(
+            f"no group is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
+        )
+    if not weights or not all(0 < weight < np.inf for weight in weights.values()):
+        raise ValueError(f"groups={weights}; expected finite weights above 0, at least one")
+    sizes = {name: of_classes.count(name) * copies for name in weights}
+    if small := [f"{name!r} ({size})" for name, size in sizes.items() if size < ways]:
+        raise ValueError(
+            f"an episode takes {ways} classes of a group, but {len(small)} have fewer: "
+            f"{', '.join(small)}; lower ways, or pass the groups to draw from with their weights"
+        )
+    return weights
+
+
+def _draw(key: Key, available: Array, largest: int, count: int) -> Array:
+    """`count` indices below `available`, at most `largest`, without replacement, shuffled."""
+    order = jax.random.uniform(key, (largest,), jnp.float32)
+    return jax.lax.top_k(jnp.where(jnp.arange(largest) < available, order, -1), count)[1]
+
+
+def _by_class(classes: Array, items: Array, turns: Array | None) -> Places:
+    """`[ways, n]` items as places, class by class, labelled by way."""
+    ways, n = items.shape
+    return Places(
+        jnp.repeat(classes, n),
+        items.reshape(-1),
+        jnp.repeat(jnp.arange(ways), n),
+        None if turns is None else jnp.repeat(turns, n),
+    )

@@ -1,0 +1,74 @@
+"""Several data sets as one, for episodes from a mixture of them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metajax.data.labelled_images import ImageClasses, ImageSource
+from metajax.data.memory_maps import read_rows
+
+
+class JoinedImages:
+    """The images of several sources, one after the other; none is copied.
+
+    Attributes:
+      shape: `(images, height, width, channels)`.
+      dtype: of them all.
+    """
+
+    def __init__(self, sources: list[ImageSource]) -> None:
+        self._sources = sources
+        self._ends = np.cumsum([source.shape[0] for source in sources])
+        self.shape = (int(self._ends[-1]), *sources[0].shape[1:])
+        self.dtype = sources[0].dtype
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The images `[n, height, width, channels]` of `rows`, `[n]` integers."""
+        rows = np.asarray(rows)
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        of = np.searchsorted(self._ends, rows, side="right")
+        for index in np.unique(of):
+            first = self._ends[index] - self._sources[index].shape[0]
+            images[of == index] = read_rows(self._sources[index], rows[of == index] - first)
+        return images
+
+
+def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False) -> ImageClasses:
+    """Several data sets as one, each of them a group.
+
+    A mixture is then `image_episodes(joined, groups=True)`, or `groups={"omniglot": 1, "glyphs":
+    3}`: all classes of an episode come from one data set, which is drawn by weight.
+
+    Args:
+      data: by name. A class is called "name/class".
+      keep_groups: where a data set has groups of its own, keep them, as "name/group".
+
+    Raises:
+      ValueError: no data set, or images of different shapes or types.
+    """
+    if not data:
+        raise ValueError("there is no data set to join; expected at least one")
+    kinds = {
+        name: (part.images.shape[1:], np.dtype(part.images.dtype)) for name, part in data.items()
+    }
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{name!r} {dtype} {shape}" for name, (shape, dtype) in kinds.items())
+        raise ValueError(
+            f"the data sets have images of different kinds: {listed}; expected one shape and type: "
+            "read them with one size"
+        )
+    names: list[str] = []
+    groups: list[str] = []
+    for name, part in data.items():
+        names += [f"{name}/{label}" for label in part.names]
+        own = part.groups if keep_groups else None
+        groups += [name] * len(part.names) if own is None else [f"{name}/{group}" for group in own]
+    sources = [part.images for part in data.values()]
+    firsts = np.cumsum([0, *(source.shape[0] for source in sources[:-1])])
+    return ImageClasses(
+        JoinedImages(sources),
+        np.concatenate([p.starts + first for p, first in zip(data.values(), firsts, strict=True)]),
+        np.concatenate([part.counts for part in data.values()]),
+        tuple(names),
+        tuple(groups),
+    )

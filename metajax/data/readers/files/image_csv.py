@@ -1,0 +1,171 @@
+"""Image files listed in CSV files, such as mini-ImageNet's."""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from metajax.data.labelled_images import ImageClasses, in_short
+from metajax.data.readers.files.decoded import Decoding, decoded_classes
+from metajax.data.readers.files.files_by_class import list_classes, normal, require_folder
+
+# What a column may be called, in any case.
+_FILE = ("filename", "file", "image", "path")
+_CLASS = ("label", "class")
+_SPLIT = ("split",)
+
+
+class _Row(NamedTuple):
+    line: int
+    file: str
+    label: str
+    split: str | None
+
+
+def image_csv(
+    csv_file: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    images: str | os.PathLike[str],
+    size: int | tuple[int, int] | None,
+    channels: int | None = 3,
+    cache: str | os.PathLike[str] | None = None,
+    corrupt: str = "error",
+    workers: int | None = None,
+) -> ImageClasses:
+    """Classes from image files and a CSV file that names the class of each.
+
+    The CSV file, in UTF-8 with commas, has a header with a column `filename`, `file`, `image` or
+    `path`, a column `label` or `class`, and maybe `split`, in any case and order; other columns are
+    ignored, and so are blank lines and blanks around a field. File names may be in another Unicode
+    form than on the disk. Images that it does not name are left alone. Classes are sorted by name
+    and images by file name. Decoding and the cache are those of `image_folder`.
+
+    Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning" (2017), published
+    mini-ImageNet's splits as one such file each, with the header `filename,label`.
+
+    Args:
+      csv_file: the CSV file.
+      split: the rows to take, by their column `split`; None takes all.
+      images: the folder that file names are relative to.
+      size: see `image_folder`.
+      channels: see `image_folder`.
+      cache: see `image_folder`.
+      corrupt: see `image_folder`.
+      workers: see `image_folder`.
+
+    Raises:
+      FileNotFoundError: the CSV file, `images`, or images that chosen rows name do not exist.
+      IsADirectoryError: the CSV file, or an image that a chosen row names, is a folder.
+      ImportError, OSError: see `image_folder`.
+      ValueError: see `image_folder`; the CSV file is not UTF-8, has no rows, lacks a column or has
+        two of a kind, a row has too many or few fields or an empty one, a file is named twice in
+        any of the splits, or the split is not there.
+    """
+    options = Decoding(size, channels, cache, corrupt, workers)
+    listing, root = Path(os.path.abspath(csv_file)), Path(os.path.abspath(images))
+    require_folder(root, "the images that the CSV file names")
+    rows = _rows(listing)
+    _refuse_repeated(rows, listing)
+    if split is not None:
+        there = sorted({row.split for row in rows if row.split is not None})
+        if not there:
+            raise ValueError(
+                f"split={split!r}, but {str(listing)!r} has no column 'split'; pass split=None to "
+                "take all rows"
+            )
+        if split not in there:
+            raise ValueError(
+                f"there is no split {split!r} in {str(listing)!r}; it has {in_short(there)}"
+            )
+        rows = [row for row in rows if row.split == split]
+    files: dict[str, tuple[Path, list[str]]] = {}
+    for row in rows:
+        files.setdefault(row.label, (root, []))[1].append(row.file)
+    title = f"{root.name or 'images'}-{listing.stem}"
+    return decoded_classes(
+        list_classes(files, repr(str(listing))),
+        None,
+        options,
+        kind="image_csv",
+        origin=[str(listing), str(root), split],
+        title=title if split is None else f"{title}-{split}",
+    )
+
+
+def _rows(listing: Path) -> list[_Row]:
+    if listing.is_dir():
+        raise IsADirectoryError(f"{str(listing)!r} is a folder; expected a CSV file")
+    try:
+        with listing.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(_parsed(file, listing))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the CSV file {str(listing)!r} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(listing)!r} is not in UTF-8 ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise ValueError(f"{str(listing)!r} is no CSV file ({error})") from error
+    if not rows:
+        raise ValueError(f"{str(listing)!r} has a header but no rows; expected one an image")
+    return rows
+
+
+def _parsed(file: Iterator[str], listing: Path) -> Iterator[_Row]:
+    reader = csv.reader(file)
+    header = next(reader, None)
+    if header is None:
+        raise ValueError(f"{str(listing)!r} is empty; expected a header such as filename,label")
+    file_at = _column(header, _FILE, listing)
+    label_at = _column(header, _CLASS, listing)
+    has_split = _SPLIT[0] in map(_plain, header)
+    split_at = _column(header, _SPLIT, listing) if has_split else None
+    for row in reader:
+        if not any(map(str.strip, row)):
+            continue
+        if len(row) != len(header):
+            raise ValueError(
+                f"line {reader.line_num} of {str(listing)!r} has {len(row)} fields, expected the "
+                f"{len(header)} of the header: {row}"
+            )
+        fields = [field.strip() for field in row]
+        if not fields[file_at] or not fields[label_at]:
+            raise ValueError(
+                f"line {reader.line_num} of {str(listing)!r} has an empty file name or class: {row}"
+            )
+        yield _Row(
+            reader.line_num,
+            os.path.normpath(fields[file_at]),
+            normal(fields[label_at]),
+            None if split_at is None else fields[split_at],
+        )
+
+
+def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
+    places = [place for place, name in enumerate(header) if _plain(name) in names]
+    if len(places) != 1:
+        raise ValueError(
+            f"{str(listing)!r} has the columns {header}, {len(places) or 'none'} of them called "
+            f"{' or '.join(map(repr, names))}; expected one, and commas between columns"
+        )
+    return places[0]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _refuse_repeated(rows: list[_Row], listing: Path) -> None:
+    first: dict[str, _Row] = {}
+    repeated = []
+    for row in rows:
+        other = first.setdefault(normal(row.file), row)
+        if other is not row:
+            repeated.append(
+                f"{row.file} (line {other.line}, {other.label}; line {row.line}, {row.label})"
+            )
+    if repeated:
+        raise ValueError(
+            f"{str(listing)!r} names {len(repeated)} files again: {in_short(repeated)}; expected "
+            "each file once, in one class and split"
+        )

@@ -1,0 +1,153 @@
+"""Which characters of Omniglot are in which alphabet, split and trial, from the published lists."""
+
+import dataclasses
+from importlib import resources
+
+import numpy as np
+
+CHARACTERS = 1623
+
+# Number of characters by protocol and split. The place of a split that is not a subset of another
+# is its code in the npz file.
+PROTOCOLS = {
+    "vinyals": {"train": 1028, "validation": 172, "test": 423},
+    "lake": {
+        "background": 964,
+        "evaluation": 659,
+        "background_small1": 136,
+        "background_small2": 156,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LakeRuns:
+    """The published trials of Lake's 20-way one-shot classification: 20 runs of 20 queries.
+
+    The 20 characters of a run are of one alphabet; one drawer drew its support, another its
+    queries. Classes and drawers index `omniglot(folder, "evaluation", protocol="lake")`: with
+    `support = runs.support_drawer[:, None]` and `query = runs.query_drawer[:, None]`, the support
+    is `images[runs.classes, support]`, `[20, 20, 28, 28, 1]`, and the queries are
+    `images[np.take_along_axis(runs.classes, runs.labels, 1), query]`.
+
+    Attributes:
+      alphabets: the alphabet of each run.
+      classes: `[20, 20]` the classes of each run, in the order of its support.
+      labels: `[20, 20]` the place in `classes` of each query, in the order of the queries.
+      support_drawer: `[20]` who drew the support, from 0.
+      query_drawer: `[20]` who drew the queries, from 0.
+    """
+
+    alphabets: tuple[str, ...]
+    classes: np.ndarray
+    labels: np.ndarray
+    support_drawer: np.ndarray
+    query_drawer: np.ndarray
+
+
+def lake_runs() -> LakeRuns:
+    """The 20 published runs of 20-way one-shot classification within an alphabet.
+
+    What is reported is the share of the 400 queries that are wrong. Models are to be trained on
+    Lake's background set: 78 of the 200 characters are in Vinyals' training split.
+
+    Source: Lake, Salakhutdinov and Tenenbaum, Science 350:1332 (2015), and "The Omniglot challenge:
+    a 3-year progress report" (2019). The runs were published as pictures without names; who drew
+    which character was found by https://github.com/jvlmdr/omniglot-eval.
+    """
+    names = class_names()[split_rows("evaluation", "lake")].tolist()
+    lines = _listing("lake_runs.txt")
+
+    def rows(alphabet: str, characters: str) -> list[int]:
+        return [names.index(_class_name(alphabet, int(c))) for c in characters.split(",")]
+
+    classes = [rows(alphabet, support) for _, alphabet, _, _, support, _ in lines]
+    labels = [
+        [run.index(row) for row in rows(line[1], line[5])]
+        for run, line in zip(classes, lines, strict=True)
+    ]
+    return LakeRuns(
+        tuple(line[1] for line in lines),
+        np.array(classes),
+        np.array(labels),
+        np.array([int(line[2]) - 1 for line in lines]),
+        np.array([int(line[3]) - 1 for line in lines]),
+    )
+
+
+def split_rows(split: str, protocol: str) -> np.ndarray:
+    """The classes of a split, as ascending indices of all 1623.
+
+    Raises:
+      ValueError: unknown `protocol` or `split`, or a split of the other protocol.
+    """
+    _check_split(split, protocol)
+    if split.startswith("background_"):
+        small = split.removeprefix("background_")
+        held = [small in sets.split(",") for _, _, _, sets in _listing("alphabets.txt")]
+        return np.flatnonzero(np.array(held)[_alphabet_of_class()])
+    return np.flatnonzero(split_codes(protocol) == list(PROTOCOLS[protocol]).index(split))
+
+
+def split_codes(protocol: str) -> np.ndarray:
+    """`[1623]` the place in `PROTOCOLS` of the split of every class; subsets of splits left out."""
+    names = list(PROTOCOLS[protocol])
+    if protocol == "lake":
+        sets = [names.index(line[0]) for line in _listing("alphabets.txt")]
+        return np.array(sets)[_alphabet_of_class()]
+    codes = np.zeros(CHARACTERS, int)
+    for split, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
+        first, last = map(int, ids.split("-"))
+        codes[first - 1 : last] = names.index(split)  # ids are 1-based, `last` included
+    return codes
+
+
+def class_alphabets() -> np.ndarray:
+    """`[1623]` the alphabet of every class."""
+    return np.array([line[1] for line in _listing("alphabets.txt")])[_alphabet_of_class()]
+
+
+def class_names() -> np.ndarray:
+    """`[1623]` the name of every class, `Alphabet/characterNN`, as the official zips have it."""
+    place = _alphabet_of_class()
+    first = np.searchsorted(place, place)
+    numbers = np.arange(CHARACTERS) - first + 1
+    return np.array([_class_name(*pair) for pair in zip(class_alphabets(), numbers, strict=True)])
+
+
+def _class_name(alphabet: str, character: int) -> str:
+    return f"{alphabet}/character{character:02d}"
+
+
+def _alphabet_of_class() -> np.ndarray:
+    """`[1623]` the place of every class's alphabet in the list of alphabets, ascending."""
+    last = [int(ids.split("-")[1]) for _, _, ids, _ in _listing("alphabets.txt")]
+    return np.searchsorted(last, np.arange(1, CHARACTERS + 1))
+
+
+def _listing(name: str) -> list[list[str]]:
+    text = (
+        resources.files("metajax.data.readers.omniglot").joinpath(name).read_text(encoding="utf-8")
+    )
+    return [line.split() for line in text.splitlines() if not line.startswith("#")]
+
+
+def _check_split(split: str, protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; use {_either(PROTOCOLS)}")
+    splits = PROTOCOLS[protocol]
+    if split in splits:
+        return
+    for other, names in PROTOCOLS.items():
+        if split in names:
+            raise ValueError(
+                f"split={split!r} belongs to protocol={other!r}, but protocol={protocol!r} was "
+                f"asked for; use split={_either(splits)}, or pass protocol={other!r}"
+            )
+    raise ValueError(
+        f"split={split!r} is unknown; protocol={protocol!r} has split={_either(splits)}"
+    )
+
+
+def _either(names: dict[str, dict[str, int]] | dict[str, int]) -> str:
+    return " or ".join(repr(name) for name in names)

@@ -1,0 +1,226 @@
+"""Few-shot classification episodes of images: the samplers, built from checked arguments."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from metajax.checks import check_positive
+from metajax.data.device_episodes import ImageEpisodes, on_device
+from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations, class_table
+from metajax.data.episode_lists import ListedDraws, checked_places
+from metajax.data.episode_pixels import Augment
+from metajax.data.host_episodes import HostEpisodes
+from metajax.data.labelled_images import ImageClasses, image_classes
+from metajax.data.meta_dataset_draws import LARGEST_CLASS, VaryingDraws
+from metajax.streaming import on_cpu
+from metajax.types import Key
+
+Place = Literal["device", "host"]
+_READERS = 8
+
+
+def image_episodes(
+    images: ArrayLike | ImageClasses,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    rotations: Rotations = "none",
+    groups: Groups = False,
+    same_items: bool = False,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """Sampler of few-shot classification episodes of fixed ways and shots.
+
+    Classes are drawn without replacement, and so are the items of a class: support and query never
+    share an item of a class. Integer images are scaled to `[0, 1]` by 1/255.
+
+    >>> import jax, metajax
+    >>> images = metajax.data.glyphs("test", drawers=6)
+    >>> sample = metajax.data.image_episodes(images, ways=5, shots=1, queries=5)
+    >>> sample(jax.random.key(0)).query.inputs.shape
+    (25, 28, 28, 1)
+
+    Args:
+      images: `ImageClasses`, or a class-major array `[classes, items, height, width, channels]`,
+        integers in `[0, 255]` or floats.
+      ways: classes in an episode; static.
+      shots: support items of a class; static.
+      queries: query items of a class; static.
+      rotations: `"classes"` makes the four quarter turns of a class four classes (Vinyals et al.
+        2016, Snell et al. 2017); `"tasks"` turns each class of an episode by a random quarter (the
+        MAML and Reptile authors' code); `"none"` leaves images as they are.
+      groups: True draws the classes of an episode from one group of the data set (an alphabet, one
+        of `join_classes`), each group as likely; a mapping from group to weight draws from the
+        groups in it by their weights.
+      same_items: take the same item numbers of every class, as in the one-shot trials of Lake et
+        al. (2015), where one drawer drew the support and another the query.
+      augment: `augmentation(...)`, or any pure function `(key, images [n, height, width, channels]
+        floats) -> images`; support and query go through it together.
+      place: `"device"` copies the images there, so that sampling is a part of compiled programs;
+        `"host"` leaves them where they are, in a memory-mapped file say, and reads each episode's
+        ahead of the computation.
+
+    Returns:
+      An `ImageEpisodes` or `HostEpisodes`, functions `key -> Episode`: inputs `[ways * items,
+      height, width, channels]` floats, class by class, and targets `[ways * items]` labels in `[0,
+      ways)`. The same key draws the same episode with either.
+
+    Raises:
+      ValueError: the array is not class-major images, there are too few classes, groups or items,
+        or rotations are asked of images that are not square.
+    """
+    data = _classes(images)
+    if rotations not in ("none", "classes", "tasks"):
+        raise ValueError(f'rotations={rotations!r}; expected "none", "classes" or "tasks"')
+    height, width = data.images.shape[1:3]
+    if rotations != "none" and height != width:
+        raise ValueError(
+            f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
+            'rotations="none"'
+        )
+    check_positive(ways=ways, shots=shots, queries=queries)
+    copies = 4 if rotations == "classes" else 1
+    table = class_table(data, groups, ways=ways, copies=copies, items=shots + queries)
+    draws = FixedDraws(table, ways, shots, queries, rotations, same_items)
+    return _placed(data, draws, augment, place)
+
+
+def varying_episodes(
+    images: ArrayLike | ImageClasses,
+    *,
+    min_ways: int = 5,
+    max_ways: int = 50,
+    max_queries: int = 10,
+    max_support: int = 500,
+    max_class_support: int = 100,
+    groups: Groups = False,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """Sampler of episodes of varying ways, shots and imbalance, as Meta-Dataset draws them.
+
+    The number of ways is uniform. Every class has as many queries: `max_queries`, or half of the
+    smallest class of the episode. The support set has `min(max_support, sum_c ceil(beta
+    min(max_class_support, left_c)))` items, `beta` uniform in (0, 1] and `left_c` the items that
+    are no queries. Each class gets one, and of the rest a share in proportion to its number of
+    images times `exp(a)`, `a` uniform in `[log 1/2, log 2)`.
+
+    Episodes are padded to one size; padding has weight 0, label 0 and black images. Learners that
+    compare need `ways=max_ways`.
+
+    Args:
+      images: see `image_episodes`.
+      min_ways: the fewest classes in an episode; static.
+      max_ways: the most; the data set, or each group, may have fewer, but not than `min_ways`.
+      max_queries: the most query items of a class; static.
+      max_support: the most support items; static.
+      max_class_support: the most items by which a class adds to the size of the support set.
+      groups: see `image_episodes`.
+      augment: see `image_episodes`.
+      place: see `image_episodes`.
+
+    Returns:
+      An `ImageEpisodes` or `HostEpisodes`; targets in `[0, max_ways)`, weights 1 or 0.
+
+    Raises:
+      ValueError: numbers that do not fit, too few classes, or classes of fewer than two images.
+
+    Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.
+    """
+    data = _classes(images)
+    check_positive(min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support)
+    check_positive(max_ways=max_ways, max_support=max_support)
+    if not min_ways <= max_ways <= max_support < 2**16:
+        raise ValueError(
+            f"min_ways={min_ways}, max_ways={max_ways}, max_support={max_support}; expected "
+            "min_ways <= max_ways <= max_support < 65536"
+        )
+    if data.counts.max() > LARGEST_CLASS or max_class_support >= 2**15:
+        raise ValueError(
+            f"max_class_support={max_class_support}, the largest class has {data.counts.max()} "
+            f"images; expected less than {2**15} and at most {LARGEST_CLASS}"
+        )
+    table = class_table(data, groups, ways=min_ways, copies=1, items=2)
+    ways = min(max_ways, len(data.names))
+    most = int(np.sort(data.counts)[-ways:].sum()) - ways
+    draws = VaryingDraws(
+        table, min_ways, ways, max_queries, min(max_support, most), max_class_support
+    )
+    return _placed(data, draws, augment, place)
+
+
+def listed_episodes(
+    images: ArrayLike | ImageClasses,
+    drawn: Drawn,
+    *,
+    augment: Augment | None = None,
+    place: Place = "device",
+) -> ImageEpisodes | HostEpisodes:
+    """A fixed list of episodes, for an evaluation that can be repeated anywhere.
+
+    `evaluate` scores each of them once; a key draws one of them. The list is arrays of whole
+    numbers: save it with numpy, or make it from a published one.
+
+    >>> import jax, metajax
+    >>> images = metajax.data.glyphs("test", drawers=6)
+    >>> sample = metajax.data.image_episodes(images, ways=5, shots=1, queries=5)
+    >>> drawn = jax.vmap(sample.draw)(jax.random.split(jax.random.key(0), 100))
+    >>> metajax.data.listed_episodes(images, drawn).listed
+    100
+
+    Args:
+      images: see `image_episodes`.
+      drawn: places `[episodes, n]`.
+      augment: see `image_episodes`.
+      place: see `image_episodes`.
+
+    Raises:
+      TypeError: `drawn` is no `Drawn`.
+      ValueError: places that are not there, or an image twice in one episode.
+    """
+    data = _classes(images)
+    drawn = checked_places(data, drawn)
+    return _placed(data, ListedDraws(jax.tree.map(jnp.asarray, drawn)), augment, place)
+
+
+def _classes(images: ArrayLike | ImageClasses) -> ImageClasses:
+    return images if isinstance(images, ImageClasses) else image_classes(images)
+
+
+def _placed(
+    data: ImageClasses, draw: Callable[[Key], Drawn], augment: Augment | None, place: Place
+) -> ImageEpisodes | HostEpisodes:
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            f"augment={augment!r}; expected a function (key, images) -> images, such as "
+            "metajax.data.augmentation(flip=True)"
+        )
+    _check_range(data)
+    if place == "host":
+        readers = ThreadPoolExecutor(_READERS, "metajax-reader")
+        return HostEpisodes(data, on_cpu(draw), augment, readers)
+    if place != "device":
+        raise ValueError(f'place={place!r}; expected "device" or "host"')
+    if augment is not None and jax.tree_util.all_leaves([augment]):
+        augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
+    return ImageEpisodes(*on_device(data), draw, augment)
+
+
+def _check_range(data: ImageClasses) -> None:
+    """Raises unless images are floats, or integers that may be scaled by 1/255."""
+    images, dtype = data.images, data.images.dtype
+    if jnp.issubdtype(dtype, jnp.floating) or dtype == np.uint8:
+        return
+    held = isinstance(images, np.ndarray | jax.Array) and jnp.issubdtype(dtype, jnp.integer)
+    if not held or images.min() < 0 or images.max() > 255:  # type: ignore[union-attr]
+        raise ValueError(
+            f"images are {dtype}; expected floats, or integers from 0 to 255: convert them first, "
+            "such as images.astype(np.float32) / images.max()"
+        )

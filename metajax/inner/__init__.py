@@ -1,0 +1,1 @@
+"""A task's own optimisation, and how it is differentiated."""

@@ -1,0 +1,128 @@
+"""What learners that compare share: embed both sets, read the support set, compare the queries."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.checks import (
+    check_classes,
+    check_episode,
+    check_examples,
+    check_optional_ways,
+    check_parameters,
+)
+from metajax.losses import accuracy, cross_entropy
+from metajax.query_batching import (
+    Batching,
+    apply_queries,
+    check_batching,
+    joined_weights,
+    without_padding,
+)
+from metajax.types import Array, Aux, Episode, Examples, Key, Learner, LossFn, Model, Params
+
+
+class MetricTask(NamedTuple):
+    """A task as a learner that compares holds it.
+
+    Attributes:
+      support: the support set, where queries share a batch with it; else None.
+      reading: what was read off the support set (prototypes, say); None where that has to wait for
+        the queries, under `query_batching="joint"`.
+    """
+
+    support: Examples | None
+    reading: Any
+
+
+def metric_learner(
+    *,
+    init: Callable[[Key, Array], Params],
+    encoder: Model,
+    read: Callable[[Params, Array, Examples], Any],
+    compare: Callable[[Params, Any, Array, Array | None], Array],
+    ways: int | None,
+    query_batching: Batching,
+    support_encoder: Model | None = None,
+    loss_fn: LossFn = cross_entropy,
+    arrange: Callable[[Examples, Key | None], Examples] = lambda support, key: support,
+) -> Learner:
+    """Builds a learner that compares embedded queries with what it read off the support set.
+
+    Args:
+      init: `(key, inputs) -> params`.
+      encoder: embeds items; its `apply` takes the learner's whole parameters.
+      read: `(params, support embeddings, support) -> reading`.
+      compare: `(params, reading, query embeddings, query weights) -> [queries, ways]` scores,
+        `-inf` for classes without support items.
+      ways: the most ways there may be, or None.
+      query_batching: which items share a batch; see `metajax.apply_queries`. Under `"joint"` the
+        support set is embedded in the queries' batch, else in one of its own.
+      support_encoder: embeds the support set, where it is not `encoder`.
+      loss_fn: loss of the scores.
+      arrange: reorders the support set with the key, before it is embedded.
+
+    Returns:
+      A `Learner` whose tasks are `MetricTask`s.
+
+    Raises:
+      ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders.
+    """
+    check_batching(query_batching)
+    check_optional_ways(ways)
+    joint = query_batching == "joint"
+    if joint and support_encoder is not None:
+        raise ValueError(
+            'query_batching="joint" embeds both sets at once, but support and query have encoders '
+            'of their own; expected "separate" or "single"'
+        )
+
+    def fit(params: Params, support: Examples, key: Key | None) -> MetricTask:
+        check_parameters(jax.eval_shape(init, jax.random.key(0), support.inputs), params)
+        check_classes(support, ways=ways)
+        support = arrange(without_padding(support), key)
+        if joint:
+            return MetricTask(support, None)
+        embed = (support_encoder or encoder).apply
+        reading = read(params, embed(params, support.inputs, support.weights), support)
+        return MetricTask(support if query_batching == "single" else None, reading)
+
+    def classify(params: Params, task: MetricTask, queries: Array, weights: Array | None) -> Array:
+        if not joint:
+            embedded = apply_queries(
+                encoder, params, queries, weights, task.support, query_batching
+            )
+            return compare(params, task.reading, embedded, weights)
+        support = task.support
+        assert support is not None
+        both = encoder.apply(
+            params,
+            jnp.concatenate([support.inputs, queries]),
+            joined_weights(support, weights, len(queries)),
+        )
+        first, second = both[: len(support.inputs)], both[len(support.inputs) :]
+        return compare(params, read(params, first, support), second, weights)
+
+    def loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
+        check_episode(episode)
+        support, query = episode
+        check_classes(support, query, ways=ways)
+        query = without_padding(query)
+        outputs = classify(params, fit(params, support, key), query.inputs, query.weights)
+        value = loss_fn(outputs, query.targets, query.weights)
+        scores = {
+            "query_loss": value,
+            "accuracy": accuracy(outputs, query.targets, query.weights),
+        }
+        return value, Aux(outputs, scores)
+
+    def adapt(params: Params, support: Examples, key: Key | None = None) -> MetricTask:
+        check_examples(support, "support")
+        return fit(params, support, key)
+
+    def predict(params: Params, task: MetricTask, inputs: Array) -> Array:
+        return classify(params, task, inputs, None)
+
+    return Learner(init, loss, adapt, predict)

@@ -1,0 +1,270 @@
+"""The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
+
+import contextlib
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from metajax.checkpoint import Checkpoints
+from metajax.parallel.placement import place_state, replicate, task_devices, tasks_per_device
+from metajax.parallel.processes import largest_of_processes
+from metajax.progress import MetricsFile, Progress, Record, StopSignal
+from metajax.streaming import HostSample
+from metajax.training_program import (
+    NonFinite,
+    Sample,
+    as_pytree,
+    check_sample,
+    dispatch_length,
+    dispatch_program,
+    fetched_dispatches,
+)
+from metajax.training_step import TrainState
+from metajax.types import Array, Learner, Params
+
+
+class TrainResult(NamedTuple):
+    """What a run of `train` ends with.
+
+    Attributes:
+      state: the last good state.
+      stopped: why the loop ended: all iterations done, Ctrl-C (SIGINT), SIGTERM (at the very end
+        too), or a meta-loss, gradient or update that was not finite (the parameters are then those
+        before that step).
+      history: the records that were reported, one a dispatch.
+      compile_seconds: time spent compiling.
+      run_seconds: time spent training.
+    """
+
+    state: TrainState
+    stopped: Literal["finished", "interrupted", "terminated", "non-finite"]
+    history: list[Record]
+    compile_seconds: float
+    run_seconds: float
+
+
+def train(
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    sample: Sample,
+    *,
+    iterations: int,
+    meta_batch: int,
+    chunk_size: int | None = None,
+    dispatch: int = 100,
+    mesh: Mesh | None = None,
+    non_finite: NonFinite = "stop",
+    checkpoints: Checkpoints | None = None,
+    validate: Callable[[Params], float] | None = None,
+    metrics_file: str | Path | None = None,
+    progress: bool = True,
+    on_dispatch: Callable[[TrainState, Record], None] | None = None,
+) -> TrainResult:
+    """Meta-trains until `state.step` is `iterations`.
+
+    Sampling, inner loops and outer updates of `dispatch` iterations are one `jax.lax.scan`. What is
+    drawn depends on `state.key` and the step alone, and dispatches begin at multiples of
+    `dispatch`, so a run that is cut in two and goes on from its state is the same run, bit for bit.
+
+    Ctrl-C and SIGTERM end the loop after the dispatch in progress, a second one at once. Whatever
+    ends it, the last good state is returned, and with `checkpoints` saved, after an exception too.
+
+    Args:
+      learner: any learner.
+      optimizer: the outer optimiser.
+      state: from `init_state`, `Checkpoints.restore` or an earlier result's.
+      sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
+        read one dispatch ahead: two dispatches of them are on the device, one more in memory.
+      iterations: the step to train to, counted from the run's beginning.
+      meta_batch: tasks a meta-step, over all devices.
+      chunk_size: tasks that a device runs at once, see `meta_gradient`.
+      dispatch: iterations a dispatch, that is between two reports. A shorter one, at the end or
+        after a state in between, compiles anew.
+      mesh: from `task_mesh`, to train on many devices, each of which samples its own tasks. With
+        several processes all of them call `train` alike, and it needs a mesh; process 0 reports.
+      non_finite: what a meta-loss, gradient or update that is not finite does: `"stop"` ends the
+        loop with the state before that step, `"skip"` goes on with the next step without the
+        update, and stops where a whole dispatch is so. Either gives a `RuntimeWarning` that names
+        the steps.
+      checkpoints: where the state is saved: when it is due, and at the end of the loop.
+      validate: the score of the parameters, a function such as
+        `lambda params: evaluate(...).mean("accuracy")`. It is called whenever a checkpoint is due,
+        and at the last iteration; the checkpoint of the best score is kept, and the record has it
+        as `validation`.
+      metrics_file: a JSON-lines file to which every record is appended. A run that goes on from a
+        checkpoint repeats the records after it. A disk that is full costs records and a
+        `RuntimeWarning`.
+      progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
+      on_dispatch: called with the state and the record after each dispatch.
+
+    Returns:
+      A `TrainResult`. A record holds `step`, `seconds`, `tasks_per_second`, each metric's mean over
+      the dispatch and, where updates were skipped, how many as `skipped`.
+
+    Raises:
+      ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
+        processes and no mesh, `validate` without `checkpoints`, or the model's width is not the
+        number of ways.
+      FileExistsError: the folder of `checkpoints` holds those of another run.
+    """
+    if iterations < 1 or meta_batch < 1 or dispatch < 1:
+        raise ValueError(
+            f"iterations={iterations}, meta_batch={meta_batch}, dispatch={dispatch}; expected 1 "
+            "or more of each"
+        )
+    if non_finite not in ("stop", "skip"):
+        raise ValueError(f'non_finite={non_finite!r}; expected "stop" or "skip"')
+    if validate is not None and checkpoints is None:
+        raise ValueError(
+            "validate is called when a checkpoint is due; expected checkpoints beside it"
+        )
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(
+            f"there are {jax.process_count()} processes and no mesh, so that each would train by "
+            "itself; expected mesh=metajax.parallel.task_mesh()"
+        )
+    check_sample(learner, state.params, sample)
+    state = jax.tree.map(_strong, state)
+    tasks = meta_batch
+    if mesh is not None:
+        tasks = tasks_per_device(meta_batch, task_devices(mesh))
+        state = place_state(state, mesh)
+    if checkpoints is not None:
+        checkpoints.begin(state)
+    program = dispatch_program(
+        learner,
+        optimizer,
+        state,
+        sample,
+        tasks=tasks,
+        chunk_size=chunk_size,
+        non_finite=non_finite,
+        mesh=mesh,
+    )
+    compiled: dict[int, Callable[..., Any]] = {}
+    history: list[Record] = []
+    stopped: Literal["finished", "interrupted", "terminated", "non-finite"] = "finished"
+    compile_seconds = run_seconds = 0.0
+    done = began = int(state.step)
+    speaks = jax.process_index() == 0
+    if isinstance(sample, HostSample):
+        feed = fetched_dispatches(
+            sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
+        )
+    else:
+        data = as_pytree(sample)
+        feed = itertools.repeat(data if mesh is None else replicate(data, mesh))
+    report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
+    with contextlib.ExitStack() as stack:
+        stack.callback(report.close)
+        if isinstance(feed, Generator):
+            stack.enter_context(contextlib.closing(feed))
+        metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
+        signals = stack.enter_context(StopSignal())
+        if checkpoints is not None:
+            stack.push(
+                lambda error, *_: _save_last(checkpoints, state, began, failed=error is not None)
+            )
+        while done < iterations:
+            length = dispatch_length(done, iterations, dispatch)
+            started = time.perf_counter()
+            data = next(feed)
+            waited = time.perf_counter() - started
+            if length not in compiled:
+                started = time.perf_counter()
+                compiled[length] = program.lower(state, data, length).compile()
+                compile_seconds += time.perf_counter() - started
+            started = time.perf_counter() - waited
+            state, metrics = jax.block_until_ready(compiled[length](state, data))
+            seconds = time.perf_counter() - started
+            run_seconds += seconds
+            finite = np.asarray(metrics["finite"])
+            if not finite.all():
+                _warn_of_non_finite(done, finite, state, non_finite)
+                if non_finite == "stop" or not finite.any():
+                    stopped = "non-finite"
+                    break
+            done += length
+            record = _record(done, run_seconds, length * meta_batch / seconds, metrics)
+            due = checkpoints is not None and checkpoints.due(done)
+            if validate is not None and (due or done == iterations):
+                record["validation"] = float(validate(state.params))
+            if checkpoints is not None and (due or "validation" in record):
+                checkpoints.save(state, score=record.get("validation"))
+            history.append(record)
+            metrics_lines.append(record)
+            report.update(record, length)
+            if on_dispatch is not None:
+                on_dispatch(state, record)
+            if largest_of_processes(signals.received) and done < iterations:
+                stopped = "interrupted"
+                break
+    if largest_of_processes(signals.received) == SIGTERM:
+        stopped = "terminated"
+    return TrainResult(state, stopped, history, compile_seconds, run_seconds)
+
+
+def _strong(x: Array) -> Array:
+    """Without the weak type of a Python number: the program's results have none, either."""
+    if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
+        return x
+    return jax.lax.convert_element_type(x, jnp.result_type(x))
+
+
+def _save_last(checkpoints: Checkpoints, state: TrainState, began: int, *, failed: bool) -> None:
+    """Saves the state of the last whole dispatch, after an exception too."""
+    if int(state.step) == began:
+        return
+    if failed and jax.process_count() > 1:
+        return  # The processes save together, and the others may know of no exception.
+    checkpoints.save(state)
+    checkpoints.wait()
+
+
+def _warn_of_non_finite(
+    done: int, finite: np.ndarray, state: TrainState, non_finite: NonFinite
+) -> None:
+    bad = (done + np.flatnonzero(~finite)).tolist()
+    what = "the meta-loss, its gradient or the update was not finite at step "
+    if non_finite == "stop":
+        what += f"{bad[0]}; stopped, keeping the parameters of step {int(state.step)}"
+    else:
+        named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        what += f"{named}; went on without {len(bad)} of {len(finite)} updates"
+        if len(bad) == len(finite):
+            what += ", and stopped, since none was left"
+    warnings.warn(
+        f"{what}. A smaller inner or outer rate, or clipping, may help",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _record(
+    step: int, seconds: float, tasks_per_second: float, metrics: Mapping[str, Array]
+) -> Record:
+    finite = np.asarray(metrics["finite"])
+    means = {
+        name: np.mean(np.asarray(values)[finite], axis=0).tolist()
+        for name, values in metrics.items()
+        if name != "finite"
+    }
+    skipped = {} if finite.all() else {"skipped": int((~finite).sum())}
+    return {
+        "step": step,
+        "seconds": seconds,
+        "tasks_per_second": tasks_per_second,
+        **means,
+        **skipped,
+    }

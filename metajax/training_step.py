@@ -1,0 +1,167 @@
+"""Meta-training steps: pure functions for a user's own loop, `jit`, `lax.scan` or `pmap`."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.algorithms.maml import maml
+from metajax.checks import check_optimizer, check_shared
+from metajax.inner.loop import Backward
+from metajax.losses import cross_entropy
+from metajax.meta_gradients import count_tasks, meta_gradient, task_keys
+from metajax.query_batching import Batching
+from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
+
+
+class TrainState(NamedTuple):
+    """Everything that a training run carries from step to step.
+
+    Attributes:
+      params: the meta-parameters.
+      opt_state: the outer optimiser's state.
+      step: `[]` integer, meta-steps taken.
+      key: the run's key. It never changes: what a step draws is a function of it and `step`.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    step: Array
+    key: Key
+
+
+TrainStep = Callable[[TrainState, Episode], tuple[TrainState, Mapping[str, Array]]]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: initial meta-parameters, from `learner.init` or the user's own.
+      optimizer: the outer optimiser.
+      key: random key of the run.
+
+    Returns:
+      A `TrainState`.
+
+    Raises:
+      TypeError: `optimizer` is not an optax transformation.
+    """
+    check_optimizer(optimizer, "optimizer")
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
+
+
+def train_step(
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """One meta-step: the mean meta-gradient over a batch of tasks, then the outer optimiser.
+
+    Args:
+      learner: any learner.
+      optimizer: the outer optimiser.
+      chunk_size: tasks run at once, see `meta_gradient`; static.
+      axis_name: inside `jax.pmap(step, axis_name=...)`, `mesh_step` and `pmap_step` the axis over
+        which gradients and metrics are averaged. Each device gets a slice of the tasks.
+
+    Returns:
+      The pure function `(state, episodes) -> (state, metrics)`, where the episodes' arrays have a
+      leading axis `[tasks, ...]`. The metrics are `loss` (the meta-loss), `grad_norm` and the
+      learner's own, averaged over tasks.
+
+    Raises:
+      TypeError: `optimizer` is not an optax transformation.
+      ValueError: from the step: `chunk_size` does not divide the tasks, it is under `jax.shard_map`
+        with its check on, or the learner's errors.
+    """
+    check_optimizer(optimizer, "optimizer")
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
+        check_shared(state.params, episodes)
+        tasks = count_tasks(episodes)
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
+        keys = task_keys(jax.random.fold_in(state.key, state.step), tasks, first=first)
+        gradient, (loss, metrics) = meta_gradient(
+            learner.loss, state.params, episodes, keys, chunk_size=chunk_size
+        )
+        if axis_name is not None:
+            gradient, loss, metrics = jax.lax.pmean((gradient, loss, metrics), axis_name)
+        updates, opt_state = update(
+            gradient, state.opt_state, state.params, value=loss, grad=gradient
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "loss": loss, "grad_norm": _norm(gradient)}
+        return TrainState(params, opt_state, state.step + 1, state.key), metrics
+
+    return step
+
+
+def _norm(tree: Params) -> Array:
+    """The norm in single precision at least: half precision would overflow."""
+    leaves = jax.tree.leaves(tree)
+    return optax.tree.norm([x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in leaves])
+
+
+def maml_step(
+    model: Model | Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    first_order: bool = False,
+    backward: Backward = Backward(),
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
+    query_batching: Batching = "separate",
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """`train_step(maml(model, ...), optimizer, ...)`, the step to compose into a loop of one's own.
+
+    >>> import jax, optax, metajax
+    >>> model = metajax.models.mlp((40, 40, 1))
+    >>> optimizer = optax.adam(1e-3)
+    >>> step = jax.jit(metajax.maml_step(
+    ...     model, optimizer, inner=optax.sgd(0.01), num_steps=1, loss_fn=metajax.squared_error))
+    >>> sample = jax.vmap(metajax.data.sinusoid_episodes(shots=10, queries=10))
+    >>> episodes = sample(jax.random.split(jax.random.key(0), 25))
+    >>> params = model.init(jax.random.key(1), episodes.support.inputs[0])
+    >>> state = metajax.init_state(params, optimizer, jax.random.key(2))
+    >>> state, metrics = step(state, episodes)
+
+    Args:
+      model: see `maml`.
+      optimizer: the outer optimiser.
+      inner: the inner optimiser, see `maml`.
+      num_steps: inner steps; static.
+      first_order: FOMAML; static.
+      backward: see `maml`.
+      loss_fn: see `maml`.
+      metrics: see `maml`.
+      query_batching: see `maml`.
+      chunk_size: see `train_step`.
+      axis_name: see `train_step`.
+
+    Returns:
+      The pure function `(state, episodes) -> (state, metrics)`.
+
+    Raises:
+      TypeError, ValueError: as `maml` and `train_step` do.
+    """
+    learner = maml(
+        model,
+        inner=inner,
+        num_steps=num_steps,
+        first_order=first_order,
+        backward=backward,
+        loss_fn=loss_fn,
+        metrics=metrics,
+        query_batching=query_batching,
+    )
+    return train_step(learner, optimizer, chunk_size=chunk_size, axis_name=axis_name)

@@ -1,0 +1,213 @@
+"""Images listed in CSV files, such as mini-ImageNet's."""
+
+import os
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metajax.data.readers.files.image_csv import image_csv
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch) -> Path:
+    root = tmp_path_factory.mktemp("user")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root))
+    return root / "metajax"
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Ten pictures `0.png` to `9.png`, each filled with ten times its number."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(np.full((2, 2), 10 * i, np.uint8)).save(folder / f"{i}.png")
+    Image.fromarray(np.full((2, 2), 200, np.uint8)).save(folder / "more" / "ein bild é.png")
+    return folder
+
+
+def listed(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "list.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def read(folder: Path, text: str, split: str | None = None, **options):
+    arguments = {"size": 2, "channels": 1} | options
+    return image_csv(listed(folder, text), split, images=folder / "images", **arguments)
+
+
+def values(classes) -> dict[str, list[int]]:
+    return {name: classes[name][:, 0, 0, 0].tolist() for name in classes.names}
+
+
+def test_mini_imagenets_files(tmp_path, images):
+    classes = read(tmp_path, "filename,label\n3.png,n02\n1.png,n02\n2.png,n01\n")
+    assert values(classes) == {"n01": [20], "n02": [10, 30]}
+    assert classes.groups is None
+    assert isinstance(classes.images, np.memmap)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["class,file,split", "Label, PATH ,Split", "class,image,SPLIT", '"class","file",split'],
+)
+def test_columns_of_other_names(tmp_path, images, header):
+    text = f"{header}\na,1.png,train\nb,2.png,test\nc,3.png,train\n"
+    assert values(read(tmp_path, text, "train")) == {"a": [10], "c": [30]}
+    assert values(read(tmp_path, text)) == {"a": [10], "b": [20], "c": [30]}
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufefffile,class\r\n1.png,é\r\n", 'file,x,class\n1.png,"a\nb",é\n\n']
+)
+def test_other_forms_of_csv(tmp_path, images, text):
+    assert values(read(tmp_path, text)) == {"é": [10]}
+
+
+def test_files_in_folders_and_blanks_around_fields(tmp_path, images):
+    classes = read(tmp_path, "file,class\nmore/ein bild é.png , c d\n./1.png,c d\n")
+    assert values(classes) == {"c d": [10, 200]}
+
+
+def test_the_cache_is_used_until_files_or_rows_change(tmp_path, images, user_cache, monkeypatch):
+    text = "file,class,split\n1.png,a,x\n2.png,b,x\n3.png,c,y\n"
+    read(tmp_path, text, "x")
+    read(tmp_path, text, "y")
+    assert len(os.listdir(user_cache)) == 2
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "PIL", None)
+        assert values(read(tmp_path, text, "x")) == {"a": [10], "b": [20]}
+    with pytest.warns(RuntimeWarning, match="1 of its classes changed: 'b'"):
+        changed = read(tmp_path, text.replace("2.png", "4.png"), "x")
+    assert values(changed) == {"a": [10], "b": [40]}
+    Image.fromarray(np.full((2, 2), 99, np.uint8)).save(images / "1.png")
+    with pytest.warns(RuntimeWarning, match="classes changed: 'a', 'b'"):
+        assert values(read(tmp_path, text, "x")) == {"a": [99], "b": [20]}
+
+
+def test_corrupt_images(tmp_path, images):
+    (images / "1.png").write_bytes(b"")
+    text = "file,class\n1.png,a\n2.png,a\n"
+    with pytest.raises(ValueError, match=r"1 of 2 images .*1.png' \(it is empty\)"):
+        read(tmp_path, text)
+    with pytest.warns(RuntimeWarning, match="1 of 2 images"):
+        assert values(read(tmp_path, text, corrupt="skip")) == {"a": [20]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected a header such as filename,label"),
+        ("file,class\n", "has a header but no rows; expected one an image"),
+        ("file,class\n\n\n", "has a header but no rows"),
+        (
+            "name,class\n1.png,a\n",
+            r"has the columns \['name', 'class'\], none of them called 'filen",
+        ),
+        (
+            "file,kind\n1.png,a\n",
+            r"columns \['file', 'kind'\], none of them called 'label' or 'clas",
+        ),
+        ("file;class\n1.png;a\n", r"columns \['file;class'\], none of .*commas between columns"),
+        ("file,path,class\n1.png,1.png,a\n", "2 of them called 'filename' or 'file' or"),
+        ("file,class,split,split\n1.png,a,x,x\n", "2 of them called 'split'; expected one"),
+        (
+            "file,class\n1.png,a\n2.png\n",
+            r"line 3 of .* has 1 fields, expected the 2 of the header",
+        ),
+        ("file,class\n1.png,a,b\n", r"line 2 of .* has 3 fields"),
+        ('file,class\n"1.png","a\nb"\n2.png\n', "line 4 of .* has 1 fields"),
+        ("file,class\n1.png,\n", "line 2 of .* has an empty file name or class"),
+        ("file,class\n ,a\n", "line 2 of .* has an empty file name or class"),
+        ("file,class\n1.png,a\n1.png,a\n", r"names 1 files again: '1.png \(line 2, a; line 3, a\)"),
+        ("file,class\n1.png,a\n./1.png,b\n", r"again: '1.png \(line 2, a; line 3, b\)'; expected"),
+        ("file,class,split\n1.png,a,x\n1.png,a,y\n", "each file once, in one class and split"),
+        ("file,class\nX.png,a\nx.png,a\n", "duplicate file names in the class 'a' of '.*list.csv'"),
+        ("file,class\n\u00e9,a\ne\u0301,b\n", r"1 files again: '.* \(line 2, a; line 3, b\)'; exp"),
+        ('file,class\n"1.png,a\n', "has 1 fields, expected the 2|is no CSV file"),
+    ],
+)
+def test_csv_files_that_do_not_fit(tmp_path, images, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, text)
+
+
+def test_splits_that_are_not_there(tmp_path, images):
+    with pytest.raises(
+        ValueError, match=r"split='train', but '.*' has no column 'split'; pass spl"
+    ):
+        read(tmp_path, "file,class\n1.png,a\n", "train")
+    with pytest.raises(ValueError, match=r"no split 'val' in '.*'; it has 'test', 'train'"):
+        read(tmp_path, "file,class,split\n1.png,a,train\n2.png,a,test\n", "val")
+
+
+def test_rows_of_images_that_are_not_there(tmp_path, images):
+    text = "file,class,split\n1.png,a,x\n" + "".join(f"none{i:02d}.png,b,y\n" for i in range(12))
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"12 of the 13 images that '.*list.csv' names do not exist: '.*none00.png', .* and 2 "
+        "more",
+    ):
+        read(tmp_path, text)
+    assert values(read(tmp_path, text, "x")) == {"a": [10]}  # the other split is elsewhere
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_another_unicode_form(tmp_path, images, form):
+    folder = images / unicodedata.normalize("NFD" if form == "NFC" else "NFC", "größe é")
+    folder.mkdir()
+    (images / "more" / "ein bild é.png").rename(folder / unicodedata.normalize("NFD", "é.png"))
+    name = unicodedata.normalize(form, "größe é/é.png")
+    for _ in range(2):
+        assert values(read(tmp_path, f"file,class\n{name},a\n1.png,a\n")) == {"a": [10, 200]}
+    with pytest.raises(FileNotFoundError, match=r"1 of the 1 images .* do not exist: .*2.png'$"):
+        read(tmp_path, f"file,class\n{name.replace('.png', '2.png')},a\n")
+
+
+def test_rows_that_name_folders(tmp_path, images):
+    with pytest.raises(
+        IsADirectoryError, match=r"1 of the images that .* names are folders: '.*more'; expected im"
+    ):
+        read(tmp_path, "file,class\n1.png,a\nmore/,a\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of the 1 images .* do not exist: '.*1.png/x'$"):
+        read(tmp_path, "file,class\n1.png/x,a\n")
+
+
+def test_blank_lines_are_skipped(tmp_path, images):
+    text = "file,class\n\n1.png,a\n  \n\t\n2.png,a\n , \n\n"
+    assert values(read(tmp_path, text)) == {"a": [10, 20]}
+
+
+@pytest.mark.skipif(os.sep != "/", reason="backslashes lie between folders here")
+def test_backslashes_between_folders(tmp_path, images):
+    with pytest.raises(
+        FileNotFoundError, match="there are backslashes in names: expected / between folders"
+    ):
+        read(tmp_path, "file,class\nmore\\x.png,a\n")
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("latin-1", "é"), ("utf-16", "e")])
+def test_other_encodings(tmp_path, images, encoding, text):
+    path = listed(tmp_path, f"file,class\n1.png,{text}\n", encoding)
+    with pytest.raises(ValueError, match=r"is not in UTF-8 \(.*\); save it as UTF-8"):
+        image_csv(path, images=images, size=2)
+
+
+def test_paths_that_are_not_there(tmp_path, images):
+    with pytest.raises(FileNotFoundError, match=r"the CSV file '.*none.csv' does not exist"):
+        image_csv(tmp_path / "none.csv", images=images, size=2)
+    with pytest.raises(IsADirectoryError, match="images' is a folder; expected a CSV file"):
+        image_csv(images, images=images, size=2)
+    path = listed(tmp_path, "file,class\n1.png,a\n")
+    with pytest.raises(FileNotFoundError, match="none' does not exist; expected the images that"):
+        image_csv(path, images=tmp_path / "none", size=2)
+    with pytest.raises(NotADirectoryError, match="is a file; expected a folder with the images"):
+        image_csv(path, images=path, size=2)
+    with pytest.raises(ValueError, match="size=0; expected pixels"):
+        image_csv(tmp_path / "none.csv", images=images, size=0)

@@ -1,0 +1,157 @@
+"""Single pictures as arrays: what Pillow shows, in every mode, and what is no image."""
+
+import contextlib
+import io
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metajax.data.readers.decoding import BadImage, decode, picture_shape, require_pillow
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+from PIL import ImageFile, ImageOps  # noqa: E402
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+
+
+def saved(path, picture, **options) -> str:
+    picture.save(path, **options)
+    return str(path)
+
+
+def read(path, shape) -> np.ndarray:
+    return decode(Path(path).read_bytes(), shape[2], shape[:2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff"])
+def test_files_are_decoded_as_pillow_does(tmp_path, suffix):
+    path = saved(tmp_path / f"x.{suffix}", Image.fromarray(COLOURS))
+    with Image.open(path) as picture:
+        rgb = picture.convert("RGB")
+        grey = picture.convert("L")
+        small = rgb.resize((7, 5), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(read(path, (12, 10, 3)), np.asarray(rgb))
+    np.testing.assert_array_equal(read(path, (12, 10, 1))[..., 0], np.asarray(grey))
+    np.testing.assert_array_equal(read(path, (5, 7, 3)), np.asarray(small))
+
+
+def test_the_content_counts_not_the_suffix(tmp_path):
+    path = saved(tmp_path / "x.jpg", Image.fromarray(COLOURS), format="PNG")
+    np.testing.assert_array_equal(read(path, (12, 10, 3)), COLOURS)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
+def test_opaque_modes(tmp_path, mode):
+    picture = Image.fromarray(COLOURS).convert(mode)
+    path = saved(tmp_path / "x.tif", picture)
+    for channels, target in ((1, "L"), (3, "RGB")):
+        expected = np.asarray(picture.convert(target)).reshape(12, 10, channels)
+        np.testing.assert_array_equal(read(path, (12, 10, channels)), expected)
+
+
+def test_transparent_images_lie_on_white(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 3] = 0, 128, 255  # black ink, of which the first pixel has none
+    path = saved(tmp_path / "x.png", Image.fromarray(pixels))
+    assert read(path, (1, 3, 3))[0].tolist() == [[255] * 3, [127] * 3, [0] * 3]
+    assert read(path, (1, 3, 1))[0, :, 0].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_a_transparent_colour_lies_on_white(tmp_path, mode):
+    picture = Image.fromarray(np.array([[0, 200]], np.uint8)).convert(mode)
+    path = saved(tmp_path / "x.png", picture, transparency=0)
+    assert read(path, (1, 2, 1))[0, :, 0].tolist() == [255, 200]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_the_upper_8_of_16_bits(tmp_path, suffix):
+    pixels = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
+    path = saved(tmp_path / f"x.{suffix}", Image.fromarray(pixels))
+    assert read(path, (1, 5, 1))[0, :, 0].tolist() == [0, 0, 1, 127, 255]
+    assert read(path, (1, 5, 3))[0, :, 2].tolist() == [0, 0, 1, 127, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_have_no_range(tmp_path, dtype):
+    path = saved(tmp_path / "x.tif", Image.fromarray(np.ones((2, 2), dtype)))
+    with pytest.raises(BadImage, match="32 bits a pixel, of no agreed range; convert it to 8"):
+        read(path, (2, 2, 1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / f"x.{suffix}", Image.fromarray(COLOURS), exif=exif)
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    if suffix != "tif":  # Which old versions of Pillow turn twice.
+        assert upright.shape[:2] == ((12, 10) if orientation < 5 else (10, 12))
+    assert picture_shape(Path(path).read_bytes()) == upright.shape
+    np.testing.assert_array_equal(read(path, upright.shape), upright)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.fromarray(np.full((3, 3), value, np.uint8)) for value in (10, 200)]
+    path = saved(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert np.all(read(path, (3, 3, 1)) == 10)
+
+
+# What is no image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
+def test_truncated_files_are_no_images(tmp_path, kind):
+    stream, path = io.BytesIO(), tmp_path / "x"
+    Image.fromarray(COLOURS).save(stream, kind)
+    content = stream.getvalue()
+    path.write_bytes(content)
+    whole, accepted = read(path, (12, 10, 3)), []
+    lengths = range(1, len(content), 7)
+    for length in lengths:
+        path.write_bytes(content[:length])
+        with contextlib.suppress(BadImage):
+            np.testing.assert_array_equal(read(path, (12, 10, 3)), whole)
+            accepted.append(length)
+    # Without its last few bytes a file may still hold all pixels, never without more of them.
+    assert all(length > len(content) - 20 for length in accepted)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "^it is empty$"),
+        (b"<html>404</html>", "^it is no readable image of the formats PNG, JPEG, BMP, GIF, WEBP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no readable image"),
+        (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + b"\0" * 30, "^[A-Z].*: |no read"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path, content, message):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(BadImage, match=message):
+        read(tmp_path / "x.png", (2, 2, 3))
+
+
+def test_decompression_bombs_are_no_images(tmp_path, monkeypatch):
+    path = saved(tmp_path / "x.png", Image.fromarray(COLOURS))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(BadImage, match=r"DecompressionBombError: Image size \(120 pixels\)"):
+        read(path, (12, 10, 3))
+
+
+def test_pillow_told_to_accept_truncated_files(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
+        require_pillow()
+
+
+def test_pillow_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r'run: pip install "metajax\[images\]"'):
+        require_pillow()

@@ -1,0 +1,57 @@
+"""Max-pooling: Flax's values, and the derivative at the first of equals, in every mode."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.models.kernels.max_pooling import max_pool_2x2
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (2, 3)], ids=str)
+def test_equals_flax(size: tuple[int, int]) -> None:
+    images = jax.random.normal(KEY, (3, *size, 4))
+
+    def second(pool) -> jax.Array:
+        def slope(images: jax.Array) -> jax.Array:
+            return (jax.grad(lambda x: jnp.sin(pool(x)).sum())(images) ** 2).sum()
+
+        return jax.grad(slope)(images)
+
+    def flax(images: jax.Array) -> jax.Array:
+        return nn.max_pool(images, (2, 2), (2, 2))
+
+    np.testing.assert_array_equal(max_pool_2x2(images), flax(images))
+    np.testing.assert_allclose(second(max_pool_2x2), second(flax), rtol=1e-6, atol=1e-7)
+    direction = jax.random.normal(jax.random.key(1), images.shape)
+    ours, theirs = (jax.jvp(pool, (images,), (direction,))[1] for pool in (max_pool_2x2, flax))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_of_equals_the_first_has_the_gradient() -> None:
+    images = jnp.array([[1.0, 1.0, 2.0, 0.0], [1.0, 1.0, 0.0, 2.0]])[None, :, :, None]
+    slope = jax.grad(lambda x: max_pool_2x2(x).sum())(images)[0, :, :, 0]
+    np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_of_equals_the_first_has_the_second_derivative() -> None:
+    images = jnp.ones((1, 2, 2, 1))
+
+    def slope(images: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: (max_pool_2x2(x) ** 2).sum())(images)
+
+    curvature = jax.jacobian(slope)(images).reshape(4, 4)
+    np.testing.assert_array_equal(curvature, np.diag([2, 0, 0, 0]))
+
+
+def test_under_vmap() -> None:
+    images = jax.random.normal(KEY, (2, 3, 4, 4, 1))
+
+    def slope(images: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: (max_pool_2x2(x) ** 2).sum())(images)
+
+    looped = jnp.stack([slope(each) for each in images])
+    np.testing.assert_array_equal(jax.vmap(slope)(images), looped)
