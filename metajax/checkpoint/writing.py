@@ -41,7 +41,7 @@ class Checkpoints:
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
     run. Where a run has several processes, all of them make the same calls.
 
-    In a loop of one's own:
+    In a loop of one's own::
 
         with Checkpoints("runs/maml", options={"algorithm": "maml"}) as checkpoints:
             state = checkpoints.restore(state)

@@ -1,0 +1,71 @@
+"""The site: built by `sphinx-build -W --keep-going -n -b html docs docs/_build`."""
+
+import os
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
+
+import metajax
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+project = "metajax"
+author = "The metajax authors"
+project_copyright = author
+version = release = metajax.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "linked_names",
+    "source_signatures",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"metajax {release}"
+html_show_sourcelink = False
+html_copy_source = False
+
+# Pages: Markdown, whose code cells run whenever the site is built. One that fails, or warns, fails
+# the build.
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_output_stderr = "warn"
+# The cells compile far more than they run, and look the same on every machine.
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    XLA_FLAGS="--xla_backend_optimization_level=0",
+    PYTHONWARNINGS="default",
+)
+
+# Reference: from the docstrings, in which `a` is code, and a link where a page documents it.
+default_role = "literal"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+python_display_short_literal_types = True
+python_maximum_signature_line_length = 88
+
+# Types that others document; there is no network when the site is built.
+nitpick_ignore_regex = [
+    ("py:class", r"(collections|flax|jax|jnp|lax|nn|nnx|np|numpy|optax|os|pathlib)\..*"),
+    ("py:class", r"Any|ArrayLike|Callable|Executor|Iterable|Iterator|Mapping|Mesh|Path|Sequence"),
+]
+
+
+def setup(app: Sphinx) -> None:
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
