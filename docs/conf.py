@@ -1,4 +1,4 @@
-"""The site: built by `sphinx-build -W --keep-going -n -b html docs docs/_build`."""
+"""The site: built by `sphinx-build -W --keep-going -n -b html docs docs/_build/html`."""
 
 import os
 import sys
@@ -27,24 +27,26 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = f"metajax {release}"
 html_show_sourcelink = False
 html_copy_source = False
 
 # Pages: Markdown, whose code cells run whenever the site is built. One that fails, or warns, fails
 # the build.
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
+nb_merge_streams = True
 nb_output_stderr = "warn"
 # The cells compile far more than they run, and look the same on every machine.
 os.environ.update(
     JAX_PLATFORMS="cpu",
     XLA_FLAGS="--xla_backend_optimization_level=0",
-    PYTHONWARNINGS="default",
+    TF_CPP_MIN_LOG_LEVEL="3",  # XLA says where a busy machine compiles slowly.
 )
 
 # Reference: from the docstrings, in which `a` is code, and a link where a page documents it.

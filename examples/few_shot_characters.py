@@ -4,7 +4,7 @@ Trains on one set of characters, is tested on another. Prints the test accuracy 
 adapt by gradient: before adaptation and after each inner step) with 95 % intervals, and draws a
 test episode with its predictions and the accuracy curves. With no arguments: 5-way 1-shot MAML on
 the embedded glyphs, which need no download. The run can be stopped or killed and resumed, and runs
-on many devices and in several processes: see `many_devices.md`.
+on many devices and in several processes: see `docs/guides/many_devices.md`.
 """
 
 import argparse
