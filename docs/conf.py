@@ -33,20 +33,20 @@ html_title = f"metajax {release}"
 html_show_sourcelink = False
 html_copy_source = False
 
-# Pages: Markdown, whose code cells run whenever the site is built. One that fails, or warns, fails
-# the build.
+# Pages: Markdown, whose code cells run whenever the site is built. One that fails, or is warned of
+# what it does, fails the build; what libraries log, mostly of time, is left out.
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
-nb_output_stderr = "warn"
+nb_output_stderr = "remove"
 # The cells compile far more than they run, and look the same on every machine.
 os.environ.update(
     JAX_PLATFORMS="cpu",
     XLA_FLAGS="--xla_backend_optimization_level=0",
-    TF_CPP_MIN_LOG_LEVEL="3",  # XLA says where a busy machine compiles slowly.
+    PYTHONWARNINGS="error:::__main__",
 )
 
 # Reference: from the docstrings, in which `a` is code, and a link where a page documents it.
