@@ -54,13 +54,15 @@ def _documented(env: BuildEnvironment) -> dict[str, tuple[str, ObjectEntry]]:
 
 
 def _is_own(node: Element, name: str) -> bool:
-    """Whether the code stands in a title, in a link, or in the entry of the name itself."""
+    """Whether the code is in a title, a link or its own entry, or names a parameter of an entry."""
     parent = node.parent
     while parent is not None:
         if isinstance(parent, nodes.title | nodes.reference | addnodes.pending_xref):
             return True
-        if isinstance(parent, addnodes.desc) and name in parent[0].get("ids", ()):
-            return True
+        if isinstance(parent, addnodes.desc):
+            parameters = {x[0].astext() for x in parent[0].findall(addnodes.desc_parameter)}
+            if name in parent[0].get("ids", ()) or node.astext() in parameters:
+                return True
         parent = parent.parent
     return False
 
