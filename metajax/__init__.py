@@ -10,9 +10,11 @@ from metajax.algorithms.catalogue import *  # noqa: F403 (the one list of learne
 from metajax.checkpoint import Checkpoints, restore_state
 from metajax.evaluation import Evaluation, evaluate
 from metajax.gradient_learners import gradient_learner
-from metajax.inner.loop import Backward, inner_loop
+from metajax.inner.backward import Backward
+from metajax.inner.loop import InnerLoop, inner_loop
+from metajax.keys import task_keys
 from metajax.losses import accuracy, cross_entropy, match_error, squared_error
-from metajax.meta_gradients import meta_gradient, task_keys
+from metajax.meta_gradients import meta_gradient
 from metajax.metric_learners import MetricTask, metric_learner
 from metajax.objectives import supervised
 from metajax.query_batching import apply_queries
@@ -27,6 +29,7 @@ from metajax.types import (
     Learner,
     Model,
     Objective,
+    ObjectiveAux,
 )
 
 __version__ = "0.1.0"
@@ -40,10 +43,12 @@ __all__ = [
     "Evaluation",
     "Examples",
     "FullContext",
+    "InnerLoop",
     "Learner",
     "MetricTask",
     "Model",
     "Objective",
+    "ObjectiveAux",
     "TrainResult",
     "TrainState",
     "accuracy",

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.training_program import episode_keys
+from metajax.keys import episode_keys
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)
@@ -41,7 +41,7 @@ def test_loop_equals_steps_by_hand() -> None:
     step = jax.jit(mj.train_step(LEARNER, OPTIMIZER))
     state = _state()
     for _ in range(6):
-        episodes = jax.vmap(SAMPLE)(episode_keys(state, 4))
+        episodes = jax.vmap(SAMPLE)(episode_keys(state.key, state.step, 4))
         state, _ = step(state, episodes)
     result = _train(_state(), 6, dispatch=3)
     chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
@@ -316,7 +316,7 @@ def _poisoned(*steps: int) -> mj.Learner:
 
 def _first_input(step: int) -> jax.Array:
     state = _state()._replace(step=jnp.array(step))
-    return SAMPLE(episode_keys(state, 1)[0]).support.inputs[0, 0]
+    return SAMPLE(episode_keys(state.key, state.step, 1)[0]).support.inputs[0, 0]
 
 
 def test_non_finite_steps_can_be_skipped() -> None:
@@ -332,7 +332,7 @@ def test_non_finite_steps_can_be_skipped() -> None:
 
     step = jax.jit(mj.train_step(LEARNER, optimizer))
     for number in range(20):
-        stepped, _ = step(state, jax.vmap(SAMPLE)(episode_keys(state, 1)))
+        stepped, _ = step(state, jax.vmap(SAMPLE)(episode_keys(state.key, state.step, 1)))
         state = state._replace(step=stepped.step) if number in (3, 7) else stepped
     chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
 
@@ -382,6 +382,6 @@ def test_a_non_finite_update_is_not_kept() -> None:
 
 def test_the_loop_draws_other_keys_for_data_than_for_the_learner() -> None:
     state = _state()
-    data = jax.random.key_data(episode_keys(state, 4))
+    data = jax.random.key_data(episode_keys(state.key, state.step, 4))
     learner = jax.random.key_data(mj.task_keys(jax.random.fold_in(state.key, state.step), 4))
     assert not (data[:, None] == learner[None]).all(-1).any()

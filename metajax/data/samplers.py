@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks import check_positive
+from metajax.checks import check_integers
 from metajax.data.device_episodes import ImageEpisodes, on_device
 from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations, class_table
 from metajax.data.episode_lists import ListedDraws, checked_places
@@ -85,7 +85,7 @@ def image_episodes(
             f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
             'rotations="none"'
         )
-    check_positive(ways=ways, shots=shots, queries=queries)
+    check_integers(1, ways=ways, shots=shots, queries=queries)
     copies = 4 if rotations == "classes" else 1
     table = class_table(data, groups, ways=ways, copies=copies, items=shots + queries)
     draws = FixedDraws(table, ways, shots, queries, rotations, same_items)
@@ -135,8 +135,10 @@ def varying_episodes(
     Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.
     """
     data = _classes(images)
-    check_positive(min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support)
-    check_positive(max_ways=max_ways, max_support=max_support)
+    check_integers(
+        1, min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support
+    )
+    check_integers(1, max_ways=max_ways, max_support=max_support)
     if not min_ways <= max_ways <= max_support < 2**16:
         raise ValueError(
             f"min_ways={min_ways}, max_ways={max_ways}, max_support={max_support}; expected "

@@ -141,11 +141,13 @@ def test_without_movement_it_is_the_plain_gradient(name: str, options: dict[str,
 
 
 def test_first_order_is_exact_where_the_inner_loss_is_linear() -> None:
-    def loss(phi: Array, examples: mj.Examples, key: Any, support: Any) -> tuple[Array, mj.Aux]:
+    def loss(
+        phi: Array, examples: mj.Examples, key: Any, support: Any
+    ) -> tuple[Array, mj.ObjectiveAux]:
         outputs = examples.inputs @ phi
         if support is None:
-            return (outputs * examples.targets).mean(), mj.Aux(outputs, {})
-        return (jnp.tanh(outputs - examples.targets) ** 2).mean(), mj.Aux(outputs, {})
+            return (outputs * examples.targets).mean(), mj.ObjectiveAux(outputs, {})
+        return (jnp.tanh(outputs - examples.targets) ** 2).mean(), mj.ObjectiveAux(outputs, {})
 
     objective = mj.Objective(
         init=lambda key, inputs: jnp.zeros(inputs.shape[-1]),
@@ -211,7 +213,7 @@ def noisy(model: mj.Model) -> mj.Objective:
 
     def loss(
         params: Any, examples: mj.Examples, key: Array | None, support: mj.Examples | None
-    ) -> tuple[Array, mj.Aux]:
+    ) -> tuple[Array, mj.ObjectiveAux]:
         if key is not None and support is None:
             noise = 0.1 * jax.random.normal(key, examples.inputs.shape)
             examples = examples._replace(inputs=examples.inputs + noise)
@@ -241,9 +243,9 @@ def test_adapt_and_predict_are_what_the_loss_does() -> None:
 def test_every_inner_step_draws_anew() -> None:
     def loss(
         phi: Array, examples: mj.Examples, key: Array, support: mj.Examples | None
-    ) -> tuple[Array, mj.Aux]:
+    ) -> tuple[Array, mj.ObjectiveAux]:
         # A linear loss whose slope is the draw: a step moves the parameters by it.
-        return -(phi * jax.random.normal(key, phi.shape)).sum(), mj.Aux(None, {"phi": phi})
+        return -(phi * jax.random.normal(key, phi.shape)).sum(), mj.ObjectiveAux(None, {"phi": phi})
 
     objective = mj.Objective(lambda key, inputs: jnp.zeros(2), loss, lambda phi, x, support: x)
     learner = mj.maml(objective, inner=optax.sgd(1.0), num_steps=STEPS, record_steps=True)

@@ -121,9 +121,9 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
 
     def loss(
         phi: Array, examples: mj.Examples, key: Array | None, support: mj.Examples | None
-    ) -> tuple[Array, mj.Aux]:
+    ) -> tuple[Array, mj.ObjectiveAux]:
         gap = phi - examples.targets
-        return 0.5 * gap @ examples.inputs @ gap, mj.Aux(None, {})
+        return 0.5 * gap @ examples.inputs @ gap, mj.ObjectiveAux(None, {})
 
     objective = mj.Objective(lambda key, inputs: jnp.zeros(4), loss, lambda phi, x, support: x)
     reptile = mj.reptile(objective, inner=optax.sgd(0.1), num_steps=steps)

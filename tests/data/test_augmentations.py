@@ -280,7 +280,7 @@ def test_gradients_with_respect_to_the_images():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"shift": -1}, ValueError, "shift=-1; expected 0 or more"),
+        ({"shift": -1}, ValueError, "shift=-1; expected an integer of 0 or more"),
         ({"shift": 1.5}, TypeError, "shift=1.5; expected an integer"),
         ({"shift": True}, TypeError, "shift=True; expected an integer"),
         ({"flip": 0.5}, TypeError, "flip=0.5; expected True or False"),

@@ -163,7 +163,7 @@ def test_classes_of_groups_that_are_left_out_may_be_small() -> None:
     ("changes", "message"),
     [
         ({"groups": ["a"]}, r"groups=\['a'\]; expected True, False, or a mapping"),
-        ({"shots": 1.0}, "shots is 1.0; expected a Python integer"),
+        ({"shots": 1.0}, "shots=1.0; expected an integer of 1 or more"),
     ],
 )
 def test_arguments_of_other_types(changes: dict, message: str) -> None:

@@ -237,7 +237,7 @@ def test_a_compiled_program_cannot_draw_from_the_host(mapped: mj.data.ImageClass
     message = r"cannot be drawn inside a compiled program \(jit, vmap, scan\); expected train"
     with pytest.raises(ValueError, match=message):
         jax.vmap(host)(KEYS)
-    with pytest.raises(ValueError, match="ahead=0; expected 1 or more"):
+    with pytest.raises(ValueError, match="ahead=0; expected an integer of 1 or more"):
         mj.data.stream_episodes(host, [KEYS], ahead=0)
 
 

@@ -100,9 +100,9 @@ def test_pixels_alone_are_not_enough_but_say_something(test_images: np.ndarray):
     ("split", "options", "message"),
     [
         ("dev", {}, r"split='dev', expected one of \('train', 'validation', 'test'\)"),
-        ("test", {"drawers": 0}, "drawers=0, expected at least 1"),
-        ("test", {"size": 7}, "size=7, expected at least 8"),
-        ("test", {"seed": -1}, "seed=-1, expected at least 0"),
+        ("test", {"drawers": 0}, "drawers=0; expected an integer of 1 or more"),
+        ("test", {"size": 7}, "size=7; expected an integer of 8 or more"),
+        ("test", {"seed": -1}, "seed=-1; expected an integer of 0 or more"),
     ],
 )
 def test_wrong_arguments_are_named(split: str, options: dict[str, int], message: str):

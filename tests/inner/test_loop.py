@@ -55,7 +55,7 @@ def meta_losses(problem: Quadratics, way: str, steps: int, first_order: bool) ->
         init=lambda key, inputs: jnp.zeros(inputs.shape[-1]),
         loss=lambda phi, examples, key, context: (
             quadratic(phi, examples.inputs, examples.targets),
-            mj.Aux(None, {}),
+            mj.ObjectiveAux(None, {}),
         ),
         predict=lambda phi, inputs, context: phi,
     )
@@ -302,7 +302,7 @@ def test_adam_needs_eps_root_where_a_unit_is_dead(
     ("options", "error", "message"),
     [
         ({"num_steps": -1}, ValueError, "num_steps=-1"),
-        ({"num_steps": 1.0}, TypeError, "num_steps is 1.0"),
+        ({"num_steps": 1.0}, TypeError, "num_steps=1.0"),
         ({"optimizer": 0.1}, TypeError, "inner is 0.1"),
     ],
 )

@@ -191,9 +191,12 @@ def test_a_built_nnx_module_is_refused() -> None:
     ("call", "message"),
     [
         (lambda: mj.models.mlp(()), r"widths=\(\); expected at least one"),
-        (lambda: mj.models.mlp((3, 0)), r"widths=\(3, 0\); expected"),
-        (lambda: mj.models.strided_conv_net(0), r"ways=0; expected 1 or more"),
-        (lambda: mj.models.max_pool_conv_net(5, filters=0), r"filters=0; expected 1 or more"),
+        (lambda: mj.models.mlp((3, 0)), r"widths\[1\]=0; expected an integer of 1"),
+        (lambda: mj.models.strided_conv_net(0), r"ways=0; expected an integer of 1 or more"),
+        (
+            lambda: mj.models.max_pool_conv_net(5, filters=0),
+            r"filters=0; expected an integer of 1 or more",
+        ),
         (
             lambda: mj.models.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1), jnp.uint8)),
             r"ConvNet got uint8 inputs; expected floats",

@@ -330,7 +330,7 @@ def test_corrupt_images_have_no_size(tmp_path):
         ({"size": True}, "size=True"),
         ({"size": 4, "channels": 4}, "channels=4; expected 1 for grey, 3 for RGB, or None"),
         ({"size": 4, "corrupt": "ignore"}, "corrupt='ignore'; expected 'error' or 'skip'"),
-        ({"size": 4, "workers": 0}, "workers=0; expected 1 or more, or None"),
+        ({"size": 4, "workers": 0}, "workers=0; expected an integer of 1 or more, or None"),
     ],
 )
 def test_options_that_do_not_exist(tmp_path, options, message):
