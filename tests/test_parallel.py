@@ -104,6 +104,7 @@ def test_scores_do_not_depend_on_where_the_parameters_lie() -> None:
     np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
 
 
+@pytest.mark.exact
 def test_one_process_has_all_tasks() -> None:
     mesh = mj.parallel.task_mesh(jax.devices()[:4], model=2)
     assert mj.parallel.process_tasks(6, mesh) == range(6)

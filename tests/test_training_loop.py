@@ -49,6 +49,7 @@ def test_loop_equals_steps_by_hand() -> None:
     assert int(result.state.step) == 6
 
 
+@pytest.mark.exact
 def test_a_run_cut_in_two_is_the_same_run() -> None:
     whole = _train(_state(), 30)
     half = _train(_state(), 10)
@@ -118,6 +119,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert "min left" in lines[-1]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("signum", "stopped"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 )
@@ -189,6 +191,7 @@ def test_a_full_disk_costs_records_not_the_run() -> None:
     assert result.stopped == "finished"
 
 
+@pytest.mark.exact
 def test_python_numbers_as_parameters_are_the_same_run_cut_in_two() -> None:
     def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
         del key
@@ -227,6 +230,7 @@ def test_large_parameters_in_half_precision_are_finite() -> None:
     assert result.stopped == "finished"
 
 
+@pytest.mark.exact
 def test_checkpoints_are_saved_when_due_with_their_scores(tmp_path: Path) -> None:
     scores = iter([1.0, 3.0, 2.0])
     seen = []
@@ -309,7 +313,9 @@ def _poisoned(*steps: int) -> mj.Learner:
 
     def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
         value, aux = LEARNER.loss(params, episode, key)
-        return value + jnp.where((episode.support.inputs[0, 0] == bad).any(), jnp.nan, 0.0), aux
+        # Drawn by another program, so the same but for rounding.
+        near = jnp.abs(episode.support.inputs[0, 0] - bad) < 1e-5
+        return value + jnp.where(near.any(), jnp.nan, 0.0), aux
 
     return LEARNER._replace(loss=loss)
 

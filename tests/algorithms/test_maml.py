@@ -204,7 +204,7 @@ def test_fomaml_is_first_order_maml() -> None:
             mj.maml(case.model, first_order=True, **options),
         )
     )
-    oracles.assert_close(named, general, 0.0)
+    oracles.assert_close(named, general)
 
 
 def noisy(model: mj.Model) -> mj.Objective:
@@ -232,7 +232,7 @@ def test_adapt_and_predict_are_what_the_loss_does() -> None:
         task = adapt(case.params, case.episode.support, key)
         outputs = learner.predict(case.params, task, case.episode.query.inputs)
         oracles.assert_close(outputs, aux.outputs)
-        oracles.assert_close(value, aux.metrics["query_loss"], 0.0)
+        oracles.assert_close(value, aux.metrics["query_loss"])
         oracles.assert_close(value, case.query_loss(task.params))
         seen.append(float(value))
     assert len({round(value, 6) for value in seen}) == 3
@@ -269,7 +269,8 @@ def test_recorded_steps_are_runs_of_that_many_steps(name: str) -> None:
         value, shorter = case.learner(num_steps=steps).loss(case.params, case.episode)
         oracles.assert_close(curve[steps], value)
         if name == "classification":
-            assert aux.metrics["accuracy_per_step"][steps] == shorter.metrics["accuracy"]
+            recorded = aux.metrics["accuracy_per_step"][steps]
+            oracles.assert_close(recorded, shorter.metrics["accuracy"])
 
 
 def padded(examples: mj.Examples, rows: int, seed: int) -> mj.Examples:
@@ -310,7 +311,7 @@ def test_padding_stays_out_of_shared_batches(query_batching: str) -> None:
     loss = oracles.compiled(case.learner(query_batching=query_batching).loss)
     (value, aux), (expected, unpadded) = (loss(case.params, e) for e in (episode, case.episode))
     oracles.assert_close(value, expected)
-    assert aux.metrics["accuracy"] == unpadded.metrics["accuracy"]
+    oracles.assert_close(aux.metrics["accuracy"], unpadded.metrics["accuracy"])
 
 
 def test_a_weight_of_two_counts_an_item_twice() -> None:

@@ -130,6 +130,7 @@ def test_inner_gradient_is_reinforce(name: str) -> None:
     oracles.assert_close(jax.tree.map(jnp.subtract, policy, adapted), expected)
 
 
+@pytest.mark.exact
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_loss_is_a_function_of_the_key(name: str) -> None:

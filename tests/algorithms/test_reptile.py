@@ -133,6 +133,7 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
     oracles.assert_close(gradient, params - centre - power @ (params - centre))
 
 
+@pytest.mark.exact
 def test_queries_do_not_touch_the_gradient() -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
     slope = oracles.compiled(jax.value_and_grad(learner(batch_size=4).loss, has_aux=True))

@@ -77,6 +77,7 @@ def test_same_items_are_the_same_of_every_class() -> None:
         assert_uniform([(items[:, 0] == i).sum() for i in range(5)])
 
 
+@pytest.mark.exact
 def test_draws_do_not_depend_on_how_they_are_run() -> None:
     data = numbered([4] * 7, GROUPS)
     for sample in (

@@ -236,6 +236,7 @@ def test_optimizer_follows_its_update_rule_and_is_differentiated_through(name: s
     np.testing.assert_allclose(oracles.dot(results[3], direction), slope, rtol=1e-6)
 
 
+@pytest.mark.exact
 def test_no_steps_leave_the_parameters_alone() -> None:
     params, support, _ = net()
     none = jax.tree.map(lambda x: x[:0], support)

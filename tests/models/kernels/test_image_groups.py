@@ -8,6 +8,7 @@ import pytest
 from metajax.models.kernels.image_groups import in_groups
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("number", "group", "sizes"),
     [
