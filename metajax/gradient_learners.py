@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
+from metajax.checked_learners import make_learner
 from metajax.checks import check_parameters, check_shared
 from metajax.keys import fit_key, query_key
-from metajax.learners import make_learner
 from metajax.query_batching import without_padding
 from metajax.types import (
     AdaptedTask,

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.checked_learners import make_learner
 from metajax.checks import (
     check_classes,
     check_optional_integers,
     check_parameters,
 )
-from metajax.learners import make_learner
 from metajax.losses import accuracy, cross_entropy
 from metajax.query_batching import (
     Batching,

@@ -17,13 +17,13 @@ ALLOWED = {
     "checks": {"types"},
     "user_warnings": set(),
     "keys": {"types"},
-    "learners": {"types", "checks"},
+    "checked_learners": {"types", "checks"},
     "query_batching": {"types"},
     "inner": {"types", "checks"},
-    "objectives": {"types", "checks", "losses", "query_batching"},
-    "gradient_learners": {"types", "checks", "keys", "learners", "query_batching"},
+    "task_objectives": {"types", "checks", "losses", "query_batching"},
+    "gradient_learners": {"types", "checks", "keys", "checked_learners", "query_batching"},
     "metric": {"types"},
-    "metric_learners": {"types", "checks", "learners", "losses", "query_batching"},
+    "metric_learners": {"types", "checks", "checked_learners", "losses", "query_batching"},
     "algorithms": {
         "types",
         "checks",
@@ -31,7 +31,7 @@ ALLOWED = {
         "losses",
         "query_batching",
         "inner",
-        "objectives",
+        "task_objectives",
         "gradient_learners",
         "metric",
         "metric_learners",
@@ -46,7 +46,7 @@ ALLOWED = {
         "keys",
         "losses",
         "query_batching",
-        "objectives",
+        "task_objectives",
         "inner",
         "meta_gradients",
         "algorithms",
@@ -118,7 +118,7 @@ def test_rooms_import_only_what_they_may() -> None:
 def test_algorithms_do_not_import_each_other() -> None:
     folder = PACKAGE / "algorithms"
     for path in folder.glob("*.py"):
-        if path.stem not in ("__init__", "catalogue"):
+        if path.stem not in ("__init__", "public_names"):
             assert not [name for name in _imports(path) if name.startswith("metajax.algorithms")]
 
 

@@ -21,8 +21,8 @@ from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.keys import step_keys
 from metajax.losses import cross_entropy
-from metajax.objectives import as_objective
 from metajax.query_batching import Batching
+from metajax.task_objectives import as_objective
 from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
 
 

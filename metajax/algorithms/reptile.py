@@ -22,8 +22,8 @@ from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
 from metajax.keys import batches_key, step_keys
 from metajax.losses import cross_entropy
-from metajax.objectives import as_objective
 from metajax.query_batching import Batching
+from metajax.task_objectives import as_objective
 from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Objective, Params
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from metajax.data.readers.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 _BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _BY_HAND = "https://github.com/brendenlake/omniglot/tree/master/python"

@@ -16,7 +16,7 @@ import numpy as np
 
 from metajax.data.labelled_images import ImageClasses, image_classes
 from metajax.data.readers.omniglot.archive import DAMAGE, DRAWERS, PIXELS, read_archive
-from metajax.data.readers.omniglot.official import OFFICIAL, SOURCE, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, SOURCE, warn_of_other_bytes
 from metajax.data.readers.omniglot.splits import (
     CHARACTERS,
     PROTOCOLS,

@@ -224,7 +224,7 @@ def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.readers.files.parallel.decode", interrupted)
+        patch.setattr("metajax.data.readers.files.parallel_decoding.decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             image_folder(tmp_path, size=4)
     assert os.listdir(user_cache) == []

@@ -18,7 +18,7 @@ import pytest
 from metajax.data.readers.omniglot import download
 from metajax.data.readers.omniglot.archive import check_pictures
 from metajax.data.readers.omniglot.download import download_omniglot, download_zips
-from metajax.data.readers.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 pytest.importorskip("pooch", reason="pooch is not installed")
 

@@ -13,7 +13,7 @@ import pytest
 from learners import LEARNERS, Row, episode
 
 import metajax as mj
-from metajax.learners import make_learner
+from metajax.checked_learners import make_learner
 
 KEY = jax.random.key(7)
 MODEL = mj.models.mlp((3,))

@@ -14,7 +14,7 @@ from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
 from metajax.data.readers.decoding import DECODING, require_pillow, two_sides
 from metajax.data.readers.files.files_by_class import ListedClass
-from metajax.data.readers.files.parallel import decode_files, shapes_of_files
+from metajax.data.readers.files.parallel_decoding import decode_files, shapes_of_files
 from metajax.user_warnings import warn_user
 
 
