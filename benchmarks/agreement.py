@@ -21,7 +21,7 @@ from records import plain_table, wide_console, write
 from two_processes import add_worker_arguments, run_two
 
 import metajax as mj
-from metajax.training_program import episode_keys
+from metajax.keys import episode_keys
 
 TASKS, WAYS, SIDE, RATE = 8, 3, 8, 0.05
 OPTIMIZER = optax.sgd(RATE, momentum=0.9)
@@ -109,9 +109,7 @@ def by_steps(
 ) -> Trace:
     """A loop by hand over a step, on a mesh each process with its own tasks."""
     state, sample = start(learner)
-    draw = jax.jit(
-        lambda number: jax.vmap(sample)(episode_keys(state._replace(step=number), TASKS))
-    )
+    draw = jax.jit(lambda number: jax.vmap(sample)(episode_keys(state.key, number, TASKS)))
     states, losses = [state if mesh is None else mj.parallel.place_state(state, mesh)], []
     for number in range(steps):
         episodes = draw(number)

@@ -39,7 +39,7 @@ from records import devices, plain_table, wide_console, write
 from workloads import WORKLOADS, Workload, arrays
 
 import metajax as mj
-from metajax.training_program import episode_keys
+from metajax.keys import episode_keys
 
 SCRIPT = Path(__file__).parent / "peers" / "torch_training.py"
 WINDOWS = 20  # Records of a run; the final loss is the mean of the last two, a tenth of it.
@@ -216,7 +216,7 @@ def sampling_seconds(
     """Seconds to draw one iteration's episodes, in a compiled loop as `metajax.train` has it."""
 
     def draw(state: mj.TrainState) -> mj.Episode:
-        return jax.vmap(sample)(episode_keys(state, tasks))
+        return jax.vmap(sample)(episode_keys(state.key, state.step, tasks))
 
     @jax.jit
     def loop(state: mj.TrainState) -> mj.Episode:

@@ -18,7 +18,8 @@ from meta_gradients import Program, interleaved_medians
 from records import devices, plain_table, wide_console, write
 
 import metajax as mj
-from metajax.training_program import dispatch_program, episode_keys
+from metajax.keys import episode_keys
+from metajax.training_program import dispatch_program
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -75,7 +76,7 @@ def measure(setting: Setting, images: Any, *, steps: int, seconds: float, augmen
 
     def sampling(state: mj.TrainState, sample: Any, length: int) -> mj.Episode:
         def draw(step: Any) -> mj.Episode:
-            return jax.vmap(sample)(episode_keys(state._replace(step=step), setting.tasks))
+            return jax.vmap(sample)(episode_keys(state.key, step, setting.tasks))
 
         # Episodes are carried on, so that each is really written to memory.
         return jax.lax.fori_loop(0, length, lambda step, _: draw(step), draw(0))

@@ -5,33 +5,42 @@ Learners, training and types are here; what they work on is in modules of its ow
 """
 
 from metajax import data, metric, models, parallel
-from metajax.algorithms import catalogue
-from metajax.algorithms.catalogue import *  # noqa: F403 (the one list of learners)
+from metajax.algorithms import public_names
+from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
 from metajax.evaluation import Evaluation, evaluate
 from metajax.gradient_learners import gradient_learner
-from metajax.inner.loop import Backward, inner_loop
+from metajax.inner.backward import Backward
+from metajax.inner.loop import InnerLoop, inner_loop
+from metajax.keys import task_keys
 from metajax.losses import accuracy, cross_entropy, match_error, squared_error
-from metajax.meta_gradients import meta_gradient, task_keys
+from metajax.meta_gradients import meta_gradient
 from metajax.metric_learners import MetricTask, metric_learner
-from metajax.objectives import supervised
 from metajax.query_batching import apply_queries
+from metajax.task_objectives import supervised
 from metajax.training_loop import TrainResult, train
 from metajax.training_step import TrainState, init_state, maml_step, train_step
 from metajax.types import (
+    Adapt,
     AdaptedTask,
     Aux,
     Episode,
     Examples,
+    Fit,
     FullContext,
+    Init,
     Learner,
+    MetaLoss,
     Model,
     Objective,
+    ObjectiveAux,
+    Predict,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapt",
     "AdaptedTask",
     "Aux",
     "Backward",
@@ -39,11 +48,17 @@ __all__ = [
     "Episode",
     "Evaluation",
     "Examples",
+    "Fit",
     "FullContext",
+    "Init",
+    "InnerLoop",
     "Learner",
+    "MetaLoss",
     "MetricTask",
     "Model",
     "Objective",
+    "ObjectiveAux",
+    "Predict",
     "TrainResult",
     "TrainState",
     "accuracy",
@@ -68,7 +83,7 @@ __all__ = [
     "train",
     "train_step",
 ]
-__all__ += catalogue.__all__
+__all__ += public_names.__all__
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,8 @@ Each check says what was got, what was expected and what to do. Checks of values
 where the values are known, that is outside a compiled program.
 """
 
-from collections.abc import Mapping
+import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,25 +17,58 @@ from jax.core import Tracer
 from metajax.types import Array, Episode, Examples, Model, Params
 
 
-def check_count(**numbers: int) -> None:
-    """Raises unless every number is a Python integer of 0 or more."""
-    _check_integers(numbers, least=0)
+def is_integer(number: Any, least: int) -> bool:
+    """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none."""
+    return _is_whole(number) and number >= least
 
 
-def check_positive(**numbers: int) -> None:
-    """Raises unless every number is a Python integer of 1 or more."""
-    _check_integers(numbers, least=1)
+def check_integers(least: int, /, **given: object) -> None:
+    """Raises unless every argument is an integer of `least` or more: the one rule for all of them.
+
+    Raises:
+      TypeError: one is no integer (1.5, 1.0, True, nan, an array).
+      ValueError: one is below `least`.
+    """
+    for name, number in given.items():
+        _check_integer(least, name, number, "")
 
 
-def _check_integers(numbers: Mapping[str, object], *, least: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise TypeError(
-                f"{name} is {number!r}; expected a Python integer: it is part of the program, "
-                "so it cannot be an array"
-            )
-        if number < least:
-            raise ValueError(f"{name}={number}; expected {least} or more")
+def check_optional_integers(least: int, /, **given: object) -> None:
+    """The same, of arguments that may be None."""
+    for name, number in given.items():
+        if number is not None:
+            _check_integer(least, name, number, ", or None")
+
+
+def _check_integer(least: int, name: str, number: object, otherwise: str) -> None:
+    if is_integer(number, least):
+        return
+    why = ": it is part of the program, so no array" if isinstance(number, jax.Array) else ""
+    message = f"{name}={number!r}; expected an integer of {least} or more{otherwise}{why}"
+    raise ValueError(message) if _is_whole(number) else TypeError(message)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: object) -> None:
+    """Raises unless every argument is a number that `within` accepts; nan is none.
+
+    Args:
+      within: whether a number is in range.
+      expected: the range, in words.
+      **given: the arguments.
+
+    Raises:
+      TypeError: one is no number.
+      ValueError: one is out of range.
+    """
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, numbers.Real):
+            raise TypeError(f"{name}={number!r}; expected {expected}")
+        if not within(number):
+            raise ValueError(f"{name}={number!r}; expected {expected}")
 
 
 def check_optimizer(optimizer: object, name: str) -> None:
@@ -160,12 +194,6 @@ def check_model(model: object, name: str) -> None:
             "metajax.models.from_linen or metajax.models.from_nnx, a pair of functions with "
             "metajax.models.from_functions"
         )
-
-
-def check_optional_ways(ways: int | None) -> None:
-    """Raises unless `ways` is None or a Python integer of 1 or more."""
-    if ways is not None and (isinstance(ways, bool) or not isinstance(ways, int) or ways < 1):
-        raise ValueError(f"ways={ways!r}; expected an integer of 1 or more, or None")
 
 
 def check_embeddings(embeddings: Array, algorithm: str) -> None:

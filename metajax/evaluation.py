@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metajax.meta_gradients import TaskLoss, task_keys
+from metajax.checks import check_integers
+from metajax.keys import evaluation_keys
+from metajax.meta_gradients import TaskLoss
 from metajax.parallel.placement import to_host
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_program import as_pytree, check_sample
@@ -36,6 +38,16 @@ class Evaluation(NamedTuple):
         """Half-width of the mean's 95 % interval, `1.96 s / sqrt(episodes)`, `[...]`."""
         return 1.96 * self._score(name).std(axis=0, ddof=1) / np.sqrt(self.episodes)
 
+    def __repr__(self) -> str:
+        """Mean and 95 % interval of every metric; of those of each step, the first and the last."""
+        lines = [f"Evaluation of {self.episodes} episodes, seed {self.seed}:"]
+        for name in sorted(self.scores):
+            mean, interval = np.ravel(self.mean(name)), np.ravel(self.interval(name))
+            ends = [0] if mean.size == 1 else [0, -1]
+            shown = [f"{mean[end]:.4f} ± {interval[end]:.4f}" for end in ends]
+            lines.append(f"  {name} {' ... '.join(shown)}")
+        return "\n".join(lines)
+
     def _score(self, name: str) -> np.ndarray:
         if name not in self.scores:
             raise KeyError(
@@ -56,14 +68,14 @@ def _scores(
     chunk_size: int,
     params: Params,
     sample: Any,
-    keys: Key,
+    keys: tuple[Key, Key],
     own: Any,
 ) -> dict[str, Array]:
-    # At module level, so that evaluating one learner again and again compiles once. `own` is what
-    # was fetched for each key, where there is `finish`, or the indices of listed episodes.
-    def one(each: tuple[Key, Any]) -> dict[str, Array]:
-        key, own = each
-        sample_key, learner_key = jax.random.split(key)
+    # At module level, so that evaluating one learner again and again compiles once. `keys` are
+    # those of episodes and learner; `own` is what was fetched for each episode, where there is
+    # `finish`, or the indices of listed episodes.
+    def one(each: tuple[tuple[Key, Key], Any]) -> dict[str, Array]:
+        (sample_key, learner_key), own = each
         if finish is not None:
             episode = finish(sample_key, own)
         else:
@@ -107,16 +119,14 @@ def evaluate(
         episodes = listed or 600
     if listed is not None and episodes > listed:
         raise ValueError(f"episodes={episodes} of a list of {listed}; expected no more than those")
-    if episodes < 2 or chunk_size < 1:
-        raise ValueError(
-            f"episodes={episodes}, chunk_size={chunk_size}; expected at least 2 episodes (an "
-            "interval needs two) and a chunk_size of 1 or more"
-        )
+    check_integers(2, episodes=episodes)  # An interval needs two.
+    check_integers(1, chunk_size=chunk_size)
+    check_integers(0, seed=seed)
     check_sample(learner, params, sample)
 
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
-    keys = task_keys(jax.random.key(seed), episodes)
+    keys = evaluation_keys(seed, episodes)
     indices = None if listed is None else np.arange(episodes)
     if isinstance(sample, HostSample):
         scores = _host_scores(learner.loss, chunk_size, params, sample, keys, indices)
@@ -135,23 +145,29 @@ def _host_scores(
     chunk_size: int,
     params: Params,
     sample: HostSample,
-    keys: Key,
+    keys: tuple[Key, Key],
     indices: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """The scores of episodes from the host, block by block, all blocks of one size."""
-    size = min(max(chunk_size, _BLOCK), len(keys))
-    sample_keys = keys_on_host(jax.vmap(jax.random.split)(keys)[:, 0])
-    blocks = np.minimum(np.arange(-(-len(keys) // size) * size), len(keys) - 1).reshape(-1, size)
+    sample_keys, learner_keys = keys
+    episodes = len(sample_keys)
+    size = min(max(chunk_size, _BLOCK), episodes)
+    near_keys = keys_on_host(sample_keys)
+    blocks = np.minimum(np.arange(-(-episodes // size) * size), episodes - 1).reshape(-1, size)
 
     def read(block: np.ndarray) -> Callable[[], Any]:
         listed = None if indices is None else indices[block]
-        return lambda: jax.device_put(sample.fetch(sample_keys[block], listed))
+        return lambda: jax.device_put(sample.fetch(near_keys[block], listed))
 
     scores = [
-        _scores(loss, sample.finish, chunk_size, params, None, keys[block], fetched)
+        _scores(
+            *(loss, sample.finish, chunk_size, params, None),
+            (sample_keys[block], learner_keys[block]),
+            fetched,
+        )
         for block, fetched in zip(blocks, run_ahead(map(read, blocks)), strict=True)
     ]
     return {
-        name: np.concatenate([np.asarray(block[name]) for block in scores])[: len(keys)]
+        name: np.concatenate([np.asarray(block[name]) for block in scores])[:episodes]
         for name in scores[0]
     }

@@ -1,11 +1,13 @@
 """What learners that adapt by gradient share: from an inner fit to a whole learner."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
-from metajax.checks import check_episode, check_examples, check_parameters, check_shared
+from metajax.checked_learners import make_learner
+from metajax.checks import check_parameters, check_shared
+from metajax.keys import fit_key, query_key
 from metajax.query_batching import without_padding
 from metajax.types import (
     AdaptedTask,
@@ -13,25 +15,12 @@ from metajax.types import (
     Aux,
     Episode,
     Examples,
+    Fit,
     Key,
     Learner,
     Objective,
     Params,
 )
-
-
-class Fit(Protocol):
-    """One task's optimisation, from the meta-parameters to the task's own."""
-
-    def __call__(
-        self,
-        params: Params,
-        support: Examples,
-        key: Key | None,
-        observe: Callable[[Params], Any] | None,
-    ) -> tuple[Params, Any]:
-        """Returns the adapted parameters and what `observe` saw, as `inner_loop` does."""
-        ...
 
 
 def gradient_learner(
@@ -42,6 +31,7 @@ def gradient_learner(
     meta_loss: Callable[[Params, Params, Array], Array] = lambda params, phi, query_loss: (
         query_loss
     ),
+    title: str = "gradient_learner(...)",
 ) -> Learner:
     """Builds a learner that fits the support set and is judged on the query set.
 
@@ -50,6 +40,7 @@ def gradient_learner(
       fit: the inner optimisation.
       record_steps: report every metric before adaptation and after every step.
       meta_loss: `(params, adapted params, query loss) -> []`; its gradient is the meta-gradient.
+      title: what the learner is, with its settings.
 
     Returns:
       A `Learner` whose tasks are `AdaptedTask`s.
@@ -65,16 +56,15 @@ def gradient_learner(
         check_parameters(expected, params)
         check_shared(params, support)
         support = without_padding(support)
-        return fit(params, support, None if key is None else jax.random.fold_in(key, 0), observe)
+        return fit(params, support, fit_key(key), observe)
 
-    def loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
-        check_episode(episode)
+    def loss(params: Params, episode: Episode, key: Key | None) -> tuple[Array, Aux]:
         support, query = (without_padding(examples) for examples in episode)
         # The same draws at every step, so that a curve over the steps compares like with like.
-        query_key = None if key is None else jax.random.fold_in(key, 1)
+        drawn = query_key(key)
 
         def report(phi: Params) -> tuple[Array | None, dict[str, Array]]:
-            value, aux = objective.loss(phi, query, query_key, support)
+            value, aux = objective.loss(phi, query, drawn, support)
             return aux.outputs, {**aux.metrics, "query_loss": value}
 
         observe = (lambda phi: report(phi)[1]) if record_steps else None
@@ -86,12 +76,11 @@ def gradient_learner(
             outputs, metrics | {f"{name}_per_step": steps for name, steps in per_step.items()}
         )
 
-    def adapt(params: Params, support: Examples, key: Key | None = None) -> AdaptedTask:
-        check_examples(support, "support")
+    def adapt(params: Params, support: Examples, key: Key | None) -> AdaptedTask:
         return AdaptedTask(checked_fit(params, support, key)[0], without_padding(support))
 
     def predict(params: Params, task: AdaptedTask, inputs: Array) -> Array:
         del params
         return objective.predict(task.params, inputs, task.support)
 
-    return Learner(objective.init, loss, adapt, predict)
+    return make_learner(objective.init, loss, adapt, predict, title=title)

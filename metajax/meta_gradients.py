@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax.checks import check_optional_integers
 from metajax.types import Array, Aux, Episode, Key, Params
 
 # MAML on two AVX-512 cores, 16 tasks and 3 exact steps: a task at a time is as fast as all at once
@@ -14,22 +15,6 @@ from metajax.types import Array, Aux, Episode, Key, Params
 _MANY_PARAMETERS = 8_000
 
 TaskLoss = Callable[[Params, Episode, Key], tuple[Array, Aux]]
-
-
-def task_keys(key: Key, tasks: int, *, first: int | Array = 0) -> Key:
-    """One key a task, by its index in the whole meta-batch.
-
-    The keys do not depend on how the batch is cut over chunks, devices or processes.
-
-    Args:
-      key: the meta-step's key.
-      tasks: number of tasks at hand; static.
-      first: index of the first of them in the whole meta-batch.
-
-    Returns:
-      `[tasks]` keys.
-    """
-    return jax.vmap(lambda task: jax.random.fold_in(key, task))(first + jnp.arange(tasks))
 
 
 def meta_gradient(
@@ -55,13 +40,14 @@ def meta_gradient(
       ValueError: `chunk_size` does not divide the number of tasks, or the episodes have no task
         axis.
     """
+    check_optional_integers(1, chunk_size=chunk_size)
     tasks = count_tasks(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
         one = alone and size >= _MANY_PARAMETERS
         chunk_size = 1 if one else tasks
-    if tasks < 1 or chunk_size < 1 or tasks % chunk_size:
+    if tasks < 1 or tasks % chunk_size:
         raise ValueError(
             f"chunk_size={chunk_size} with {tasks} tasks; expected a divisor of the number of tasks"
         )

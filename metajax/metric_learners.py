@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.checked_learners import make_learner
 from metajax.checks import (
     check_classes,
-    check_episode,
-    check_examples,
-    check_optional_ways,
+    check_optional_integers,
     check_parameters,
 )
 from metajax.losses import accuracy, cross_entropy
@@ -48,6 +47,7 @@ def metric_learner(
     support_encoder: Model | None = None,
     loss_fn: LossFn = cross_entropy,
     arrange: Callable[[Examples, Key | None], Examples] = lambda support, key: support,
+    title: str = "metric_learner(...)",
 ) -> Learner:
     """Builds a learner that compares embedded queries with what it read off the support set.
 
@@ -63,6 +63,7 @@ def metric_learner(
       support_encoder: embeds the support set, where it is not `encoder`.
       loss_fn: loss of the scores.
       arrange: reorders the support set with the key, before it is embedded.
+      title: what the learner is, with its settings.
 
     Returns:
       A `Learner` whose tasks are `MetricTask`s.
@@ -71,7 +72,7 @@ def metric_learner(
       ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders.
     """
     check_batching(query_batching)
-    check_optional_ways(ways)
+    check_optional_integers(1, ways=ways)
     joint = query_batching == "joint"
     if joint and support_encoder is not None:
         raise ValueError(
@@ -105,8 +106,7 @@ def metric_learner(
         first, second = both[: len(support.inputs)], both[len(support.inputs) :]
         return compare(params, read(params, first, support), second, weights)
 
-    def loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
-        check_episode(episode)
+    def loss(params: Params, episode: Episode, key: Key | None) -> tuple[Array, Aux]:
         support, query = episode
         check_classes(support, query, ways=ways)
         query = without_padding(query)
@@ -118,11 +118,7 @@ def metric_learner(
         }
         return value, Aux(outputs, scores)
 
-    def adapt(params: Params, support: Examples, key: Key | None = None) -> MetricTask:
-        check_examples(support, "support")
-        return fit(params, support, key)
-
     def predict(params: Params, task: MetricTask, inputs: Array) -> Array:
         return classify(params, task, inputs, None)
 
-    return Learner(init, loss, adapt, predict)
+    return make_learner(init, loss, fit, predict, title=title)

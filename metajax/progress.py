@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any, Self
 
 from tqdm import tqdm
+
+from metajax.user_warnings import warn_user
 
 Record = dict[str, Any]
 
@@ -78,11 +79,7 @@ class MetricsFile:
             self._file.write(line)
         except OSError as error:
             if not self._warned:
-                warnings.warn(
-                    f"{self._file.name} could not be written: {error}; training goes on",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+                warn_user(f"{self._file.name} could not be written: {error}; training goes on")
             self._warned = True
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.checks import check_integers
 from metajax.types import Episode, Key
 
 T = TypeVar("T")
@@ -61,9 +62,7 @@ def stream_episodes(
       TypeError: the sampler draws on the device.
       ValueError: `ahead` is below 1; from the iterator: keys of another shape.
     """
-    if ahead < 1:
-        raise ValueError(f"ahead={ahead}; expected 1 or more")
-
+    check_integers(1, ahead=ahead)
     if not isinstance(sample, HostSample):
         raise TypeError(
             f"{type(sample).__name__} has no fetch and finish; expected a sampler of data on the "

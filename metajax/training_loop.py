@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from signal import SIGTERM
@@ -16,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from metajax.checkpoint import Checkpoints
+from metajax.checks import check_integers, check_optional_integers
 from metajax.parallel.placement import place_state, replicate, task_devices, tasks_per_device
 from metajax.parallel.processes import largest_of_processes
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
@@ -31,6 +31,7 @@ from metajax.training_program import (
 )
 from metajax.training_step import TrainState
 from metajax.types import Array, Learner, Params
+from metajax.user_warnings import warn_user
 
 
 class TrainResult(NamedTuple):
@@ -51,6 +52,14 @@ class TrainResult(NamedTuple):
     history: list[Record]
     compile_seconds: float
     run_seconds: float
+
+    def __repr__(self) -> str:
+        """Why the loop ended, and the last record."""
+        last = self.history[-1] if self.history else {"step": int(self.state.step)}
+        shown = [
+            f"{name} {value:.6g}" for name, value in last.items() if isinstance(value, int | float)
+        ]
+        return f"TrainResult, {self.stopped}: {', '.join(shown)}"
 
 
 def train(
@@ -118,11 +127,8 @@ def train(
         number of ways.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
-    if iterations < 1 or meta_batch < 1 or dispatch < 1:
-        raise ValueError(
-            f"iterations={iterations}, meta_batch={meta_batch}, dispatch={dispatch}; expected 1 "
-            "or more of each"
-        )
+    check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
+    check_optional_integers(1, chunk_size=chunk_size)
     if non_finite not in ("stop", "skip"):
         raise ValueError(f'non_finite={non_finite!r}; expected "stop" or "skip"')
     if validate is not None and checkpoints is None:
@@ -244,11 +250,7 @@ def _warn_of_non_finite(
         what += f"{named}; went on without {len(bad)} of {len(finite)} updates"
         if len(bad) == len(finite):
             what += ", and stopped, since none was left"
-    warnings.warn(
-        f"{what}. A smaller inner or outer rate, or clipping, may help",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    warn_user(f"{what}. A smaller inner or outer rate, or clipping, may help")
 
 
 def _record(

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.meta_gradients import task_keys
+from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, place_by, process_tasks, state_shardings, to_host
 from metajax.parallel.steps import on_each_device
 from metajax.streaming import HostSample, keys_on_host, run_ahead
@@ -70,7 +70,7 @@ def dispatch_program(
             carry: tuple[TrainState, Array], fetched: Any
         ) -> tuple[tuple[TrainState, Array], Mapping[str, Array]]:
             state, good = carry
-            keys = episode_keys(state, tasks, first=first)
+            keys = episode_keys(state.key, state.step, tasks, first=first)
             episodes = (
                 jax.vmap(data)(keys) if host is None else jax.vmap(host.finish)(keys, fetched)
             )
@@ -106,23 +106,6 @@ def dispatch_program(
     return jax.jit(run_on_mesh, static_argnums=2, out_shardings=places)
 
 
-def episode_keys(state: TrainState, tasks: int, *, first: int | Array = 0) -> Key:
-    """The keys from which `train` draws the episodes of the state's next step.
-
-    Args:
-      state: its key and step decide.
-      tasks: number of tasks at hand; static.
-      first: index of the first of them in the whole meta-batch.
-
-    Returns:
-      `[tasks]` keys.
-    """
-    # The learner's keys are those of `state.key` itself: folding in what is never a step keeps the
-    # two streams apart.
-    data_key = jax.random.fold_in(state.key, 2**32 - 1)
-    return task_keys(jax.random.fold_in(data_key, state.step), tasks, first=first)
-
-
 def fetched_dispatches(
     sample: HostSample,
     state: TrainState,
@@ -149,8 +132,7 @@ def fetched_dispatches(
     stopped = threading.Event()
 
     def keys_of(step: Any) -> Key:
-        at_step = TrainState(None, optax.EmptyState(), step, key)
-        return episode_keys(at_step, len(mine), first=mine.start)
+        return episode_keys(key, step, len(mine), first=mine.start)
 
     def read(first: int, length: int) -> Any:
         parts = []

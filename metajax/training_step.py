@@ -9,9 +9,10 @@ import optax
 
 from metajax.algorithms.maml import maml
 from metajax.checks import check_optimizer, check_shared
-from metajax.inner.loop import Backward
+from metajax.inner.backward import Backward
+from metajax.keys import learner_keys
 from metajax.losses import cross_entropy
-from metajax.meta_gradients import count_tasks, meta_gradient, task_keys
+from metajax.meta_gradients import count_tasks, meta_gradient
 from metajax.query_batching import Batching
 from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
 
@@ -86,7 +87,7 @@ def train_step(
         check_shared(state.params, episodes)
         tasks = count_tasks(episodes)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
-        keys = task_keys(jax.random.fold_in(state.key, state.step), tasks, first=first)
+        keys = learner_keys(state.key, state.step, tasks, first=first)
         gradient, (loss, metrics) = meta_gradient(
             learner.loss, state.params, episodes, keys, chunk_size=chunk_size
         )

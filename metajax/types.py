@@ -1,7 +1,7 @@
 """The contract: every type that algorithms, data and training share. Imports nothing of metajax."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -35,14 +35,29 @@ class Episode(NamedTuple):
     query: Examples
 
 
+class ObjectiveAux(NamedTuple):
+    """What an objective's loss returns beside the loss of one set of items.
+
+    Attributes:
+      outputs: `[items, ...]` the model's outputs, or None where the objective has none (a policy,
+        say).
+      metrics: named arrays, scores of this set. `query_loss` and names that end in `_per_step` are
+        the learner's own.
+    """
+
+    outputs: Array | None
+    metrics: Mapping[str, Array]
+
+
 class Aux(NamedTuple):
-    """What a learner's loss reports beside the meta-loss.
+    """What a learner's loss reports beside the meta-loss of one task.
 
     Attributes:
       outputs: `[items, ...]` the model's outputs on the query set, or None where the objective has
-        none (a policy, say).
-      metrics: named arrays of this one task. `query_loss` is always among them; names that end in
-        `_per_step` are `[num_steps + 1]`, before adaptation and after each inner step.
+        none.
+      metrics: named arrays. `query_loss` is always among them, then the objective's scores of the
+        query set; names that end in `_per_step` are `[num_steps + 1]`, before adaptation and after
+        each inner step.
     """
 
     outputs: Array | None
@@ -71,13 +86,13 @@ class Objective(NamedTuple):
 
     Attributes:
       init: `(key, inputs) -> params`.
-      loss: `(params, examples, key, context) -> (loss, Aux)`. `context` is the support set when
-        `examples` are queries, None when they are the support set itself.
+      loss: `(params, examples, key, context) -> (loss, ObjectiveAux)`. `context` is the support
+        set when `examples` are queries, None when they are the support set itself.
       predict: `(params, inputs, context) -> outputs`.
     """
 
     init: Callable[[Key, Array], Params]
-    loss: Callable[[Params, Examples, Key | None, Examples | None], tuple[Array, Aux]]
+    loss: Callable[[Params, Examples, Key | None, Examples | None], tuple[Array, ObjectiveAux]]
     predict: Callable[[Params, Array, Examples | None], Array]
 
 
@@ -109,6 +124,54 @@ class AdaptedTask(NamedTuple):
     support: Examples
 
 
+class Init(Protocol):
+    """How a learner begins."""
+
+    def __call__(self, key: Key, inputs: Array) -> Params:
+        """Initial meta-parameters for inputs `[items, ...]` of this shape and dtype."""
+        ...
+
+
+class MetaLoss(Protocol):
+    """A learner's loss of one task."""
+
+    def __call__(
+        self, params: Params, episode: Episode, key: Key | None = None
+    ) -> tuple[Array, Aux]:
+        """The meta-loss `[]`, whose gradient is the meta-gradient, and what is reported."""
+        ...
+
+
+class Adapt(Protocol):
+    """How a learner fits one task."""
+
+    def __call__(self, params: Params, support: Examples, key: Key | None = None) -> Task:
+        """The task, arrays in a pytree."""
+        ...
+
+
+class Predict(Protocol):
+    """How a learner uses a task."""
+
+    def __call__(self, params: Params, task: Task, inputs: Array) -> Array:
+        """The outputs `[items, ...]` for inputs `[items, ...]`."""
+        ...
+
+
+class Fit(Protocol):
+    """A gradient learner's optimisation of one task, from meta-parameters to the task's own."""
+
+    def __call__(
+        self,
+        params: Params,
+        support: Examples,
+        key: Key | None,
+        observe: Callable[[Params], Any] | None,
+    ) -> tuple[Params, Any]:
+        """The adapted parameters and what `observe` saw, as `InnerLoop.run` returns them."""
+        ...
+
+
 class Learner(NamedTuple):
     """An algorithm, as pure functions.
 
@@ -118,9 +181,14 @@ class Learner(NamedTuple):
         meta-gradient.
       adapt: `(params, support, key=None) -> task`: fit one task.
       predict: `(params, task, inputs [items, ...]) -> outputs`: use it.
+      title: what it is, with its settings; shown in its place.
     """
 
-    init: Callable[[Key, Array], Params]
-    loss: Callable[..., tuple[Array, Aux]]
-    adapt: Callable[..., Task]
-    predict: Callable[[Params, Task, Array], Array]
+    init: Init
+    loss: MetaLoss
+    adapt: Adapt
+    predict: Predict
+    title: str = "Learner(...)"
+
+    def __repr__(self) -> str:
+        return self.title

@@ -32,7 +32,6 @@ def _sampler(**changes: object) -> object:
         ({"ways": 20}, r"ways=20 but the data set has 12 classes; lower ways"),
         ({"ways": 49, "rotations": "classes"}, r"ways=49 but the data set has 48 classes"),
         ({"shots": 4}, r"takes 9 items of a class, but 12 of 12 classes have fewer: '0' \(6\)"),
-        ({"shots": 0}, r"shots=0; expected 1 or more"),
         ({"images": IMAGES[0]}, r"images have shape \(6, 8, 8, 1\); expected \[classes, items"),
         ({"images": IMAGES[:0]}, r"images have shape \(0, 6, 8, 8, 1\).* none of them 0"),
         ({"rotations": "all"}, r"rotations='all'; expected \"none\", \"classes\" or \"tasks\""),
@@ -47,17 +46,10 @@ def test_sampler(changes: dict, message: str) -> None:
         _sampler(**changes)
 
 
-def test_sinusoid_needs_points() -> None:
-    with pytest.raises(ValueError, match=r"shots=0, queries=3; expected 1 or more"):
-        mj.data.sinusoid_episodes(shots=0, queries=3)
-
-
 @pytest.mark.parametrize("factory", _factories())
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"num_steps": -1}, ValueError, r"num_steps=-1; expected 0 or more"),
-        ({"num_steps": 1.0}, TypeError, r"num_steps is 1.0; expected a Python integer"),
         ({"inner": 0.4}, TypeError, r"inner is 0.4; expected an optax.GradientTransformation"),
         ({"query_batching": "all"}, ValueError, r"query_batching='all'; expected \"separate\""),
     ],
@@ -91,11 +83,6 @@ def test_a_width_that_only_mini_batches_would_see() -> None:
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     with pytest.raises(ValueError, match=r"the model has 4 outputs but the episode has 3 ways"):
         learner.loss(params, episode(KEY), KEY)
-
-
-def test_reptile_batch_size() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=0; expected 1 or more"):
-        mj.reptile(model(), inner=SGD, num_steps=1, batch_size=0)
 
 
 def _labels(targets: list[int]) -> Callable[[mj.Episode], mj.Episode]:
@@ -247,24 +234,6 @@ def test_episodes_need_a_task_axis() -> None:
     learner, params = _wide_model()
     with pytest.raises(ValueError, match=r"expected one leading task axis"):
         mj.meta_gradient(learner.loss, params, episode(KEY), jax.random.split(KEY, 3))
-
-
-@pytest.mark.parametrize(
-    "numbers", [{"iterations": 0}, {"meta_batch": 0}, {"dispatch": 0}], ids=str
-)
-def test_training_numbers(numbers: dict) -> None:
-    learner, params = _wide_model()
-    optimizer = optax.adam(1e-3)
-    state = mj.init_state(params, optimizer, KEY)
-    options = {"iterations": 1, "meta_batch": 1, **numbers}
-    with pytest.raises(ValueError, match=r"expected 1 or more of each"):
-        mj.train(learner, optimizer, state, episode, **options)
-
-
-def test_evaluation_numbers() -> None:
-    learner, params = _wide_model()
-    with pytest.raises(ValueError, match=r"episodes=1, chunk_size=1; expected at least 2"):
-        mj.evaluate(learner, params, episode, episodes=1)
 
 
 def test_missing_metric_names_those_there_are() -> None:

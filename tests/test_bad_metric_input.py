@@ -104,15 +104,6 @@ def test_labels_that_skip_a_class(factory: Factory) -> None:
 
 
 @each
-@pytest.mark.parametrize("ways", [0, -1, 2.0, True])
-def test_number_of_ways(factory: Factory, ways: object) -> None:
-    with pytest.raises(
-        ValueError, match=rf"ways={ways}; expected an integer of 1 or more, or None"
-    ):
-        factory(identity(), ways=ways)
-
-
-@each
 def test_more_classes_than_ways(factory: Factory) -> None:
     learner = factory(identity(), ways=2)
     message = r"the episode has 3 ways but the learner was made with ways=2; expected no more"
@@ -186,10 +177,14 @@ def test_joint_batch_of_two_encoders() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"features": 0}, ValueError, r"features=0; expected 1 or more"),
-        ({"features": 2.5}, TypeError, r"features is 2.5; expected a Python integer"),
-        ({"features": 4, "read_steps": -1}, ValueError, r"read_steps=-1; expected 0 or more"),
-        ({"features": 4, "read_steps": 1.5}, TypeError, r"read_steps is 1.5; expected a Python"),
+        ({"features": 0}, ValueError, r"features=0; expected an integer of 1 or more"),
+        ({"features": 2.5}, TypeError, r"features=2.5; expected an integer of 1 or more"),
+        (
+            {"features": 4, "read_steps": -1},
+            ValueError,
+            r"read_steps=-1; expected an integer of 0 or more",
+        ),
+        ({"features": 4, "read_steps": 1.5}, TypeError, r"read_steps=1.5; expected an integer"),
     ],
 )
 def test_full_context_numbers(
@@ -252,8 +247,6 @@ def test_relation_module_of_another_width() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"num_steps": -1}, ValueError, r"num_steps=-1; expected 0 or more"),
-        ({"num_steps": 1.0}, TypeError, r"num_steps is 1.0; expected a Python integer"),
         ({"inner": 0.4}, TypeError, r"inner is 0.4; expected an optax.GradientTransformation"),
     ],
     ids=str,

@@ -73,6 +73,7 @@ def _train(state: mj.TrainState, iterations: int) -> mj.TrainState:
     ).state
 
 
+@pytest.mark.exact
 def test_resuming_from_a_checkpoint_is_the_same_run(tmp_path: Path) -> None:
     params = mj.models.mlp((8, 1)).init(jax.random.key(0), jnp.zeros((1, 1)))
     start = mj.init_state(params, OPTIMIZER, jax.random.key(1))

@@ -42,6 +42,7 @@ def test_loss_is_a_finite_scalar_with_outputs_and_query_loss(row: Row) -> None:
     np.testing.assert_allclose(
         aux.metrics["accuracy"],
         mj.accuracy(aux.outputs, episode(KEY).query.targets),
+        rtol=1e-6,
     )
     np.testing.assert_allclose(
         aux.metrics["query_loss"],
@@ -78,6 +79,7 @@ def test_adapt_and_predict_reproduce_the_outputs_of_loss(row: Row) -> None:
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exact
 @each
 def test_a_task_is_arrays_that_can_be_saved(row: Row) -> None:
     learner, params = _start(row)
@@ -85,8 +87,13 @@ def test_a_task_is_arrays_that_can_be_saved(row: Row) -> None:
     task = learner.adapt(params, support, KEY)
     empty = jax.tree.map(jnp.zeros_like, task)
     copied = flax.serialization.from_bytes(empty, flax.serialization.to_bytes(task))
-    np.testing.assert_array_equal(
-        learner.predict(params, copied, query.inputs), learner.predict(params, task, query.inputs)
+    chex.assert_trees_all_equal(copied, task)
+    # Saving computes nothing; a prediction may round otherwise from NumPy's arrays.
+    np.testing.assert_allclose(
+        learner.predict(params, copied, query.inputs),
+        learner.predict(params, task, query.inputs),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 

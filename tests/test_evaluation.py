@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import metajax as mj
-from metajax.meta_gradients import task_keys
+from metajax.keys import task_keys
 
 SAMPLE = mj.data.sinusoid_episodes(shots=5, queries=5)
 

@@ -76,6 +76,7 @@ def test_a_temperature_is_of_matching_networks() -> None:
         example.run(example.parser().parse_args(arguments))
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_few_shot_characters(

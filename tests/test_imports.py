@@ -15,43 +15,50 @@ ALLOWED = {
     "types": set(),
     "losses": {"types"},
     "checks": {"types"},
+    "user_warnings": set(),
+    "keys": {"types"},
+    "checked_learners": {"types", "checks"},
     "query_batching": {"types"},
     "inner": {"types", "checks"},
-    "objectives": {"types", "checks", "losses", "query_batching"},
-    "gradient_learners": {"types", "checks", "query_batching"},
+    "task_objectives": {"types", "checks", "losses", "query_batching"},
+    "gradient_learners": {"types", "checks", "keys", "checked_learners", "query_batching"},
     "metric": {"types"},
-    "metric_learners": {"types", "checks", "losses", "query_batching"},
+    "metric_learners": {"types", "checks", "checked_learners", "losses", "query_batching"},
     "algorithms": {
         "types",
         "checks",
+        "keys",
         "losses",
         "query_batching",
         "inner",
-        "objectives",
+        "task_objectives",
         "gradient_learners",
         "metric",
         "metric_learners",
     },
     "models": {"types", "checks", "metric"},
-    "streaming": {"types"},
-    "data": {"types", "checks", "streaming"},
-    "meta_gradients": {"types"},
+    "streaming": {"types", "checks"},
+    "data": {"types", "checks", "keys", "streaming", "user_warnings"},
+    "meta_gradients": {"types", "checks"},
     "training_step": {
         "types",
         "checks",
+        "keys",
         "losses",
         "query_batching",
-        "objectives",
+        "task_objectives",
         "inner",
         "meta_gradients",
         "algorithms",
     },
-    "progress": set(),
-    "parallel": {"types", "meta_gradients", "training_step"},
-    "checkpoint": {"types", "checks", "training_step", "parallel"},
-    "training_program": {"types", "meta_gradients", "training_step", "parallel", "streaming"},
+    "progress": {"user_warnings"},
+    "parallel": {"types", "checks", "meta_gradients", "training_step"},
+    "checkpoint": {"types", "checks", "training_step", "parallel", "user_warnings"},
+    "training_program": {"types", "keys", "training_step", "parallel", "streaming"},
     "training_loop": {
         "types",
+        "checks",
+        "user_warnings",
         "training_step",
         "progress",
         "parallel",
@@ -59,7 +66,15 @@ ALLOWED = {
         "training_program",
         "checkpoint",
     },
-    "evaluation": {"types", "meta_gradients", "training_program", "parallel", "streaming"},
+    "evaluation": {
+        "types",
+        "checks",
+        "keys",
+        "meta_gradients",
+        "training_program",
+        "parallel",
+        "streaming",
+    },
 }
 # The modules in which public names are found, beside the package itself.
 PUBLIC = ("data", "metric", "models", "models.kernels", "parallel")
@@ -103,7 +118,7 @@ def test_rooms_import_only_what_they_may() -> None:
 def test_algorithms_do_not_import_each_other() -> None:
     folder = PACKAGE / "algorithms"
     for path in folder.glob("*.py"):
-        if path.stem not in ("__init__", "catalogue"):
+        if path.stem not in ("__init__", "public_names"):
             assert not [name for name in _imports(path) if name.startswith("metajax.algorithms")]
 
 

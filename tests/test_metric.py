@@ -38,6 +38,7 @@ def numpy_cosine(x: np.ndarray, y: np.ndarray) -> float:
     return (x @ y) / np.sqrt((x @ x) * (y @ y))
 
 
+@pytest.mark.exact
 @truth
 @weightings
 @pytest.mark.parametrize("shape", [(), (FEATURES,), (2, 4, FEATURES)], ids=str)
@@ -66,6 +67,7 @@ def test_prototypes_are_class_means_and_zero_for_an_absent_class(
     assert (counts == 0).sum() == (1 if weights is None else 2)
 
 
+@pytest.mark.exact
 @truth
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e300], ids=str)
 def test_items_of_weight_zero_never_reach_the_prototypes(garbage: float) -> None:
@@ -100,6 +102,7 @@ def test_comparison_of_every_point_with_every_centre(function: Callable, pair: C
     oracles.assert_close(function(points, centres), numpy_pairs(pair, points, centres), 1e-14)
 
 
+@pytest.mark.exact
 @truth
 def test_squared_distance_of_far_near_twins_does_not_cancel() -> None:
     far = jnp.full((1, FEATURES), 1e8)
@@ -189,6 +192,7 @@ def class_loss(scores: jax.Array, weights: np.ndarray | None) -> jax.Array:
     return -outputs[:, jnp.array([0, 1, 4])].mean()
 
 
+@pytest.mark.exact
 @truth
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30, -1e30], ids=str)
 def test_scores_of_masked_items_reach_neither_values_nor_gradients(garbage: float) -> None:

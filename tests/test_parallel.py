@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import metajax as mj
-from metajax.training_program import as_pytree, dispatch_program, episode_keys
+from metajax.keys import episode_keys
+from metajax.training_program import as_pytree, dispatch_program
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)
@@ -103,10 +104,11 @@ def test_scores_do_not_depend_on_where_the_parameters_lie() -> None:
     np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
 
 
+@pytest.mark.exact
 def test_one_process_has_all_tasks() -> None:
     mesh = mj.parallel.task_mesh(jax.devices()[:4], model=2)
     assert mj.parallel.process_tasks(6, mesh) == range(6)
-    drawn = jax.vmap(SAMPLE)(episode_keys(_state(), 6))
+    drawn = jax.vmap(SAMPLE)(episode_keys(_state().key, 0, 6))
     placed = mj.parallel.place_episodes(drawn, mesh)
     assert placed.support.inputs.sharding.spec == PartitionSpec("tasks")
     chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(drawn))

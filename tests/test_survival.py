@@ -18,6 +18,7 @@ import metajax as mj
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("processes", "iterations"), [(1, 6000), (2, 1500)])
 def test_a_killed_run_ends_bit_for_bit_as_one_left_alone(
     processes: int, iterations: int, tmp_path: Path

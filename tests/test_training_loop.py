@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.training_program import episode_keys
+from metajax.keys import episode_keys
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)
@@ -41,7 +41,7 @@ def test_loop_equals_steps_by_hand() -> None:
     step = jax.jit(mj.train_step(LEARNER, OPTIMIZER))
     state = _state()
     for _ in range(6):
-        episodes = jax.vmap(SAMPLE)(episode_keys(state, 4))
+        episodes = jax.vmap(SAMPLE)(episode_keys(state.key, state.step, 4))
         state, _ = step(state, episodes)
     result = _train(_state(), 6, dispatch=3)
     chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
@@ -49,6 +49,7 @@ def test_loop_equals_steps_by_hand() -> None:
     assert int(result.state.step) == 6
 
 
+@pytest.mark.exact
 def test_a_run_cut_in_two_is_the_same_run() -> None:
     whole = _train(_state(), 30)
     half = _train(_state(), 10)
@@ -118,6 +119,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert "min left" in lines[-1]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("signum", "stopped"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 )
@@ -189,6 +191,7 @@ def test_a_full_disk_costs_records_not_the_run() -> None:
     assert result.stopped == "finished"
 
 
+@pytest.mark.exact
 def test_python_numbers_as_parameters_are_the_same_run_cut_in_two() -> None:
     def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
         del key
@@ -227,6 +230,7 @@ def test_large_parameters_in_half_precision_are_finite() -> None:
     assert result.stopped == "finished"
 
 
+@pytest.mark.exact
 def test_checkpoints_are_saved_when_due_with_their_scores(tmp_path: Path) -> None:
     scores = iter([1.0, 3.0, 2.0])
     seen = []
@@ -309,14 +313,16 @@ def _poisoned(*steps: int) -> mj.Learner:
 
     def loss(params: dict, episode: mj.Episode, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
         value, aux = LEARNER.loss(params, episode, key)
-        return value + jnp.where((episode.support.inputs[0, 0] == bad).any(), jnp.nan, 0.0), aux
+        # Drawn by another program, so the same but for rounding.
+        near = jnp.abs(episode.support.inputs[0, 0] - bad) < 1e-5
+        return value + jnp.where(near.any(), jnp.nan, 0.0), aux
 
     return LEARNER._replace(loss=loss)
 
 
 def _first_input(step: int) -> jax.Array:
     state = _state()._replace(step=jnp.array(step))
-    return SAMPLE(episode_keys(state, 1)[0]).support.inputs[0, 0]
+    return SAMPLE(episode_keys(state.key, state.step, 1)[0]).support.inputs[0, 0]
 
 
 def test_non_finite_steps_can_be_skipped() -> None:
@@ -332,7 +338,7 @@ def test_non_finite_steps_can_be_skipped() -> None:
 
     step = jax.jit(mj.train_step(LEARNER, optimizer))
     for number in range(20):
-        stepped, _ = step(state, jax.vmap(SAMPLE)(episode_keys(state, 1)))
+        stepped, _ = step(state, jax.vmap(SAMPLE)(episode_keys(state.key, state.step, 1)))
         state = state._replace(step=stepped.step) if number in (3, 7) else stepped
     chex.assert_trees_all_close(result.state.params, state.params, rtol=1e-5, atol=1e-6)
 
@@ -382,6 +388,6 @@ def test_a_non_finite_update_is_not_kept() -> None:
 
 def test_the_loop_draws_other_keys_for_data_than_for_the_learner() -> None:
     state = _state()
-    data = jax.random.key_data(episode_keys(state, 4))
+    data = jax.random.key_data(episode_keys(state.key, state.step, 4))
     learner = jax.random.key_data(mj.task_keys(jax.random.fold_in(state.key, state.step), 4))
     assert not (data[:, None] == learner[None]).all(-1).any()

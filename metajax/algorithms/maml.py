@@ -14,15 +14,15 @@ that product as the identity.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import optax
 
-from metajax.checks import check_count, check_optimizer
 from metajax.gradient_learners import gradient_learner
-from metajax.inner.loop import Backward, check_backward, inner_loop
+from metajax.inner.backward import Backward
+from metajax.inner.loop import InnerLoop
+from metajax.keys import step_keys
 from metajax.losses import cross_entropy
-from metajax.objectives import as_objective
 from metajax.query_batching import Batching
+from metajax.task_objectives import as_objective
 from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
 
 
@@ -83,9 +83,7 @@ def maml(
         that do not fit the model.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching)
-    check_count(num_steps=num_steps)
-    check_optimizer(inner, "inner")
-    check_backward(backward)
+    loop = InnerLoop(inner, num_steps, first_order, backward)
 
     def fit(
         params: Params,
@@ -93,18 +91,14 @@ def maml(
         key: Key | None,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
-        return inner_loop(
+        return loop.run(
             lambda phi, step_key: objective.loss(phi, support, step_key, None)[0],
             params,
-            inner,
-            num_steps=num_steps,
-            first_order=first_order,
-            backward=backward,
-            per_step=None if key is None else jax.random.split(key, num_steps),
+            per_step=step_keys(key, num_steps),
             observe=observe,
         )
 
-    return gradient_learner(objective, fit, record_steps=record_steps)
+    return gradient_learner(objective, fit, record_steps=record_steps, title=f"maml({loop})")
 
 
 def fomaml(

@@ -132,6 +132,9 @@ def matching_network(
         order = jax.random.permutation(key, len(support.inputs))
         return jax.tree.map(lambda x: x[order], support)
 
+    settings = f"ways={ways}, query_batching={query_batching!r}"
+    if full_context is not None:
+        settings += ", full_context=..."
     return metric_learner(
         init=init,
         encoder=Model(init, embed_query),
@@ -141,4 +144,5 @@ def matching_network(
         ways=ways,
         query_batching=query_batching,
         arrange=shuffle,
+        title=f"matching_network({settings})",
     )

@@ -17,18 +17,17 @@ import optax
 
 from metajax.checks import (
     check_classes,
-    check_count,
     check_embeddings,
     check_model,
-    check_optimizer,
-    check_optional_ways,
+    check_optional_integers,
 )
 from metajax.gradient_learners import gradient_learner
-from metajax.inner.loop import Backward, check_backward, inner_loop
+from metajax.inner.backward import Backward
+from metajax.inner.loop import InnerLoop
 from metajax.losses import accuracy, cross_entropy
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
 from metajax.query_batching import Batching, apply_queries, check_batching
-from metajax.types import Array, Aux, Examples, Key, Learner, Model, Objective, Params
+from metajax.types import Array, Examples, Key, Learner, Model, Objective, ObjectiveAux, Params
 
 
 class ProtoMAMLParams(NamedTuple):
@@ -84,11 +83,9 @@ def proto_maml(
         do not fit the encoder.
     """
     check_model(encoder, "encoder")
-    check_count(num_steps=num_steps)
-    check_optimizer(inner, "inner")
-    check_backward(backward)
+    loop = InnerLoop(inner, num_steps, first_order, backward)
     check_batching(query_batching)
-    check_optional_ways(ways)
+    check_optional_integers(1, ways=ways)
 
     def classify(
         phi: ProtoMAMLParams, inputs: Array, weights: Array | None, context: Examples | None
@@ -102,7 +99,7 @@ def proto_maml(
 
     def loss(
         phi: ProtoMAMLParams, examples: Examples, key: Key | None, context: Examples | None
-    ) -> tuple[Array, Aux]:
+    ) -> tuple[Array, ObjectiveAux]:
         del key
         inputs, targets, weights = examples
         if context is not None:
@@ -110,7 +107,7 @@ def proto_maml(
         outputs = classify(phi, inputs, weights, context)
         outputs = masked(outputs, examples if context is None else context)
         value = cross_entropy(outputs, targets, weights)
-        return value, Aux(outputs, {"accuracy": accuracy(outputs, targets, weights)})
+        return value, ObjectiveAux(outputs, {"accuracy": accuracy(outputs, targets, weights)})
 
     def predict(phi: ProtoMAMLParams, inputs: Array, context: Examples | None) -> Array:
         assert context is not None
@@ -127,17 +124,18 @@ def proto_maml(
         features = encoder.apply(params, support.inputs, support.weights)
         check_embeddings(features, "proto_maml")
         centres = prototypes(features, support.targets, count_ways(support, ways), support.weights)
-        return inner_loop(
+        return loop.run(
             lambda phi, _: loss(phi, support, None, None)[0],
             ProtoMAMLParams(params, *linear_reading(centres)),
-            inner,
-            num_steps=num_steps,
-            first_order=first_order,
-            backward=backward,
             observe=observe,
         )
 
-    return gradient_learner(Objective(encoder.init, loss, predict), fit, record_steps=record_steps)
+    return gradient_learner(
+        Objective(encoder.init, loss, predict),
+        fit,
+        record_steps=record_steps,
+        title=f"proto_maml({loop}, ways={ways})",
+    )
 
 
 def fo_proto_maml(

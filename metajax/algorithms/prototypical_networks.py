@@ -76,4 +76,5 @@ def prototypical_network(
         compare=compare,
         ways=ways,
         query_batching=query_batching,
+        title=f"prototypical_network(ways={ways}, query_batching={query_batching!r})",
     )

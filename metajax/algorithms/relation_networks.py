@@ -121,4 +121,5 @@ def relation_network(
         ways=ways,
         query_batching=query_batching,
         loss_fn=match_error,
+        title=f"relation_network(ways={ways}, query_batching={query_batching!r})",
     )

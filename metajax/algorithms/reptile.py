@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_count, check_optimizer
+from metajax.checks import check_optimizer, check_optional_integers
 from metajax.gradient_learners import gradient_learner
-from metajax.inner.loop import inner_loop
+from metajax.inner.loop import InnerLoop
+from metajax.keys import batches_key, step_keys
 from metajax.losses import cross_entropy
-from metajax.objectives import as_objective
 from metajax.query_batching import Batching
+from metajax.task_objectives import as_objective
 from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Objective, Params
 
 
@@ -91,12 +92,11 @@ def reptile(
         optimiser that counts its steps.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
-    check_count(num_steps=num_steps)
-    check_optimizer(inner, "inner")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected 1 or more support items, or None")
+    check_optional_integers(1, batch_size=batch_size)
     if carry_state:
+        check_optimizer(inner, "inner")
         objective, inner = _with_state(objective, inner)
+    loop = InnerLoop(inner, num_steps)
 
     def fit(
         params: Params,
@@ -110,26 +110,20 @@ def reptile(
                 "batch_size=None"
             )
         rows = None
-        step_keys = None
-        if key is not None:
-            step_keys = jax.random.split(jax.random.fold_in(key, 0), num_steps)
-            if batch_size is not None:
-                order_key = jax.random.fold_in(key, 1)
-                rows = mini_batches(order_key, support, num_steps=num_steps, size=batch_size)
-                # The labels of a mini-batch are never known; those of the whole set may be.
-                jax.eval_shape(lambda phi: objective.loss(phi, support, key, None), params)
+        if key is not None and batch_size is not None:
+            rows = mini_batches(batches_key(key), support, num_steps=num_steps, size=batch_size)
+            # The labels of a mini-batch are never known; those of the whole set may be.
+            jax.eval_shape(lambda phi: objective.loss(phi, support, key, None), params)
 
         def step_loss(phi: Params, step: tuple[Array | None, Key | None]) -> Array:
             chosen, step_key = step
             batch = support if chosen is None else jax.tree.map(lambda x: x[chosen], support)
             return objective.loss(phi, batch, step_key, None)[0]
 
-        return inner_loop(
+        return loop.run(
             step_loss,
             jax.lax.stop_gradient(params),
-            inner,
-            num_steps=num_steps,
-            per_step=(rows, step_keys),
+            per_step=(rows, step_keys(key, num_steps, batches=True)),
             observe=observe,
         )
 
@@ -138,7 +132,14 @@ def reptile(
         gap = optax.tree.sub(params, jax.lax.stop_gradient(phi))
         return 0.5 * optax.tree.norm(gap, squared=True)
 
-    return gradient_learner(objective, fit, record_steps=record_steps, meta_loss=meta_loss)
+    carried = ", carry_state" if carry_state else ""
+    return gradient_learner(
+        objective,
+        fit,
+        record_steps=record_steps,
+        meta_loss=meta_loss,
+        title=f"reptile(num_steps={num_steps}, inner=..., batch_size={batch_size}{carried})",
+    )
 
 
 def _with_state(

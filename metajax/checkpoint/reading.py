@@ -1,6 +1,5 @@
 """Finds the checkpoint to go on from, and passes over damaged ones with a warning."""
 
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from metajax.checkpoint.record import (
     read_state,
 )
 from metajax.training_step import TrainState
+from metajax.user_warnings import warn_user
 
 
 def restore_state(
@@ -90,11 +90,7 @@ def first_good(
                 "model, optimiser, precision and options it was saved with, or another folder"
             )
         if damaged:
-            warnings.warn(
-                f"{_listed(folder, damaged)}; restored step {step} instead",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warn_user(f"{_listed(folder, damaged)}; restored step {step} instead")
         return state, list(damaged)
     raise OSError(
         f"no good checkpoint: {_listed(folder, damaged)}. Restore the files from a copy, or start "

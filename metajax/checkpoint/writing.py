@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +29,9 @@ from metajax.checkpoint.record import (
     save_args,
     short,
 )
-from metajax.checks import check_count, check_positive
+from metajax.checks import check_integers
 from metajax.training_step import TrainState
+from metajax.user_warnings import warn_user
 
 
 class Checkpoints:
@@ -78,8 +78,8 @@ class Checkpoints:
           TypeError: JSON cannot hold an option, or a number is not an integer.
           ValueError: `every` or `keep` is below 1, `best` below 0, or `mode` is another word.
         """
-        check_positive(every=every, keep=keep)
-        check_count(best=best)
+        check_integers(1, every=every, keep=keep)
+        check_integers(0, best=best)
         if mode not in ("max", "min"):
             raise ValueError(f'mode={mode!r}; expected "max" or "min"')
         self._folder = Path(folder).absolute()
@@ -203,11 +203,9 @@ class Checkpoints:
             self._open()
         reason = "another process failed" if error is None else short(error)
         newest = "there is none yet" if self._newest is None else f"it is of step {self._newest}"
-        warnings.warn(
+        warn_user(
             f"the checkpoint of step {step} could not be written: {reason}; the newest good one: "
-            f"{newest}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{newest}"
         )
 
     def close(self) -> None:

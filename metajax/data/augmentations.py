@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
+from metajax.checks import check_integers, check_numbers
 from metajax.types import Array, Key
 
 Per = Literal["item", "episode"]
@@ -120,20 +121,17 @@ def augmentation(
       TypeError: `shift` is not an integer or `flip` not a bool.
       ValueError: a number is outside its range, or `per` is unknown.
     """
-    if isinstance(shift, bool) or not isinstance(shift, int | np.integer):
-        raise TypeError(f"shift={shift!r}; expected an integer: images move by whole pixels")
-    if shift < 0:
-        raise ValueError(f"shift={shift}; expected 0 or more: it is the most in either direction")
+    check_integers(0, shift=shift)
     if not isinstance(flip, bool | np.bool_):
         raise TypeError(f"flip={flip!r}; expected True or False: the probability is 1/2")
-    if not 0 <= rotation <= 180:
-        raise ValueError(f"rotation={rotation}; expected degrees, 0 to 180: the most either way")
-    if not 0 < crop <= 1:
-        raise ValueError(f"crop={crop}; expected a share of the area, above 0 to 1 (no crop)")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise={noise}; expected a finite standard deviation, 0 or more")
-    if not math.isfinite(fill):
-        raise ValueError(f"fill={fill}; expected a finite pixel value")
+    check_numbers(
+        lambda x: 0 <= x <= 180, "degrees, 0 to 180: the most either way", rotation=rotation
+    )
+    check_numbers(lambda x: 0 < x <= 1, "a share of the area, above 0 to 1 (no crop)", crop=crop)
+    check_numbers(
+        lambda x: 0 <= x < math.inf, "a finite standard deviation, 0 or more", noise=noise
+    )
+    check_numbers(math.isfinite, "a finite pixel value", fill=fill)
     if per not in ("item", "episode"):
         raise ValueError(f'per={per!r}; expected "item" or "episode"')
     # Converted, so that settings that are equal are also hashable whatever kind of number they are.

@@ -10,9 +10,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.types import Array, Key
 
 Rotations = Literal["none", "classes", "tasks"]
@@ -135,82 +133,6 @@ class FixedDraws:
             _by_class(chosen, items[:, : self.shots], turned),
             _by_class(chosen, items[:, self.shots :], turned),
         )
-
-
-def class_table(
-    data: ImageClasses, groups: Groups, *, ways: int, copies: int, items: int
-) -> ClassTable:
-    """What drawing has to know, once the data set is found to be enough for it.
-
-    Args:
-      data: the data set.
-      groups: draw the classes of an episode from one group; a mapping weighs the groups, and leaves
-        out those that are not in it.
-      ways: classes that an episode may need.
-      copies: that count as classes of their own.
-      items: images of a class that an episode may need.
-
-    Raises:
-      ValueError: too few classes, or classes with too few images, named with their counts; groups
-        that there are not.
-    """
-    if not isinstance(groups, bool | Mapping):
-        raise TypeError(
-            f"groups={groups!r}; expected True, False, or a mapping from group to weight"
-        )
-    left_out: set[str] = set()
-    if isinstance(groups, Mapping) and data.groups is not None:
-        of = zip(data.names, data.groups, strict=True)
-        left_out = {name for name, group in of if group not in groups}
-    if few := [
-        f"{name!r} ({count})"
-        for name, count in zip(data.names, data.counts, strict=True)
-        if count < items and name not in left_out
-    ]:
-        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
-        raise ValueError(
-            f"an episode takes {items} items of a class, but {len(few)} of {len(data.names)} "
-            f"classes have fewer: {', '.join(few[:10])}{more}; lower shots or queries, or leave "
-            "these classes out with select"
-        )
-    counts = jnp.asarray(data.counts, jnp.int32)
-    largest = int(data.counts.max())
-    if groups is False:
-        if ways > len(data.names) * copies:
-            raise ValueError(
-                f"ways={ways} but the data set has {len(data.names) * copies} classes; lower ways "
-                "or pass more classes"
-            )
-        return ClassTable(counts, None, None, largest)
-    if data.groups is None:
-        raise ValueError(f"groups={groups!r} but the data set has none; expected groups=False")
-    weights = _group_weights(data.groups, groups, ways=ways, copies=copies)
-    place = {name: index for index, name in enumerate(weights)}
-    ends = np.cumsum(np.array(list(weights.values()), np.float64))
-    bounds = np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    codes = np.array([place.get(name, -1) for name in data.groups], np.int32)
-    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
-
-
-def _group_weights(
-    of_classes: tuple[str, ...], groups: Groups, *, ways: int, copies: int
-) -> dict[str, float]:
-    """The weight of each group that is drawn from, found to have enough classes."""
-    known = sorted(set(of_classes))
-    weights = dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(known, 1.0)
-    if strangers := sorted(weights.keys() - set(known)):
-        raise ValueError(
-            f"no group is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
-        )
-    if not weights or not all(0 < weight < np.inf for weight in weights.values()):
-        raise ValueError(f"groups={weights}; expected finite weights above 0, at least one")
-    sizes = {name: of_classes.count(name) * copies for name in weights}
-    if small := [f"{name!r} ({size})" for name, size in sizes.items() if size < ways]:
-        raise ValueError(
-            f"an episode takes {ways} classes of a group, but {len(small)} have fewer: "
-            f"{', '.join(small)}; lower ways, or pass the groups to draw from with their weights"
-        )
-    return weights
 
 
 def _draw(key: Key, available: Array, largest: int, count: int) -> Array:

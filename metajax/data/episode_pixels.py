@@ -9,12 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.episode_draws import Drawn, Places
+from metajax.keys import augmentation_key
 from metajax.types import Array, Episode, Examples, Key
 
 Augment = Callable[[Key, Array], Array]
-
-# The keys of a draw are the first parts of an episode's key; this one is apart from them.
-_AUGMENTATION = 2**31
 
 
 class Fetched(NamedTuple):
@@ -57,7 +55,7 @@ def to_episode(key: Key, fetched: Fetched, augment: Augment | None) -> Episode:
         for images, p in zip(fetched[1:], places, strict=True)
     )
     if augment is not None:
-        both = augment(jax.random.fold_in(key, _AUGMENTATION), jnp.concatenate([support, query]))
+        both = augment(augmentation_key(key), jnp.concatenate([support, query]))
         support, query = both[: len(support)], both[len(support) :]
     return Episode(_examples(support, places.support), _examples(query, places.query))
 

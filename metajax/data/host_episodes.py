@@ -13,7 +13,7 @@ from metajax.data.episode_draws import Drawn, Places
 from metajax.data.episode_lists import listed_draws
 from metajax.data.episode_pixels import Augment, Fetched, Finish
 from metajax.data.labelled_images import ImageClasses, ImageSource
-from metajax.data.memory_maps import read_rows
+from metajax.data.memory_map_rows import read_rows
 from metajax.streaming import keys_on_host
 from metajax.types import Array, Episode, Key
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metajax.data.labelled_images import ImageClasses, ImageSource
-from metajax.data.memory_maps import read_rows
+from metajax.data.memory_map_rows import read_rows
 
 
 class JoinedImages:

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from metajax.checks import check_integers
+
 
 class ImageSource(Protocol):
     """Images at random access: a numpy array, memory-mapped or not, or whatever acts like one.
@@ -112,6 +114,7 @@ class ImageClasses:
         Raises:
           ValueError: the shares do not add up to 1, or a part would have no class.
         """
+        check_integers(0, seed=seed)
         if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) <= 1e-6):
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
         shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))

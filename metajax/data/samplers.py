@@ -9,14 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks import check_positive
+from metajax.checks import check_integers
 from metajax.data.device_episodes import ImageEpisodes, on_device
-from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations, class_table
-from metajax.data.episode_lists import ListedDraws, checked_places
+from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations
+from metajax.data.episode_lists import ListedDraws
 from metajax.data.episode_pixels import Augment
 from metajax.data.host_episodes import HostEpisodes
-from metajax.data.labelled_images import ImageClasses, image_classes
+from metajax.data.labelled_images import ImageClasses
 from metajax.data.meta_dataset_draws import LARGEST_CLASS, VaryingDraws
+from metajax.data.sampler_checks import (
+    check_rotations,
+    checked_classes,
+    checked_places,
+    checked_table,
+)
 from metajax.streaming import on_cpu
 from metajax.types import Key
 
@@ -76,18 +82,11 @@ def image_episodes(
       ValueError: the array is not class-major images, there are too few classes, groups or items,
         or rotations are asked of images that are not square.
     """
-    data = _classes(images)
-    if rotations not in ("none", "classes", "tasks"):
-        raise ValueError(f'rotations={rotations!r}; expected "none", "classes" or "tasks"')
-    height, width = data.images.shape[1:3]
-    if rotations != "none" and height != width:
-        raise ValueError(
-            f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
-            'rotations="none"'
-        )
-    check_positive(ways=ways, shots=shots, queries=queries)
+    data = checked_classes(images)
+    check_rotations(data, rotations)
+    check_integers(1, ways=ways, shots=shots, queries=queries)
     copies = 4 if rotations == "classes" else 1
-    table = class_table(data, groups, ways=ways, copies=copies, items=shots + queries)
+    table = checked_table(data, groups, ways=ways, copies=copies, items=shots + queries)
     draws = FixedDraws(table, ways, shots, queries, rotations, same_items)
     return _placed(data, draws, augment, place)
 
@@ -134,9 +133,11 @@ def varying_episodes(
 
     Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.
     """
-    data = _classes(images)
-    check_positive(min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support)
-    check_positive(max_ways=max_ways, max_support=max_support)
+    data = checked_classes(images)
+    check_integers(
+        1, min_ways=min_ways, max_queries=max_queries, max_class_support=max_class_support
+    )
+    check_integers(1, max_ways=max_ways, max_support=max_support)
     if not min_ways <= max_ways <= max_support < 2**16:
         raise ValueError(
             f"min_ways={min_ways}, max_ways={max_ways}, max_support={max_support}; expected "
@@ -147,7 +148,7 @@ def varying_episodes(
             f"max_class_support={max_class_support}, the largest class has {data.counts.max()} "
             f"images; expected less than {2**15} and at most {LARGEST_CLASS}"
         )
-    table = class_table(data, groups, ways=min_ways, copies=1, items=2)
+    table = checked_table(data, groups, ways=min_ways, copies=1, items=2)
     ways = min(max_ways, len(data.names))
     most = int(np.sort(data.counts)[-ways:].sum()) - ways
     draws = VaryingDraws(
@@ -185,13 +186,9 @@ def listed_episodes(
       TypeError: `drawn` is no `Drawn`.
       ValueError: places that are not there, or an image twice in one episode.
     """
-    data = _classes(images)
+    data = checked_classes(images)
     drawn = checked_places(data, drawn)
     return _placed(data, ListedDraws(jax.tree.map(jnp.asarray, drawn)), augment, place)
-
-
-def _classes(images: ArrayLike | ImageClasses) -> ImageClasses:
-    return images if isinstance(images, ImageClasses) else image_classes(images)
 
 
 def _placed(
@@ -202,7 +199,6 @@ def _placed(
             f"augment={augment!r}; expected a function (key, images) -> images, such as "
             "metajax.data.augmentation(flip=True)"
         )
-    _check_range(data)
     if place == "host":
         readers = ThreadPoolExecutor(_READERS, "metajax-reader")
         return HostEpisodes(data, on_cpu(draw), augment, readers)
@@ -211,16 +207,3 @@ def _placed(
     if augment is not None and jax.tree_util.all_leaves([augment]):
         augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
     return ImageEpisodes(*on_device(data), draw, augment)
-
-
-def _check_range(data: ImageClasses) -> None:
-    """Raises unless images are floats, or integers that may be scaled by 1/255."""
-    images, dtype = data.images, data.images.dtype
-    if jnp.issubdtype(dtype, jnp.floating) or dtype == np.uint8:
-        return
-    held = isinstance(images, np.ndarray | jax.Array) and jnp.issubdtype(dtype, jnp.integer)
-    if not held or images.min() < 0 or images.max() > 255:  # type: ignore[union-attr]
-        raise ValueError(
-            f"images are {dtype}; expected floats, or integers from 0 to 255: convert them first, "
-            "such as images.astype(np.float32) / images.max()"
-        )

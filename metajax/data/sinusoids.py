@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from metajax.checks import check_integers
 from metajax.types import Array, Episode, Examples, Key
 
 
@@ -31,8 +32,7 @@ def sinusoid_episodes(
     Raises:
       ValueError: `shots` or `queries` is below 1.
     """
-    if shots < 1 or queries < 1:
-        raise ValueError(f"shots={shots}, queries={queries}; expected 1 or more of each")
+    check_integers(1, shots=shots, queries=queries)
 
     def sample(key: Key) -> Episode:
         amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)

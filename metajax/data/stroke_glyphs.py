@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.checks import check_integers
+
 SPLITS = ("train", "validation", "test")
 DATA_FILE = "hershey_glyphs.npz"
 # How far drawers differ. Chosen so that nearest-neighbour accuracy on pixels, 5-way 1-shot on the
@@ -114,9 +116,9 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
       ValueError: an unknown split, a number out of range, or a damaged data file.
     """
     code = _split_code(split)
-    for name, value, least in (("drawers", drawers, 1), ("size", size, 8), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}={value}, expected at least {least}; pass a larger {name}")
+    check_integers(1, drawers=drawers)
+    check_integers(8, size=size)
+    check_integers(0, seed=seed)
     drawn, splits = read_glyphs()
     chosen = np.flatnonzero(splits == code)
     images = np.empty((len(chosen), drawers, size, size, 1), np.uint8)

@@ -16,7 +16,7 @@ from metajax.models.kernels import convolution_forms as forms
 from metajax.models.kernels.channel_moments import channel_moments
 from metajax.models.kernels.convolution_forms import Window
 from metajax.models.kernels.convolutions import convolution, is_placed
-from metajax.models.kernels.image_groups import in_groups
+from metajax.models.kernels.few_at_a_time import in_groups
 from metajax.models.kernels.max_pooling import max_pool_2x2
 from metajax.models.kernels.patch_moments import patch_moments
 from metajax.types import Array

@@ -4,7 +4,7 @@ from typing import Literal
 
 import flax.linen as nn
 
-from metajax.checks import check_floating, check_positive
+from metajax.checks import check_floating, check_integers
 from metajax.models.adapters import from_linen
 from metajax.models.conv_block import conv_block
 from metajax.types import Array, Model
@@ -66,7 +66,7 @@ def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) ->
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
-    check_positive(ways=ways, filters=filters)
+    check_integers(1, ways=ways, filters=filters)
     return from_linen(
         ConvNet(ways, filters, pooling="stride", features="mean", use_scale=use_scale)
     )
@@ -83,7 +83,7 @@ def embedding_net(*, filters: int = 64) -> Model:
     Raises:
       ValueError: `filters` is below 1.
     """
-    check_positive(filters=filters)
+    check_integers(1, filters=filters)
     return from_linen(ConvNet(None, filters, pooling="max", features="flatten"))
 
 
@@ -98,7 +98,7 @@ def max_pool_conv_net(ways: int, *, filters: int = 32, use_scale: bool = True) -
     Raises:
       ValueError: `ways` or `filters` is below 1.
     """
-    check_positive(ways=ways, filters=filters)
+    check_integers(1, ways=ways, filters=filters)
     return from_linen(
         ConvNet(ways, filters, pooling="max", features="flatten", use_scale=use_scale)
     )

@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_count, check_positive
+from metajax.checks import check_integers
 from metajax.metric import dot_products, log_attention
 from metajax.types import Array, FullContext, Key, Params
 
@@ -47,8 +47,8 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
       TypeError: a number is not an integer.
       ValueError: a number is out of range. From its functions: embeddings of another width.
     """
-    check_positive(features=features)
-    check_count(read_steps=read_steps)
+    check_integers(1, features=features)
+    check_integers(0, read_steps=read_steps)
     cell = nn.LSTMCell(features)
 
     def init(key: Key) -> Params:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from metajax.checks import check_floating
+from metajax.checks import check_floating, check_integers
 from metajax.models.adapters import from_linen
 from metajax.types import Array, Model
 
@@ -42,6 +42,7 @@ def mlp(widths: Sequence[int], *, stddev: float = 0.01) -> Model:
     Raises:
       ValueError: `widths` is empty or holds a number below 1.
     """
-    if not widths or min(widths) < 1:
-        raise ValueError(f"widths={widths!r}; expected at least one width, each 1 or more")
+    if not len(widths):
+        raise ValueError(f"widths={widths!r}; expected at least one width")
+    check_integers(1, **{f"widths[{place}]": width for place, width in enumerate(widths)})
     return from_linen(MLP(tuple(widths), stddev))

@@ -4,7 +4,7 @@ from typing import Literal
 
 import flax.linen as nn
 
-from metajax.checks import check_floating, check_positive
+from metajax.checks import check_floating, check_integers
 from metajax.models.adapters import from_linen
 from metajax.models.conv_block import conv_block
 from metajax.types import Array, Model
@@ -74,7 +74,7 @@ def relation_encoder(*, filters: int = 64) -> Model:
     Raises:
       ValueError: `filters` is below 1.
     """
-    check_positive(filters=filters)
+    check_integers(1, filters=filters)
     return from_linen(RelationEncoder(filters))
 
 
@@ -91,5 +91,5 @@ def relation_module(
     Raises:
       ValueError: a number is below 1.
     """
-    check_positive(filters=filters, hidden=hidden)
+    check_integers(1, filters=filters, hidden=hidden)
     return from_linen(RelationModule(filters, hidden, padding))

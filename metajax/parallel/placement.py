@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax.checks import check_integers
 from metajax.meta_gradients import count_tasks
 from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Params
@@ -35,8 +36,9 @@ def task_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
     Raises:
       ValueError: `model` does not divide the number of devices, or not those of every process.
     """
+    check_integers(1, model=model)
     devices = list(jax.devices() if devices is None else devices)
-    if model < 1 or not devices or len(devices) % model:
+    if not devices or len(devices) % model:
         raise ValueError(
             f"model={model} with {len(devices)} devices; expected a divisor of the number of "
             "devices"

@@ -53,7 +53,7 @@ def navigation(*, horizon: int, rollouts: int, power: int = 1) -> mj.Objective:
 
     def loss(
         policy: Policy, examples: mj.Examples, key: Array, support: mj.Examples | None
-    ) -> tuple[Array, mj.Aux]:
+    ) -> tuple[Array, mj.ObjectiveAux]:
         keys = jax.random.split(key, rollouts)
         positions, actions, distances = jax.lax.stop_gradient(
             jax.vmap(lambda key: roll_out(policy, examples.inputs[0], key, horizon))(keys)
@@ -65,7 +65,7 @@ def navigation(*, horizon: int, rollouts: int, power: int = 1) -> mj.Objective:
         log_probabilities = -(0.5 * scaled**2 + policy["log_std"][None, None]).sum(axis=-1)
         so_far = jnp.cumsum(log_probabilities, axis=1)
         surrogate = magic_box(so_far) * (rewards - baselines) + baselines
-        return -surrogate.sum(axis=1).mean(), mj.Aux(
+        return -surrogate.sum(axis=1).mean(), mj.ObjectiveAux(
             None, {"last_distance": distances[:, -1].mean()}
         )
 
@@ -130,6 +130,7 @@ def test_inner_gradient_is_reinforce(name: str) -> None:
     oracles.assert_close(jax.tree.map(jnp.subtract, policy, adapted), expected)
 
 
+@pytest.mark.exact
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_loss_is_a_function_of_the_key(name: str) -> None:

@@ -98,8 +98,8 @@ def test_scores_loss_and_gradient_are_those_of_the_equations(weighted: bool) -> 
     scores = numpy_scores(jax.tree.map(np.asarray, params), episode, weights)
     oracles.assert_close(aux.outputs, scores)
     np.testing.assert_allclose(value, numpy_loss(scores), rtol=1e-13)
-    oracles.assert_close(aux.metrics["query_loss"], value, 0.0)
-    assert aux.metrics["accuracy"] == np.mean(scores.argmax(axis=1) == QUERY_LABELS)
+    oracles.assert_close(aux.metrics["query_loss"], value)
+    oracles.assert_close(aux.metrics["accuracy"], np.mean(scores.argmax(axis=1) == QUERY_LABELS))
     for seed in range(3):
         direction = oracles.normal_like(seed, params)
         expected = complex_step(
@@ -219,7 +219,7 @@ def test_padding_stays_out_of_the_statistics_of_both_modules() -> None:
     oracles.assert_close((value, gradient), (expected, expected_gradient))
     oracles.assert_close(aux.outputs[query.weights > 0, :WAYS], expected_aux.outputs)
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
-    assert aux.metrics["accuracy"] == expected_aux.metrics["accuracy"]
+    oracles.assert_close(aux.metrics["accuracy"], expected_aux.metrics["accuracy"])
 
 
 @pytest.mark.parametrize("query_batching", ["separate", "single"])

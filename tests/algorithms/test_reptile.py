@@ -121,9 +121,9 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
 
     def loss(
         phi: Array, examples: mj.Examples, key: Array | None, support: mj.Examples | None
-    ) -> tuple[Array, mj.Aux]:
+    ) -> tuple[Array, mj.ObjectiveAux]:
         gap = phi - examples.targets
-        return 0.5 * gap @ examples.inputs @ gap, mj.Aux(None, {})
+        return 0.5 * gap @ examples.inputs @ gap, mj.ObjectiveAux(None, {})
 
     objective = mj.Objective(lambda key, inputs: jnp.zeros(4), loss, lambda phi, x, support: x)
     reptile = mj.reptile(objective, inner=optax.sgd(0.1), num_steps=steps)
@@ -133,6 +133,7 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
     oracles.assert_close(gradient, params - centre - power @ (params - centre))
 
 
+@pytest.mark.exact
 def test_queries_do_not_touch_the_gradient() -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
     slope = oracles.compiled(jax.value_and_grad(learner(batch_size=4).loss, has_aux=True))

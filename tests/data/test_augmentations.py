@@ -50,6 +50,7 @@ def assert_uniform(counts: list[int]) -> None:
 # Whole pixels: shift and flip
 
 
+@pytest.mark.exact
 def test_shifts_and_flips_are_those_of_loops_exact_and_uniform():
     most, fill, items = 2, -1.5, 4000
     image = random_images(1)[0]
@@ -68,6 +69,7 @@ def test_shifts_and_flips_are_those_of_loops_exact_and_uniform():
     assert_uniform([drawn.count(place) for place in places.values()])
 
 
+@pytest.mark.exact
 def test_shift_alone_never_flips_and_flip_alone_never_shifts():
     image, most = random_images(1)[0], HEIGHT - 1
     images, key = np.broadcast_to(image, (64, *image.shape)), jax.random.key(1)
@@ -97,7 +99,7 @@ def test_half_turn_of_an_image_that_is_not_square():
 
 def test_no_turn_and_no_crop_change_nothing():
     image = random_images(1)[0]
-    np.testing.assert_array_equal(forced(image, fill=9.0), image)
+    np.testing.assert_allclose(forced(image, fill=9.0), image, rtol=1e-6)
 
 
 @pytest.mark.parametrize("degrees", [-35.0, 12.0])
@@ -183,7 +185,8 @@ def test_per_episode_all_images_change_alike_and_per_item_differently():
     assert len({one.tobytes() for one in own}) == 5
     alike = [np.asarray(AUGMENT["episode"](jax.random.key(seed), images)) for seed in range(5)]
     for result in alike:
-        np.testing.assert_array_equal(result, np.broadcast_to(result[:1], result.shape))
+        # Rounding may depend on where in the program's vectors a pixel lies.
+        np.testing.assert_allclose(result, np.broadcast_to(result[:1], result.shape), atol=1e-5)
     assert len({result.tobytes() for result in alike}) == 5
 
 
@@ -228,6 +231,7 @@ def test_double_precision_makes_the_same_draws():
         np.testing.assert_allclose(doubles, result, atol=1e-5)
 
 
+@pytest.mark.exact
 def test_all_off_gives_the_images_back_and_draws_nothing():
     images = random_images(3)
     for per in ("item", "episode"):
@@ -280,7 +284,7 @@ def test_gradients_with_respect_to_the_images():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"shift": -1}, ValueError, "shift=-1; expected 0 or more"),
+        ({"shift": -1}, ValueError, "shift=-1; expected an integer of 0 or more"),
         ({"shift": 1.5}, TypeError, "shift=1.5; expected an integer"),
         ({"shift": True}, TypeError, "shift=True; expected an integer"),
         ({"flip": 0.5}, TypeError, "flip=0.5; expected True or False"),

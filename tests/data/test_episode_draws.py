@@ -77,6 +77,7 @@ def test_same_items_are_the_same_of_every_class() -> None:
         assert_uniform([(items[:, 0] == i).sum() for i in range(5)])
 
 
+@pytest.mark.exact
 def test_draws_do_not_depend_on_how_they_are_run() -> None:
     data = numbered([4] * 7, GROUPS)
     for sample in (
@@ -163,7 +164,7 @@ def test_classes_of_groups_that_are_left_out_may_be_small() -> None:
     ("changes", "message"),
     [
         ({"groups": ["a"]}, r"groups=\['a'\]; expected True, False, or a mapping"),
-        ({"shots": 1.0}, "shots is 1.0; expected a Python integer"),
+        ({"shots": 1.0}, "shots=1.0; expected an integer of 1 or more"),
     ],
 )
 def test_arguments_of_other_types(changes: dict, message: str) -> None:

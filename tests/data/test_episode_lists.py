@@ -18,6 +18,7 @@ ENCODER = mj.models.from_functions(
 )
 
 
+@pytest.mark.exact
 def test_a_list_holds_the_episodes_it_was_made_of() -> None:
     listed = mj.data.listed_episodes(DATA, DRAWN)
     assert listed.listed == 5

@@ -1,5 +1,6 @@
 """Images that stay on the host: the same key, the same episode; read ahead, in order."""
 
+import functools
 import gc
 import threading
 import weakref
@@ -74,12 +75,12 @@ def test_the_same_keys_give_the_same_episodes(mapped: mj.data.ImageClasses, kind
     device, host = _pair(mapped, kind)
     expected = jax.jit(jax.vmap(device))(KEYS)
     batches = list(mj.data.stream_episodes(host, [KEYS, KEYS[:2], KEYS[::-1]], ahead=1))
-    chex.assert_trees_all_equal(batches[0], expected)
-    chex.assert_trees_all_equal(batches[1], jax.tree.map(lambda x: x[:2], expected))
-    chex.assert_trees_all_equal(batches[2], jax.tree.map(lambda x: x[::-1], expected))
-    chex.assert_trees_all_close(
-        host(KEYS[2]), jax.tree.map(lambda x: x[2], expected), rtol=1e-6, atol=1e-6
-    )
+    # The same images in the same places; other programs scale and augment them.
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-6, atol=1e-6)
+    close(batches[0], expected)
+    close(batches[1], jax.tree.map(lambda x: x[:2], expected))
+    close(batches[2], jax.tree.map(lambda x: x[::-1], expected))
+    close(host(KEYS[2]), jax.tree.map(lambda x: x[2], expected))
 
 
 def _run(sample: object, **options: object) -> mj.TrainResult:
@@ -156,6 +157,7 @@ def test_an_error_while_reading_reaches_the_caller(mapped: mj.data.ImageClasses)
         next(mj.data.stream_episodes(sample, [KEYS]))
 
 
+@pytest.mark.exact
 def test_doubles_stay_doubles(float64: None, mapped: mj.data.ImageClasses) -> None:
     data = mj.data.ImageClasses(mapped.images / 7.0, mapped.starts, mapped.counts, mapped.names)
     device, host = (
@@ -237,7 +239,7 @@ def test_a_compiled_program_cannot_draw_from_the_host(mapped: mj.data.ImageClass
     message = r"cannot be drawn inside a compiled program \(jit, vmap, scan\); expected train"
     with pytest.raises(ValueError, match=message):
         jax.vmap(host)(KEYS)
-    with pytest.raises(ValueError, match="ahead=0; expected 1 or more"):
+    with pytest.raises(ValueError, match="ahead=0; expected an integer of 1 or more"):
         mj.data.stream_episodes(host, [KEYS], ahead=0)
 
 

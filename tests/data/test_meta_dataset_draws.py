@@ -160,7 +160,7 @@ def test_a_large_data_set_with_the_published_numbers() -> None:
         ({"min_ways": 13, "max_ways": 20}, "ways=13 but the data set has 12 classes"),
         ({"min_ways": 9}, "min_ways=9, max_ways=8, .* expected min_ways <= max_ways"),
         ({"max_support": 7}, "max_support=7; expected min_ways <= max_ways <= max_support"),
-        ({"max_queries": 0}, "max_queries=0; expected 1 or more"),
+        ({"max_queries": 0}, "max_queries=0; expected an integer of 1 or more"),
         ({"max_class_support": 2**15}, "max_class_support=32768, .* expected less than 32768"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.data import hershey_fonts, stroke_glyphs
+from metajax.data import hershey_conversion, stroke_glyphs
 from metajax.data.stroke_glyphs import DATA_FILE, SPLITS, glyph_names, glyphs, read_glyphs
 
 PACKAGE = resources.files("metajax.data")
@@ -38,10 +38,10 @@ def test_splits_are_disjoint_and_have_their_shares():
 
 def test_no_test_glyph_has_a_look_alike_in_another_split():
     drawn, splits = read_glyphs()
-    apart = hershey_fonts.distances(drawn)
+    apart = hershey_conversion.distances(drawn)
     assert np.diag(apart).max() == 0
-    assert apart[splits[:, None] != splits].min() >= hershey_fonts.LOOK_ALIKE
-    assert (apart + np.eye(len(drawn))).min() >= hershey_fonts.DUPLICATE
+    assert apart[splits[:, None] != splits].min() >= hershey_conversion.LOOK_ALIKE
+    assert (apart + np.eye(len(drawn))).min() >= hershey_conversion.DUPLICATE
 
 
 def test_one_latin_letter_in_two_styles_shares_a_split():
@@ -49,7 +49,7 @@ def test_one_latin_letter_in_two_styles_shares_a_split():
     for split in SPLITS:
         for name in glyph_names(split):
             face, index = name.split(":")
-            if face in hershey_fonts.LATIN:
+            if face in hershey_conversion.LATIN:
                 of.setdefault(index, set()).add(split)
     assert len(of) > 80
     assert all(len(splits) == 1 for splits in of.values())
@@ -100,9 +100,9 @@ def test_pixels_alone_are_not_enough_but_say_something(test_images: np.ndarray):
     ("split", "options", "message"),
     [
         ("dev", {}, r"split='dev', expected one of \('train', 'validation', 'test'\)"),
-        ("test", {"drawers": 0}, "drawers=0, expected at least 1"),
-        ("test", {"size": 7}, "size=7, expected at least 8"),
-        ("test", {"seed": -1}, "seed=-1, expected at least 0"),
+        ("test", {"drawers": 0}, "drawers=0; expected an integer of 1 or more"),
+        ("test", {"size": 7}, "size=7; expected an integer of 8 or more"),
+        ("test", {"seed": -1}, "seed=-1; expected an integer of 0 or more"),
     ],
 )
 def test_wrong_arguments_are_named(split: str, options: dict[str, int], message: str):
@@ -133,7 +133,7 @@ def test_file_of_wrong_counts_is_named(tmp_path: Path, monkeypatch):
 
 
 def test_parser_wraps_lifts_the_pen_and_drops_bearings():
-    blank, mark = hershey_fonts.parse_jhf(TWO_GLYPHS, "face")
+    blank, mark = hershey_conversion.parse_jhf(TWO_GLYPHS, "face")
     assert (blank.name, blank.strokes) == ("face:0", ())
     assert mark.name == "face:1"
     assert [stroke.tolist() for stroke in mark.strokes] == [
@@ -152,7 +152,7 @@ def test_parser_wraps_lifts_the_pen_and_drops_bearings():
 )
 def test_parser_names_the_bad_glyph(text: str, message: str):
     with pytest.raises(ValueError, match=message):
-        hershey_fonts.parse_jhf(text, "f")
+        hershey_conversion.parse_jhf(text, "f")
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_conversion_reproduces_the_shipped_file(tmp_path: Path):
     folder = Path(data) / "hershey"
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")
-    hershey_fonts.convert(folder, tmp_path / DATA_FILE)
+    hershey_conversion.convert(folder, tmp_path / DATA_FILE)
     with (
         PACKAGE.joinpath(DATA_FILE).open("rb") as file,
         np.load(file) as shipped,
@@ -177,11 +177,11 @@ def test_conversion_reproduces_the_shipped_file(tmp_path: Path):
 
 def test_conversion_needs_faces_and_their_licence(tmp_path: Path):
     with pytest.raises(ValueError, match=r"has no \.jhf face"):
-        hershey_fonts.convert(tmp_path, tmp_path / DATA_FILE)
+        hershey_conversion.convert(tmp_path, tmp_path / DATA_FILE)
     (tmp_path / "face.jhf").write_text(TWO_GLYPHS)
     with pytest.raises(ValueError, match="has no LICENSE"):
-        hershey_fonts.convert(tmp_path, tmp_path / DATA_FILE)
+        hershey_conversion.convert(tmp_path, tmp_path / DATA_FILE)
     (tmp_path / "LICENSE").write_text("terms")
     (tmp_path / "face.jhf").write_text("12345  1JZ\n")
     with pytest.raises(ValueError, match="no glyph with a drawing"):
-        hershey_fonts.convert(tmp_path, tmp_path / DATA_FILE)
+        hershey_conversion.convert(tmp_path, tmp_path / DATA_FILE)

@@ -230,22 +230,48 @@ def test_the_number_of_traces_does_not_grow_with_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backward", "error", "message"),
+    ("options", "error", "message"),
     [
-        (mj.Backward(unroll=4), TypeError, "unroll=4; expected True or False"),
-        (mj.Backward(last_steps=-1), ValueError, "last_steps=-1; expected 0 or more"),
-        (mj.Backward(last_steps=1.5), TypeError, "last_steps is 1.5; expected a Python integer"),
-        (mj.Backward(checkpoint=["x"]), ValueError, "checkpoint="),
-        (mj.Backward(checkpoint="all"), ValueError, "checkpoint='all'; expected \"none\", "),
-        ("mixed", TypeError, r"backward is 'mixed'; expected a metajax.Backward"),
+        ({"unroll": 4}, TypeError, "unroll=4; expected True or False"),
+        (
+            {"last_steps": -1},
+            ValueError,
+            "last_steps=-1; expected an integer of 0 or more, or None",
+        ),
+        ({"last_steps": 1.5}, TypeError, "last_steps=1.5; expected an integer of 0 or more"),
+        ({"checkpoint": ["x"]}, ValueError, "checkpoint="),
+        ({"checkpoint": "all"}, ValueError, "checkpoint='all'; expected \"none\", "),
     ],
 )
-@pytest.mark.parametrize("factory", [mj.maml, mj.proto_maml])
-def test_slips_are_named(
-    factory: Callable, backward: Any, error: type[Exception], message: str
-) -> None:
+def test_slips_are_named(options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        factory(mj.models.mlp((2,)), inner=optax.sgd(0.1), num_steps=1, backward=backward)
+        mj.Backward(**options)
+
+
+INNER: dict[str, Any] = {"inner": optax.sgd(0.1), "num_steps": 1}
+
+
+@pytest.mark.parametrize("factory", [mj.maml, mj.proto_maml])
+def test_what_is_no_backward_is_refused(factory: Callable) -> None:
+    with pytest.raises(TypeError, match=r"backward is 'mixed'; expected a metajax.Backward"):
+        factory(mj.models.mlp((2,)), **INNER, backward="mixed")
+
+
+@pytest.mark.parametrize("factory", [mj.maml, mj.proto_maml])
+@pytest.mark.parametrize(
+    "backward",
+    [
+        mj.Backward(last_steps=2),
+        mj.Backward(last_steps=0),
+        mj.Backward(mixed=True),
+        mj.Backward(checkpoint="steps", unroll=True),
+    ],
+)
+def test_first_order_has_no_derivative_to_compute(factory: Callable, backward: mj.Backward) -> None:
+    message = r"first_order=True with backward=Backward\(.*\), but no derivative goes through"
+    with pytest.raises(ValueError, match=message):
+        factory(mj.models.mlp((2,)), **INNER, first_order=True, backward=backward)
+    factory(mj.models.mlp((2,)), **INNER, first_order=True, backward=mj.Backward(unroll=True))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_single_precision_bears_a_mean_far_from_zero(mean: float, deviation: flo
     np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exact
 def test_a_constant_channel_is_its_offset_and_its_slope_epsilon_s() -> None:
     images = jnp.full((5, 4, 4, 2), 7.3)
     value, slope = jax.value_and_grad(

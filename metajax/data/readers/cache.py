@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache_files import IMAGES, allocated, put_in_place, workshop, writing
+from metajax.user_warnings import warn_user
 
 FORMAT = 2
 _INDEX = "index.json"
@@ -44,9 +44,7 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
     return Path(root).expanduser().absolute() / f"{short}-{key}"
 
 
-def read_cache(
-    folder: Path, made_from: Mapping[str, Any], *, stacklevel: int = 1
-) -> ImageClasses | None:
+def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | None:
     """The classes kept in `folder`, or None where they have to be made (again).
 
     A cache that is there but of no use is said so by a `RuntimeWarning`.
@@ -55,18 +53,13 @@ def read_cache(
       folder: of the cache.
       made_from: whatever decides the content, as JSON: options, and for each class a digest of its
         files, say.
-      stacklevel: of the warning, as seen from the caller.
     """
     if not folder.exists():
         return None
     opened = _opened(folder, made_from)
     if isinstance(opened, ImageClasses):
         return opened
-    warnings.warn(
-        f"the cache {str(folder)!r} is made again: {opened}",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
-    )
+    warn_user(f"the cache {str(folder)!r} is made again: {opened}")
     return None
 
 

@@ -1,11 +1,12 @@
 """Encoded pictures as arrays, by Pillow: the one way for every reader of pictures."""
 
 import io
-import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from metajax.checks import is_integer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,18 +56,13 @@ def two_sides(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = size if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(map(is_positive, sides)):
+    if len(sides) != 2 or not all(is_integer(side, 1) for side in sides):
         raise ValueError(
             f"size={size!r}; expected pixels, 1 or more, or (height, width), or None for images "
             "as they are"
         )
     height, width = map(int, sides)
     return height, width
-
-
-def is_positive(number: object) -> bool:
-    """Whether it is an integer, of Python or NumPy, of 1 or more."""
-    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and int(number) > 0
 
 
 def decode(

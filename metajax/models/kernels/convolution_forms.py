@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metajax.models.kernels.image_groups import in_groups
+from metajax.models.kernels.few_at_a_time import in_groups
 from metajax.types import Array
 
 # Below so many channels, copies of a few floats each dominate.

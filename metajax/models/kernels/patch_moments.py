@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from metajax.models.kernels import convolution_forms as forms
 from metajax.models.kernels.channel_moments import sample_of
 from metajax.models.kernels.convolution_forms import Window
-from metajax.models.kernels.image_groups import in_groups
+from metajax.models.kernels.few_at_a_time import in_groups
 from metajax.types import Array
 
 # Images are looked at in groups whose patches are about so large, to stay in the cache.

@@ -8,6 +8,8 @@ import pytest
 
 from metajax.models.kernels.max_pooling import max_pool_2x2
 
+pytestmark = pytest.mark.exact
+
 KEY = jax.random.key(0)
 
 

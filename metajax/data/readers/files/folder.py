@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.decoding import SUFFIXES
-from metajax.data.readers.files.decoded import Decoding, decoded_classes
+from metajax.data.readers.files.decoded_files import Decoding, decoded_classes
 from metajax.data.readers.files.files_by_class import (
     list_classes,
     normal,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metajax.data.labelled_images import ImageClasses, in_short
-from metajax.data.readers.files.decoded import Decoding, decoded_classes
+from metajax.data.readers.files.decoded_files import Decoding, decoded_classes
 from metajax.data.readers.files.files_by_class import list_classes, normal, require_folder
 
 # What a column may be called, in any case.

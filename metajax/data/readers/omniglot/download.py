@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from metajax.data.readers.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 _BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _BY_HAND = "https://github.com/brendenlake/omniglot/tree/master/python"
@@ -50,7 +50,7 @@ def download_omniglot(
 
     Source of the checksums: TensorFlow Datasets, `url_checksums/omniglot.txt`.
     """
-    return download_zips(Path(folder), OFFICIAL, base_url, progress=progress, stacklevel=2)
+    return download_zips(Path(folder), OFFICIAL, base_url, progress=progress)
 
 
 def download_zips(
@@ -59,7 +59,6 @@ def download_zips(
     base_url: str,
     *,
     progress: bool,
-    stacklevel: int,
 ) -> Path:
     """Does what `download_omniglot` does, for any zips.
 
@@ -68,7 +67,6 @@ def download_zips(
       registry: the zips by name.
       base_url: see `download_omniglot`.
       progress: see `download_omniglot`.
-      stacklevel: of warnings, as seen from the caller.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file, expected a folder to download into")
@@ -76,7 +74,7 @@ def download_zips(
     missing = [name for name in registry if not (folder / name).exists()]
     for name, official in registry.items():
         if name not in missing:
-            warn_of_other_bytes(folder / name, official, stacklevel=stacklevel + 1)
+            warn_of_other_bytes(folder / name, official)
     for place, name in enumerate(missing):
         by_hand = (
             f"get {' and '.join(missing[place:])} from {_BY_HAND} and put them, left zipped, into "

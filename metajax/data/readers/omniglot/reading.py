@@ -16,7 +16,7 @@ import numpy as np
 
 from metajax.data.labelled_images import ImageClasses, image_classes
 from metajax.data.readers.omniglot.archive import DAMAGE, DRAWERS, PIXELS, read_archive
-from metajax.data.readers.omniglot.official import OFFICIAL, SOURCE, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, SOURCE, warn_of_other_bytes
 from metajax.data.readers.omniglot.splits import (
     CHARACTERS,
     PROTOCOLS,
@@ -27,8 +27,6 @@ from metajax.data.readers.omniglot.splits import (
 )
 
 _NPZ = "omniglot28.npz"
-# Levels from a warning of `_read` up to whoever called a public function of this module.
-_CALLER = 3
 
 
 def omniglot(
@@ -94,7 +92,7 @@ def _read(folder: str | os.PathLike[str], rows: np.ndarray) -> np.ndarray:
             [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
         )
         for name, official in OFFICIAL.items():
-            warn_of_other_bytes(root / name, official, stacklevel=_CALLER)
+            warn_of_other_bytes(root / name, official)
     return images[rows][..., None]
 
 

@@ -102,6 +102,5 @@ def _part(
         group_key="coarse_label",
         cache=cache,
         download=download,
-        stacklevel=3,
     )
     return everything.select([row["class"] for row in cifar100_listing() if row[column] == split])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from metajax.data.readers.omniglot.archive import (
 from metajax.data.readers.omniglot.splits import class_names, split_rows
 from metajax.data.readers.tfds.images import RecordImages
 from metajax.data.readers.tfds.reading import tfds_classes
+from metajax.user_warnings import warn_user
 
 # The ids of each split's characters, in the order in which the splits are joined.
 _IDS = {"train": BACKGROUND_IDS, "test": EVALUATION_IDS}
@@ -101,11 +101,9 @@ def drawings(classes: ImageClasses, picked: np.ndarray, ids: dict[str, range]) -
     if np.array_equal(np.sort(expected), numbers):
         rows = np.take_along_axis(rows, np.argsort(np.argsort(expected)), 1)
     else:
-        warnings.warn(
+        warn_user(
             "the drawings of each character are in the order of the files, not in that of their "
-            "drawers, which this preparation of the data set does not tell",
-            RuntimeWarning,
-            stacklevel=3,
+            "drawers, which this preparation of the data set does not tell"
         )
     images = np.empty((len(picked), DRAWERS, PIXELS, PIXELS, 1), np.uint8)
     for image, place in zip(images, picked, strict=True):

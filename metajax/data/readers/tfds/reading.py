@@ -87,7 +87,6 @@ def tfds_classes(
         cache=cache,
         download=download,
         manual_dir=manual_dir,
-        stacklevel=2,
     )
 
 
@@ -103,9 +102,8 @@ def read_prepared(
     cache: str | os.PathLike[str] | Literal[False] | None,
     download: bool,
     manual_dir: str | os.PathLike[str] | None = None,
-    stacklevel: int,
 ) -> ImageClasses:
-    """Does what `tfds_classes` does, with `stacklevel` of warnings as seen from the caller."""
+    """Does what `tfds_classes` does, for whoever asks."""
     sides = two_sides(size)
     builder = open_prepared(name, data_dir=data_dir, download=download, manual_dir=manual_dir)
     features = builder.info.features
@@ -117,7 +115,7 @@ def read_prepared(
     made_from = _made_from(builder, split, {**keys, "size": sides})
     asked = [str(builder.data_path), *(made_from[key] for key in made_from if key != "files")]
     folder = None if cache is False else cache_folder(cache, made_from["data set"], asked)
-    if folder is not None and (kept := read_cache(folder, made_from, stacklevel=stacklevel + 1)):
+    if folder is not None and (kept := read_cache(folder, made_from)):
         return kept
 
     require_pillow()

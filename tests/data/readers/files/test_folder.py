@@ -224,7 +224,7 @@ def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.readers.files.parallel.decode", interrupted)
+        patch.setattr("metajax.data.readers.files.parallel_decoding.decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             image_folder(tmp_path, size=4)
     assert os.listdir(user_cache) == []
@@ -330,7 +330,7 @@ def test_corrupt_images_have_no_size(tmp_path):
         ({"size": True}, "size=True"),
         ({"size": 4, "channels": 4}, "channels=4; expected 1 for grey, 3 for RGB, or None"),
         ({"size": 4, "corrupt": "ignore"}, "corrupt='ignore'; expected 'error' or 'skip'"),
-        ({"size": 4, "workers": 0}, "workers=0; expected 1 or more, or None"),
+        ({"size": 4, "workers": 0}, "workers=0; expected an integer of 1 or more, or None"),
     ],
 )
 def test_options_that_do_not_exist(tmp_path, options, message):

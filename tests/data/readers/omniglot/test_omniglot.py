@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metajax.data.readers.omniglot.archive import area_average, check_pictures, read_archive
-from metajax.data.readers.omniglot.official import OFFICIAL
+from metajax.data.readers.omniglot.official_zips import OFFICIAL
 from metajax.data.readers.omniglot.reading import omniglot, omniglot_classes
 from metajax.data.readers.omniglot.splits import class_names
 

@@ -18,7 +18,7 @@ import pytest
 from metajax.data.readers.omniglot import download
 from metajax.data.readers.omniglot.archive import check_pictures
 from metajax.data.readers.omniglot.download import download_omniglot, download_zips
-from metajax.data.readers.omniglot.official import OFFICIAL, OfficialZip, warn_of_other_bytes
+from metajax.data.readers.omniglot.official_zips import OFFICIAL, OfficialZip, warn_of_other_bytes
 
 pytest.importorskip("pooch", reason="pooch is not installed")
 
@@ -110,7 +110,7 @@ def server(monkeypatch):
 
 
 def fetch(folder: Path, url: str, progress: bool = False) -> Path:
-    return download_zips(folder, REGISTRY, url, progress=progress, stacklevel=1)
+    return download_zips(folder, REGISTRY, url, progress=progress)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -304,7 +304,7 @@ def test_damaged_entry_is_said(tmp_path):
 
 def test_official_bytes_are_silent(tmp_path):
     (tmp_path / NAME).write_bytes(CONTENT)
-    warn_of_other_bytes(tmp_path / NAME, REGISTRY[NAME], stacklevel=1)
+    warn_of_other_bytes(tmp_path / NAME, REGISTRY[NAME])
 
 
 def test_official_list():

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.models.kernels.image_groups import in_groups
+from metajax.models.kernels.few_at_a_time import in_groups
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("number", "group", "sizes"),
     [

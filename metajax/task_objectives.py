@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from metajax.checks import check_labels, check_model, check_ways
 from metajax.losses import accuracy, cross_entropy
 from metajax.query_batching import Batching, apply_queries, check_batching
-from metajax.types import Array, Aux, Examples, Key, LossFn, Model, Objective, Params
+from metajax.types import Array, Examples, Key, LossFn, Model, Objective, ObjectiveAux, Params
 
 
 def supervised(
@@ -43,7 +43,7 @@ def supervised(
 
     def loss(
         params: Params, examples: Examples, key: Key | None, context: Examples | None
-    ) -> tuple[Array, Aux]:
+    ) -> tuple[Array, ObjectiveAux]:
         del key
         inputs, targets, weights = examples
         outputs = apply_queries(model, params, inputs, weights, context, query_batching)
@@ -54,7 +54,7 @@ def supervised(
                 check_labels(examples, outputs.shape[-1], "query")
         value = loss_fn(outputs, targets, weights)
         scores = {name: score(outputs, targets, weights) for name, score in metrics.items()}
-        return value, Aux(outputs, scores)
+        return value, ObjectiveAux(outputs, scores)
 
     def predict(params: Params, inputs: Array, context: Examples | None) -> Array:
         return apply_queries(model, params, inputs, None, context, query_batching)

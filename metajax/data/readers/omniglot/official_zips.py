@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import warnings
 from pathlib import Path
 
 from metajax.data.readers.omniglot.archive import (
@@ -12,6 +11,7 @@ from metajax.data.readers.omniglot.archive import (
     OFFICIAL_PIXELS,
     check_pictures,
 )
+from metajax.user_warnings import warn_user
 
 SOURCE = "https://github.com/brendenlake/omniglot (folder python)"
 
@@ -46,7 +46,7 @@ OFFICIAL = {
 }
 
 
-def warn_of_other_bytes(path: Path, official: OfficialZip, *, stacklevel: int) -> None:
+def warn_of_other_bytes(path: Path, official: OfficialZip) -> None:
     """Says by a `RuntimeWarning` that the file is not the official one, and what is in it.
 
     Such a file is used all the same: packed again, it holds the same pictures. Their number, names,
@@ -55,7 +55,6 @@ def warn_of_other_bytes(path: Path, official: OfficialZip, *, stacklevel: int) -
     Args:
       path: an existing file.
       official: what it should be.
-      stacklevel: of the warning, as seen from the caller.
     """
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -69,9 +68,7 @@ def warn_of_other_bytes(path: Path, official: OfficialZip, *, stacklevel: int) -
         )
     except ValueError as error:
         pictures = f"the pictures are not complete: {error}"
-    warnings.warn(
+    warn_user(
         f"{str(path)!r} has the sha256 {found}, expected {official.sha256} of the official "
-        f"{path.name}: it was re-encoded or is damaged; {pictures}",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
+        f"{path.name}: it was re-encoded or is damaged; {pictures}"
     )

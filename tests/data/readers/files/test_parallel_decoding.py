@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from metajax.data.readers.files.parallel import decode_files, shapes_of_files
+from metajax.data.readers.files.parallel_decoding import decode_files, shapes_of_files
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -50,7 +50,7 @@ def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return colours
 
-    monkeypatch.setattr("metajax.data.readers.files.parallel.decode", interrupted)
+    monkeypatch.setattr("metajax.data.readers.files.parallel_decoding.decode", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         decode_files(paths, np.zeros((200, 12, 10, 3), np.uint8), workers=2)

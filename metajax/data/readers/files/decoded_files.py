@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from metajax.checks import check_optional_integers
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import DECODING, is_positive, require_pillow, two_sides
+from metajax.data.readers.decoding import DECODING, require_pillow, two_sides
 from metajax.data.readers.files.files_by_class import ListedClass
-from metajax.data.readers.files.parallel import decode_files, shapes_of_files
+from metajax.data.readers.files.parallel_decoding import decode_files, shapes_of_files
+from metajax.user_warnings import warn_user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,7 @@ class Decoding:
             )
         if self.corrupt not in ("error", "skip"):
             raise ValueError(f"corrupt={self.corrupt!r}; expected 'error' or 'skip'")
-        if self.workers is not None and not is_positive(self.workers):
-            raise ValueError(f"workers={self.workers!r}; expected 1 or more, or None")
+        check_optional_integers(1, workers=self.workers)
 
 
 def decoded_classes(
@@ -78,7 +78,7 @@ def decoded_classes(
     }
     made_from = {**how, "classes": {name: listed.digest for name, listed in classes.items()}}
     folder = cache_folder(options.cache, title, [how, origin])
-    kept = read_cache(folder, made_from, stacklevel=3)
+    kept = read_cache(folder, made_from)
     counts = [len(listed.names) for listed in classes.values()]
     if kept is not None:
         _warn_of_left_out(kept, counts, folder)
@@ -144,7 +144,7 @@ def _judge(paths: list[str], causes: Mapping[int, str], corrupt: str) -> None:
         raise ValueError(
             f"{text}; replace or remove them, or pass corrupt='skip' to leave them out"
         )
-    warnings.warn(f"{text}; they are left out", RuntimeWarning, stacklevel=6)
+    warn_user(f"{text}; they are left out")
 
 
 def _close_gaps(
@@ -174,9 +174,7 @@ def _warn_of_left_out(kept: ImageClasses, counts: list[int], folder: Path) -> No
     }
     if left_out:
         classes = [f"{name} ({count})" for name, count in left_out.items()]
-        warnings.warn(
+        warn_user(
             f"{sum(left_out.values())} images that cannot be decoded are left out of the cache "
-            f"{str(folder)!r}, of the classes {in_short(classes)}; corrupt='error' names them",
-            RuntimeWarning,
-            stacklevel=4,
+            f"{str(folder)!r}, of the classes {in_short(classes)}; corrupt='error' names them"
         )

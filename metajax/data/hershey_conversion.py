@@ -1,7 +1,7 @@
 """Conversion of the Hershey stroke fonts into the glyph file that metajax ships.
 
-Run as `python -m metajax.data.hershey_fonts FOLDER OUTPUT`, with the `.jhf` faces and their LICENSE
-in FOLDER. Blank, trivial and repeated glyphs are dropped, and what is left is divided *by
+Run as `python -m metajax.data.hershey_conversion FOLDER OUTPUT`, with the `.jhf` faces and their
+LICENSE in FOLDER. Blank, trivial and repeated glyphs are dropped, and what is left is divided *by
 character*: glyphs that look alike always share a split, so no test character resembles a train
 character.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.data.memory_maps import read_rows, spans
+from metajax.data.memory_map_rows import read_rows, spans
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""What all learners share at their doors: arrays, documentation, what they show of themselves."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from learners import LEARNERS, Row, episode
+
+import metajax as mj
+from metajax.checked_learners import make_learner
+
+KEY = jax.random.key(7)
+MODEL = mj.models.mlp((3,))
+INNER = {"inner": optax.sgd(0.1), "num_steps": 2}
+
+
+def test_an_algorithm_is_given_jax_arrays_alone() -> None:
+    given: list = []
+
+    def seen(result: object) -> object:
+        return lambda *args: given.extend(jax.tree.leaves(args)) or result
+
+    learner = make_learner(seen({}), seen((0, None)), seen({}), seen(0), title="a test")  # type: ignore[arg-type]
+    task = jax.tree.map(np.asarray, episode(KEY))
+    learner.init(KEY, task.support.inputs)
+    learner.loss({"w": np.ones(2), "b": 1.0}, task, KEY)
+    learner.adapt({"w": np.ones(2)}, task.support)
+    learner.predict({"w": np.ones(2)}, {"reading": np.ones(3)}, task.query.inputs)
+    assert len(given) == 1 + 1 + 7 + 3 + 3
+    assert all(isinstance(leaf, jax.Array) for leaf in given)
+
+
+@pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
+def test_the_functions_of_a_learner_are_documented(row: Row) -> None:
+    learner = row.make()
+    for function in learner[:4]:
+        text = inspect.getdoc(function) or ""
+        assert "params: the meta-parameters" in text or "random key" in text
+
+
+@pytest.mark.parametrize(
+    ("learner", "shown"),
+    [
+        (mj.maml(MODEL, **INNER), "maml(num_steps=2, inner=..., exact)"),
+        (mj.maml(MODEL, **INNER, first_order=True), "maml(num_steps=2, inner=..., first order)"),
+        (mj.fomaml(MODEL, **INNER), "maml(num_steps=2, inner=..., first order)"),
+        (
+            mj.maml(MODEL, **INNER, backward=mj.Backward(last_steps=1)),
+            "maml(num_steps=2, inner=..., exact through the last 1)",
+        ),
+        (mj.reptile(MODEL, **INNER), "reptile(num_steps=2, inner=..., batch_size=None)"),
+        (mj.proto_maml(MODEL, **INNER), "proto_maml(num_steps=2, inner=..., exact, ways=None)"),
+        (
+            mj.matching_network(MODEL, full_context=mj.models.full_context(3), ways=5),
+            "matching_network(ways=5, query_batching='separate', full_context=...)",
+        ),
+        (
+            mj.prototypical_network(MODEL, query_batching="single"),
+            "prototypical_network(ways=None, query_batching='single')",
+        ),
+        (
+            mj.relation_network(MODEL, MODEL),
+            "relation_network(ways=None, query_batching='separate')",
+        ),
+    ],
+)
+def test_a_learner_says_what_it_is(learner: mj.Learner, shown: str) -> None:
+    assert repr(learner) == shown
+
+
+def test_results_print_no_arrays() -> None:
+    sample = mj.data.sinusoid_episodes(shots=5, queries=5)
+    learner = mj.maml(
+        mj.models.mlp((4, 1)),
+        inner=optax.sgd(0.01),
+        num_steps=3,
+        loss_fn=mj.squared_error,
+        record_steps=True,
+    )
+    optimizer = optax.sgd(0.01)
+    state = mj.init_state(learner.init(KEY, jnp.zeros((1, 1))), optimizer, KEY)
+    result = mj.train(
+        learner, optimizer, state, sample, iterations=2, meta_batch=1, dispatch=2, progress=False
+    )
+    last = result.history[-1]
+    assert repr(result).startswith("TrainResult, finished: step 2, seconds ")
+    assert f"loss {last['loss']:.6g}" in repr(result)
+    scores = mj.evaluate(learner, result.state.params, sample, episodes=4, seed=3)
+    mean, interval = scores.mean("query_loss"), scores.interval("query_loss")
+    first, *_, end = scores.mean("query_loss_per_step")
+    lines = repr(scores).splitlines()
+    assert lines[0] == "Evaluation of 4 episodes, seed 3:"
+    assert lines[1] == f"  query_loss {mean:.4f} ± {interval:.4f}"
+    assert lines[2].startswith(f"  query_loss_per_step {first:.4f} ± ")
+    assert f" ... {end:.4f} ± " in lines[2]
+    assert "rray" not in repr(result) + repr(scores)
+
+
+SLIPS = """
+import metajax
+
+def slips(learner: metajax.Learner, params: dict, episode: metajax.Episode) -> None:
+    learner.loss(params)
+    learner.adapt(params, episode)
+    learner.predict(params, episode.query.inputs)
+    learner.loss(params, episode)[1].output
+    learner.init(episode.support.inputs)
+    learner.loss(params, episode, key=None)
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_slips(tmp_path: Path) -> None:
+    page = tmp_path / "slips.py"
+    page.write_text(SLIPS)
+    found = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(page)],
+        capture_output=True,
+        text=True,
+        cwd=Path(mj.__file__).parent.parent,
+    )
+    wrong = {int(line.split(":")[1]) for line in found.stdout.splitlines() if " - error" in line}
+    assert wrong == {5, 6, 7, 8, 9}, found.stdout
