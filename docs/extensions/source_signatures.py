@@ -28,7 +28,7 @@ def _signature(
     node = _WrittenOut(sys.modules[obj.__module__]).visit(ast.parse(source).body[0])
     if isinstance(node, ast.ClassDef):
         made = [x for x in node.body if isinstance(x, ast.FunctionDef) and x.name == "__init__"]
-        return (_arguments(made[0]), None) if made else (_fields(node), None)
+        return _arguments(made[0]) if made else _fields(node), None
     assert isinstance(node, ast.FunctionDef)
     return _arguments(node), node.returns and ast.unparse(node.returns)
 
@@ -47,7 +47,7 @@ def _fields(node: ast.ClassDef) -> str:
         for x in node.body
         if isinstance(x, ast.AnnAssign) and not ast.unparse(x.target).startswith("_")
     ]
-    return f"({', '.join(fields)})"
+    return f"({', '.join(fields)})" if fields else ""
 
 
 class _WrittenOut(ast.NodeTransformer):
