@@ -56,7 +56,7 @@ def stream_episodes(
 
     Returns:
       An iterator of episodes whose arrays have a leading axis `[tasks, ...]`, the same as
-      `jax.vmap(sample)(keys)` of a sampler on the device gives.
+      `jax.vmap(sample)(keys)` of a sampler on the device gives, but for rounding.
 
     Raises:
       TypeError: the sampler draws on the device.
