@@ -65,8 +65,13 @@ def draw_episode(
     """A test episode: the first support item of each way, then queries under their predictions."""
     sample_key, adapt_key = jax.random.split(jax.random.key(seed + 1))
     support, query = sample(sample_key)
-    task = tester.adapt(params, support, adapt_key)
-    predicted = np.asarray(jnp.argmax(tester.predict(params, task, query.inputs), axis=-1))
+
+    @jax.jit
+    def predict(params: dict, episode: mj.Episode) -> jax.Array:
+        task = tester.adapt(params, episode.support, adapt_key)
+        return jnp.argmax(tester.predict(params, task, episode.query.inputs), axis=-1)
+
+    predicted = np.asarray(predict(params, mj.Episode(support, query)))
     ways = int(support.targets.max()) + 1
     shots, queries = len(support.targets) // ways, len(query.targets) // ways
     shown = min(6, queries)

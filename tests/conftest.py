@@ -5,19 +5,31 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests compile far more than they run: leave out what the compiler does to make programs fast.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Tests compile far more than they run: leave out what the compiler does to make programs fast,
+# and take its older generator of fused loops, which is done in half the time.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 import jax
 import pytest
 
-# Many tests compile the same programs: the workers of a run share them.
+# Many tests compile the same programs: those of a worker, and what it starts, share them. Not so
+# two workers: one would read what the other has not written to the end.
 _PROGRAMS = tempfile.TemporaryDirectory(prefix="metajax-tests-", ignore_cleanup_errors=True)
-_SHARED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _PROGRAMS.name)
-jax.config.update("jax_compilation_cache_dir", _SHARED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Where there are workers, one runs all tests of a file: they share compiled functions."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadfile"
 
 
 @pytest.fixture

@@ -207,6 +207,7 @@ def _ink(pieces: np.ndarray, pens: np.ndarray, size: int, count: int) -> np.ndar
     target = image + (first[..., 1] + width) * frame + first[..., 0] + width
     target = target[..., None, None] + window[:, None] * frame + window
     canvas = np.zeros(count * frame * frame, np.float32)
-    np.maximum.at(canvas, target.ravel(), cover.ravel())
+    inked = np.flatnonzero(cover)  # A small part of the windows.
+    np.maximum.at(canvas, target.ravel()[inked], cover.ravel()[inked])
     inside = canvas.reshape(count, frame, frame)[:, width:-width, width:-width]
     return np.rint(inside * 255).astype(np.uint8)

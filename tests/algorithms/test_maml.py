@@ -134,7 +134,7 @@ def test_meta_gradient_is_the_finite_difference(name: str) -> None:
 )
 def test_without_movement_it_is_the_plain_gradient(name: str, options: dict[str, Any]) -> None:
     case = CASES[name]()
-    plain = jax.value_and_grad(case.query_loss)(case.params)
+    plain = oracles.compiled(jax.value_and_grad(case.query_loss))(case.params)
     for first_order in (False, True):
         learner = case.learner(first_order=first_order, **options)
         oracles.assert_close(slope(learner)(case.params, case.episode), plain)
@@ -236,8 +236,9 @@ def test_adapt_and_predict_are_what_the_loss_does() -> None:
         oracles.assert_close(value, case.query_loss(task.params))
         seen.append(float(value))
     assert len({round(value, 6) for value in seen}) == 3
-    quiet = oracles.inner_path(case.support_loss, case.params, oracles.sgd(RATE), STEPS)[-1]
-    np.testing.assert_allclose(seen[0], case.query_loss(quiet), rtol=1e-12)
+    arguments = (case.support_loss, case.query_loss, case.params, oracles.sgd(RATE), STEPS)
+    quiet = oracles.compiled(lambda: oracles.maml_loss(*arguments))()
+    np.testing.assert_allclose(seen[0], quiet, rtol=1e-12)
 
 
 def test_every_inner_step_draws_anew() -> None:
@@ -259,14 +260,20 @@ def test_every_inner_step_draws_anew() -> None:
 @case_names
 def test_recorded_steps_are_runs_of_that_many_steps(name: str) -> None:
     case = CASES[name]()
-    _, aux = case.learner(record_steps=True).loss(case.params, case.episode)
+    _, aux = oracles.compiled(case.learner(record_steps=True).loss)(case.params, case.episode)
     curve = aux.metrics["query_loss_per_step"]
     assert curve.shape == (STEPS + 1,)
-    path = oracles.inner_path(case.support_loss, case.params, oracles.sgd(RATE), STEPS)
-    oracles.assert_close(curve, jnp.stack([case.query_loss(phi) for phi in path]))
+
+    @oracles.compiled
+    def by_hand(params: Any) -> Array:
+        path = oracles.inner_path(case.support_loss, params, oracles.sgd(RATE), STEPS)
+        return jnp.stack([case.query_loss(phi) for phi in path])
+
+    oracles.assert_close(curve, by_hand(case.params))
     oracles.assert_close(curve[-1], aux.metrics["query_loss"])
     for steps in range(STEPS + 1):
-        value, shorter = case.learner(num_steps=steps).loss(case.params, case.episode)
+        shorter_loss = oracles.compiled(case.learner(num_steps=steps).loss)
+        value, shorter = shorter_loss(case.params, case.episode)
         oracles.assert_close(curve[steps], value)
         if name == "classification":
             recorded = aux.metrics["accuracy_per_step"][steps]

@@ -16,7 +16,11 @@ AUGMENT = {per: augmentation(**EVERYTHING, per=per) for per in ("item", "episode
 QUIET = augmentation(**{**EVERYTHING, "noise": 0})
 
 
-resampled = jax.jit(resample, static_argnums=4)
+# By the generator of loops that users have: the one of the other tests computes coordinates twice,
+# in two roundings, for the pixels and for their weights, and is one pixel off at whole numbers.
+resampled = jax.jit(
+    resample, static_argnums=4, compiler_options={"xla_cpu_use_fusion_emitters": True}
+)
 
 
 def random_images(items: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -111,9 +111,8 @@ def test_single_precision_bears_images_far_from_zero(mean: float, deviation: flo
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, images))
         exact = np.asarray(_stock(module, *wide, None))
     size = mean / deviation
-    np.testing.assert_allclose(
-        module.apply({"params": params}, images), exact, atol=1e-5 * max(1, size)
-    )
+    outputs = jax.jit(module.apply)({"params": params}, images)
+    np.testing.assert_allclose(outputs, exact, atol=1e-5 * max(1, size))
 
 
 def test_filters_that_hardly_respond() -> None:
@@ -131,20 +130,20 @@ def test_filters_that_hardly_respond() -> None:
 def test_single_precision_images_under_double_precision_weights() -> None:
     module = _Block(pooled=True)
     params, images = _case(3, jnp.float64)
-    outputs = module.apply({"params": params}, images.astype(jnp.float32))
+    outputs = jax.jit(module.apply)({"params": params}, images.astype(jnp.float32))
     expected = _stock(module, params, images.astype(jnp.float32).astype(jnp.float64), None)
     np.testing.assert_allclose(outputs, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_parameters_are_those_of_flax_layers() -> None:
     _, images = _case(3, jnp.float32)
-    params = _Block().init(KEY, images)["params"]
+    params = jax.eval_shape(_Block().init, KEY, images)["params"]
     assert jax.tree.map(jnp.shape, params) == {
         "Conv_0": {"kernel": (3, 3, 3, FILTERS)},
         "BatchStatistics_0": {"scale": (FILTERS,), "bias": (FILTERS,)},
     }
     with jax.enable_x64(True):
-        wide = _Block().init(KEY, images)["params"]
+        wide = jax.eval_shape(_Block().init, KEY, images)["params"]
     assert wide["Conv_0"]["kernel"].dtype == jnp.float32
 
 
@@ -160,9 +159,10 @@ def test_images_that_vanish() -> None:
 def test_blank_images() -> None:
     params, images = _case(1, jnp.float32)
     module = _Block(pooled=True, padding="VALID")
-    outputs, slopes = jax.value_and_grad(
+    value_and_slopes = jax.value_and_grad(
         lambda params: module.apply({"params": params}, jnp.full_like(images, 0.3)).sum()
-    )(params)
+    )
+    outputs, slopes = jax.jit(value_and_slopes)(params)
     bias = nn.relu(params["BatchStatistics_0"]["bias"]).sum()
     np.testing.assert_allclose(outputs, bias * 5 * 3 * 5, rtol=1e-2, atol=1e-2)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
@@ -172,7 +172,8 @@ def test_vmap_over_weights() -> None:
     module = mj.models.from_linen(_Block(pooled=True))
     params, images = _case(3, jnp.float32)
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
-    together = jax.vmap(module.apply, (0, None))(many, images)
+    together = jax.jit(jax.vmap(module.apply, (0, None)))(many, images)
+    apply = jax.jit(module.apply)
     for i in range(2):
-        alone = module.apply(jax.tree.map(lambda x, i=i: x[i], many), images)
+        alone = apply(jax.tree.map(lambda x, i=i: x[i], many), images)
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-4)

@@ -33,7 +33,7 @@ def test_meta_gradients_point_the_same_way(first_order: bool) -> None:
     images = jax.random.uniform(KEY, (6, 4, 16, 16, 1))
     episode = mj.data.image_episodes(images, ways=3, shots=2, queries=2)(jax.random.key(1))
     plain = mj.models.from_linen(mj.models.ConvNet(3, 8, blocks=2))
-    params = plain.init(KEY, episode.support.inputs)
+    params = jax.jit(plain.init)(KEY, episode.support.inputs)
     slopes = []
     for model in (plain, mj.models.computing_in(plain, jnp.bfloat16)):
         learner = mj.maml(model, inner=optax.sgd(0.1), num_steps=2, first_order=first_order)
@@ -56,10 +56,11 @@ def test_padding_still_leaves_no_trace() -> None:
     plain = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=2, pooling="max"))
     model = mj.models.computing_in(plain, jnp.bfloat16)
     images = jax.random.uniform(KEY, (5, 16, 16, 1))
-    params = model.init(KEY, images)
+    params = jax.jit(model.init)(KEY, images)
     weights = jnp.array([1.0, 1, 1, 0, 0])
-    kept = model.apply(params, images, weights)[:3]
-    np.testing.assert_allclose(kept, model.apply(params, images[:3], None), rtol=0.05, atol=0.05)
+    apply = jax.jit(model.apply)
+    kept = apply(params, images, weights)[:3]
+    np.testing.assert_allclose(kept, apply(params, images[:3], None), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_sinusoid_network_as_published() -> None:
 
 
 def test_strided_network_as_published() -> None:
-    params = mj.models.strided_conv_net(5).init(KEY, jnp.zeros((1, 28, 28, 1)))
+    params = jax.eval_shape(mj.models.strided_conv_net(5).init, KEY, jnp.zeros((1, 28, 28, 1)))
     shapes = _shapes(params)
     assert shapes["Conv_0/kernel"] == (3, 3, 1, 64)
     assert shapes["Conv_3/kernel"] == (3, 3, 64, 64)
@@ -43,7 +43,7 @@ def test_strided_network_as_published() -> None:
 
 
 def test_max_pool_network_as_published() -> None:
-    params = mj.models.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 84, 84, 3)))
+    params = jax.eval_shape(mj.models.max_pool_conv_net(5).init, KEY, jnp.zeros((1, 84, 84, 3)))
     shapes = _shapes(params)
     assert shapes["Conv_0/kernel"] == (3, 3, 3, 32)
     assert shapes["Dense_0/kernel"] == (5 * 5 * 32, 5)
@@ -54,14 +54,15 @@ def test_max_pool_network_against_stock_layers() -> None:
     model = mj.models.from_linen(
         mj.models.ConvNet(None, 4, blocks=1, pooling="max", features="flatten")
     )
-    params = model.init(KEY, images)
+    params = jax.jit(model.init)(KEY, images)
     hidden = nn.Conv(4, (3, 3), use_bias=False).apply({"params": params["Conv_0"]}, images)
     mean, variance = (
         statistic(axis=(0, 1, 2), keepdims=True) for statistic in (hidden.mean, hidden.var)
     )
     hidden = nn.relu((hidden - mean) / jnp.sqrt(variance + 1e-5))
     expected = nn.max_pool(hidden, (2, 2), (2, 2)).reshape(3, -1)
-    np.testing.assert_allclose(model.apply(params, images, None), expected, rtol=1e-4, atol=1e-5)
+    outputs = jax.jit(model.apply)(params, images, None)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pooling_keeps_its_gradient_however_it_is_compiled() -> None:
@@ -83,7 +84,7 @@ def test_pooling_keeps_its_gradient_however_it_is_compiled() -> None:
 
 def test_too_many_poolings() -> None:
     with pytest.raises(ValueError, match=r"images shrank to 1x1 before a 2x2 pooling"):
-        mj.models.max_pool_conv_net(5).init(KEY, jnp.zeros((1, 14, 14, 1)))
+        jax.eval_shape(mj.models.max_pool_conv_net(5).init, KEY, jnp.zeros((1, 14, 14, 1)))
 
 
 class _Linen(nn.Module):
@@ -127,7 +128,7 @@ def test_a_users_model_trains(name: str) -> None:
     optimizer = optax.adam(1e-2)
     step = mj.maml_step(model, optimizer, inner=optax.sgd(0.1), num_steps=2)
     episodes = jax.vmap(episode)(jax.random.split(KEY, 2))
-    params = model.init(KEY, episodes.support.inputs[0])
+    params = jax.jit(model.init)(KEY, episodes.support.inputs[0])
     state = mj.init_state(params, optimizer, KEY)
 
     @jax.jit
