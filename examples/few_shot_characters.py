@@ -48,6 +48,7 @@ def validation(
 
 def run(args: argparse.Namespace) -> mj.Evaluation:
     """Trains, tests, prints the tables and draws the figures; returns the first test's scores."""
+    began = time.monotonic()
     if args.cluster or args.coordinator:
         mj.parallel.start_processes(args.coordinator, args.processes, args.process)
     setting = SETTINGS[args.algorithm]
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         tested = mj.restore_state(folder, state, which="best")
         console.print(f"testing step {int(tested.step)}, the best on the validation set")
     params = mj.parallel.to_host(tested.params)
-    tests = []
+    tests, testing = [], time.monotonic()
     for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):
         scores = mj.evaluate(tester, params, test_sample, episodes=args.episodes, seed=args.seed)
         console.print(
@@ -157,13 +158,14 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         tests.append(scores)
     console.print(
         f"{int(result.state.step)} iterations of {setting.meta_batch} tasks, {result.stopped}: "
-        f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling"
+        f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling; "
+        f"{time.monotonic() - testing:.0f} s of testing"
     )
     if jax.process_index() > 0:
         return tests[0]
     draw_curves(result.history, tests[0], out / "curves.png")
     draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
-    console.print(f"figures and checkpoints in {out}")
+    console.print(f"figures and checkpoints in {out}: {time.monotonic() - began:.0f} s in all")
     return tests[0]
 
 
