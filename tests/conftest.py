@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 # Tests compile far more than they run: leave out what the compiler does to make programs fast,
 # and take its older generator of fused loops, where there is one: it is done in half the time.
 _FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
-import jax
-import pytest
+import jax  # noqa: E402 (it reads the flags)
 
 # Many tests compile the same programs: those of a worker, and what it starts, share them. Not so
 # two workers: one would read what the other has not written to the end.
