@@ -1,5 +1,6 @@
 """Settings of the whole test run, and the data folders that tests may read."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _PROGRAMS = tempfile.TemporaryDirectory(prefix="metajax-tests-", ignore_cleanup_
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+gc.set_threshold(200_000, 50, 50)  # Tracing makes many objects, and hardly any cycles.
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)

@@ -17,8 +17,8 @@ AUGMENT = {per: augmentation(**EVERYTHING, per=per) for per in ("item", "episode
 QUIET = augmentation(**{**EVERYTHING, "noise": 0})
 
 
-# By the generator of loops that users have: the older one that tests take where there is one computes
-# coordinates twice, in two roundings, for the pixels and for their weights, and is one pixel off at
+# By the generator of loops that users have: the older one, which tests take, computes the
+# coordinates twice, in two roundings, for pixels and for weights, and is one pixel off at
 # whole numbers.
 _OLDER = "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]
 resampled = jax.jit(
