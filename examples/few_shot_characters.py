@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     if args.cluster or args.coordinator:
         mj.parallel.start_processes(args.coordinator, args.processes, args.process)
     setting = SETTINGS[args.algorithm]
-    names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways")
+    names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways", "filters")
     changes = {name: getattr(args, name) for name in (*names, "temperature")}
     setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
     train_ways = setting.train_ways or args.ways
@@ -70,15 +70,12 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     out.mkdir(parents=True, exist_ok=True)
     console = Console(quiet=jax.process_index() > 0)
 
-    learner = make_learner(
-        args.algorithm, setting, ways=train_ways, filters=args.filters, test=False
-    )
+    learner = make_learner(args.algorithm, setting, ways=train_ways, test=False)
     testers = [
         make_learner(
             args.algorithm,
             setting,
             ways=ways,
-            filters=args.filters,
             test=True,
             query_batching=args.query_batching,
         )
@@ -108,7 +105,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         validate = validation(args, testers[0], unseen(images, ways=test_ways[0]))
 
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
-    params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
+    params = jax.jit(learner.init)(params_key, jnp.zeros((1, *sample.images.shape[1:])))
     state = mj.init_state(params, optimizer, run_key)
     mesh = mj.parallel.task_mesh() if args.mesh or jax.process_count() > 1 else None
     if mesh is not None:
@@ -117,7 +114,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     if folder.exists() and not args.resume and jax.process_count() == 1:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
     # Another run of these would not be the same run.
-    names = ("algorithm", "data", "ways", "shots", "filters", "iterations", "seed")
+    names = ("algorithm", "data", "ways", "shots", "iterations", "seed")
     options = {name: getattr(args, name) for name in names} | dataclasses.asdict(setting)
 
     with mj.Checkpoints(folder, options=options, every=args.checkpoint_every) as checkpoints:
@@ -190,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--shots", type=int, default=1)
     out.add_argument("--test-queries", type=int, default=15, help="a class, at test")
-    out.add_argument("--iterations", type=int, default=500)
+    out.add_argument("--iterations", type=int, default=700)
     out.add_argument("--train-ways", type=int, help=of_algorithm)
     out.add_argument("--queries", type=int, help=f"a class, in training; {of_algorithm}")
     out.add_argument("--meta-batch", type=int, help=f"tasks an iteration; {of_algorithm}")
@@ -198,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--outer-rate", type=float, help=of_algorithm)
     out.add_argument("--steps", type=int, help=f"inner steps in training; {of_algorithm}")
     out.add_argument("--temperature", type=float, help=f"of matching networks; {of_algorithm}")
-    out.add_argument("--filters", type=int, default=64)
+    out.add_argument("--filters", type=int, help=of_algorithm)
     out.add_argument(
         "--query-batching",
         choices=["separate", "joint", "single"],
