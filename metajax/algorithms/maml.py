@@ -61,9 +61,9 @@ def maml(
 
     Args:
       model: a `Model`, or an `Objective` that brings its own loss.
-      inner: the inner optimiser, any optax transformation. Its numbers may be traced arrays.
-      num_steps: inner steps, 0 or more; static.
-      first_order: FOMAML; static.
+      inner: the inner optimiser, see `InnerLoop`.
+      num_steps: inner steps, see `InnerLoop`.
+      first_order: FOMAML, see `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`: what is kept in memory and
         what is computed again.
       loss_fn: loss of the support and of the query set, see `supervised`.
@@ -77,10 +77,9 @@ def maml(
       A `Learner`.
 
     Raises:
-      TypeError: `inner` is not an optax transformation, or `model` neither a `Model` nor an
-        `Objective`.
-      ValueError: `num_steps` is negative. From the learner's functions: an episode or parameters
-        that do not fit the model.
+      TypeError: `model` is neither a `Model` nor an `Objective`; see `InnerLoop`.
+      ValueError: see `InnerLoop`. From the learner's functions: an episode or parameters that do
+        not fit the model.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching)
     loop = InnerLoop(inner, num_steps, first_order, backward)

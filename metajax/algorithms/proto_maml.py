@@ -62,10 +62,10 @@ def proto_maml(
 
     Args:
       encoder: a model with outputs `[items, features]`.
-      inner: the inner optimiser of body and head.
-      num_steps: inner steps, 0 or more; static.
+      inner: the inner optimiser of body and head, see `InnerLoop`.
+      num_steps: inner steps, see `InnerLoop`.
       first_order: stop the gradients of the steps; the gradient still reaches the parameters
-        through the initial head, as in the authors' code. Static.
+        through the initial head, as in the authors' code. See `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the logit `-inf`.
@@ -76,11 +76,11 @@ def proto_maml(
       A `Learner`. Its outputs are logits `[queries, ways]`.
 
     Raises:
-      TypeError: `encoder` is not a `Model`, or `inner` not an optax transformation.
-      ValueError: `num_steps` is negative, `ways` below 1 or `query_batching` unknown. From the
-        learner's functions: embeddings with more than one feature axis, a class without support
-        items, labels that skip a class, more classes than `ways`, or an episode or parameters that
-        do not fit the encoder.
+      TypeError: `encoder` is not a `Model`, or `ways` not an integer; see `InnerLoop`.
+      ValueError: `ways` is below 1 or `query_batching` unknown; see `InnerLoop`. From the learner's
+        functions: embeddings with more than one feature axis, a class without support items, labels
+        that skip a class, more classes than `ways`, or an episode or parameters that do not fit the
+        encoder.
     """
     check_model(encoder, "encoder")
     loop = InnerLoop(inner, num_steps, first_order, backward)

@@ -10,6 +10,7 @@ arXiv 1803.02999.
 gradient :math:`\theta - \phi`, so the outer optimiser `optax.sgd(epsilon)` is Reptile exactly.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_optimizer, check_optional_integers
+from metajax.checks import check_optional_integers
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
 from metajax.keys import batches_key, step_keys
@@ -68,8 +69,8 @@ def reptile(
 
     Args:
       model: a `Model`, or an `Objective` that brings its own loss.
-      inner: the inner optimiser.
-      num_steps: inner steps, 0 or more; static.
+      inner: the inner optimiser, see `InnerLoop`.
+      num_steps: inner steps, see `InnerLoop`.
       batch_size: support items in an inner mini-batch, drawn with the key without replacement until
         all have been seen, as in the authors' code. None takes the whole support set every step.
         Static.
@@ -85,18 +86,17 @@ def reptile(
       A `Learner`. With a `batch_size` its functions need a key.
 
     Raises:
-      TypeError: `inner` is not an optax transformation, or `model` neither a `Model` nor an
-        `Objective`.
-      ValueError: `num_steps` is negative or `batch_size` below 1. From the learner's functions: no
-        key, an episode or parameters that do not fit the model, or with `carry_state` an inner
-        optimiser that counts its steps.
+      TypeError: `model` is neither a `Model` nor an `Objective`, or `batch_size` not an integer;
+        see `InnerLoop`.
+      ValueError: `batch_size` is below 1; see `InnerLoop`. From the learner's functions: no key, an
+        episode or parameters that do not fit the model, or with `carry_state` an inner optimiser
+        that counts its steps.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_optional_integers(1, batch_size=batch_size)
-    if carry_state:
-        check_optimizer(inner, "inner")
-        objective, inner = _with_state(objective, inner)
     loop = InnerLoop(inner, num_steps)
+    if carry_state:
+        objective, loop = _with_state(objective, loop)
 
     def fit(
         params: Params,
@@ -142,10 +142,9 @@ def reptile(
     )
 
 
-def _with_state(
-    objective: Objective, inner: optax.GradientTransformation
-) -> tuple[Objective, optax.GradientTransformation]:
-    """The same objective and optimiser, with the optimiser's state among the parameters."""
+def _with_state(objective: Objective, loop: InnerLoop) -> tuple[Objective, InnerLoop]:
+    """The same objective and inner loop, with the optimiser's state among the parameters."""
+    inner = loop.inner
 
     def init(key: Key, inputs: Array) -> ReptileParams:
         params = objective.init(key, inputs)
@@ -172,7 +171,8 @@ def _with_state(
         lambda phi, *rest: objective.loss(phi.params, *rest),
         lambda phi, *rest: objective.predict(phi.params, *rest),
     )
-    return lifted, optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    carrying = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return lifted, dataclasses.replace(loop, inner=carrying)
 
 
 def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> Array:
