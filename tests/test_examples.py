@@ -85,7 +85,7 @@ def test_few_shot_characters(
     example = _load("few_shot_characters")
     out = tmp_path / "a folder with spaces"
     arguments = ["--algorithm", algorithm, "--ways", "3", "--filters", "16", "--iterations", "60"]
-    arguments += ["--episodes", "50", "--dispatch", "20", "--out", str(out)]
+    arguments += ["--episodes", "20", "--dispatch", "20", "--out", str(out)]
     if algorithm not in OF_FIXED_WAYS:
         arguments += ["--test-ways", "3", "4"]
     scores = example.run(example.parser().parse_args(arguments))
@@ -97,8 +97,8 @@ def test_few_shot_characters(
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40, 60]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "3-way 1-shot: 50 test episodes, seed 0" in printed
-    assert ("4-way 1-shot: 50 test episodes, seed 0" in printed) == (algorithm not in OF_FIXED_WAYS)
+    assert "3-way 1-shot: 20 test episodes, seed 0" in printed
+    assert ("4-way 1-shot: 20 test episodes, seed 0" in printed) == (algorithm not in OF_FIXED_WAYS)
 
     # The run is over: resuming finds nothing left to train, and the same scores.
     resumed = example.run(example.parser().parse_args([*arguments, "--resume"]))
