@@ -24,7 +24,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_left_alone(
     processes: int, iterations: int, tmp_path: Path
 ) -> None:
     out = tmp_path / "a folder"
-    arguments = ["--kills", "2", "--processes", str(processes), "--out", str(out)]
+    arguments = ["--kills", "3", "--processes", str(processes), "--out", str(out)]
     arguments += ["--iterations", str(iterations)]
     assert survival.run(survival.parser().parse_args(arguments))
     assert survival.newest(out / "killed") == iterations
