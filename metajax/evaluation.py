@@ -112,6 +112,7 @@ def evaluate(
       An `Evaluation`.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: a number is out of range, or the model's width is not the number of ways.
     """
     listed: int | None = getattr(sample, "listed", None)

@@ -37,6 +37,7 @@ def meta_gradient(
       The mean gradient, and the pair of the mean meta-loss and the metrics' means.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `chunk_size` does not divide the number of tasks, or the episodes have no task
         axis.
     """

@@ -69,6 +69,7 @@ def metric_learner(
       A `Learner` whose tasks are `MetricTask`s.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders.
     """
     check_batching(query_batching)

@@ -59,7 +59,7 @@ def stream_episodes(
       `jax.vmap(sample)(keys)` of a sampler on the device gives, but for rounding.
 
     Raises:
-      TypeError: the sampler draws on the device.
+      TypeError: the sampler draws on the device, or `ahead` is no integer.
       ValueError: `ahead` is below 1; from the iterator: keys of another shape.
     """
     check_integers(1, ahead=ahead)

@@ -122,6 +122,7 @@ def train(
       the dispatch and, where updates were skipped, how many as `skipped`.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
         processes and no mesh, `validate` without `checkpoints`, or the model's width is not the
         number of ways.

@@ -112,6 +112,7 @@ class ImageClasses:
             whatever the order of the classes.
 
         Raises:
+          TypeError: a number is no integer.
           ValueError: the shares do not add up to 1, or a part would have no class.
         """
         check_integers(0, seed=seed)

@@ -79,6 +79,7 @@ def image_episodes(
       ways)`. The same key draws the same episode with either.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: the array is not class-major images, there are too few classes, groups or items,
         or rotations are asked of images that are not square.
     """
@@ -129,6 +130,7 @@ def varying_episodes(
       An `ImageEpisodes` or `HostEpisodes`; targets in `[0, max_ways)`, weights 1 or 0.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: numbers that do not fit, too few classes, or classes of fewer than two images.
 
     Source: Triantafillou et al. 2020, section 3.2, appendix C and the authors' code.

@@ -30,6 +30,7 @@ def sinusoid_episodes(
       The pure function `key -> Episode`, inputs `[items, 1]` and targets `[items, 1]` floats.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `shots` or `queries` is below 1.
     """
     check_integers(1, shots=shots, queries=queries)

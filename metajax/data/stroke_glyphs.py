@@ -113,6 +113,7 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
       `[classes, drawers, size, size, 1]` uint8, ink 255 on 0, anti-aliased.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: an unknown split, a number out of range, or a damaged data file.
     """
     code = _split_code(split)

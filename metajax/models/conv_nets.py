@@ -64,6 +64,7 @@ def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) ->
       use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `ways` or `filters` is below 1.
     """
     check_integers(1, ways=ways, filters=filters)
@@ -81,6 +82,7 @@ def embedding_net(*, filters: int = 64) -> Model:
       filters: channels of every block, published as 64.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `filters` is below 1.
     """
     check_integers(1, filters=filters)
@@ -96,6 +98,7 @@ def max_pool_conv_net(ways: int, *, filters: int = 32, use_scale: bool = True) -
       use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `ways` or `filters` is below 1.
     """
     check_integers(1, ways=ways, filters=filters)

@@ -40,6 +40,7 @@ def mlp(widths: Sequence[int], *, stddev: float = 0.01) -> Model:
       stddev: see `MLP`.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `widths` is empty or holds a number below 1.
     """
     if not len(widths):

@@ -72,6 +72,7 @@ def relation_encoder(*, filters: int = 64) -> Model:
       filters: channels of every block, published as 64.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `filters` is below 1.
     """
     check_integers(1, filters=filters)
@@ -89,6 +90,7 @@ def relation_module(
       padding: see `RelationModule`.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: a number is below 1.
     """
     check_integers(1, filters=filters, hidden=hidden)

@@ -34,6 +34,7 @@ def task_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
         `"model"`, over which `place_state` cuts large arrays.
 
     Raises:
+      TypeError: a number is no integer.
       ValueError: `model` does not divide the number of devices, or not those of every process.
     """
     check_integers(1, model=model)
