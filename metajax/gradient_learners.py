@@ -7,7 +7,8 @@ import jax
 
 from metajax.checked_learners import make_learner
 from metajax.checks import check_parameters, check_shared
-from metajax.keys import fit_key, query_key
+from metajax.inner.loop import InnerLoop
+from metajax.keys import fit_key, query_key, step_keys
 from metajax.query_batching import without_padding
 from metajax.types import (
     AdaptedTask,
@@ -16,6 +17,7 @@ from metajax.types import (
     Episode,
     Examples,
     Fit,
+    Init,
     Key,
     Learner,
     Objective,
@@ -28,8 +30,9 @@ def gradient_learner(
     fit: Fit,
     *,
     record_steps: bool,
-    meta_loss: Callable[[Params, Params, Array], Array] = lambda params, phi, query_loss: (
-        query_loss
+    init: Init | None = None,
+    meta_loss: Callable[[Params, Params, Mapping[str, Array]], Array] = lambda params, phi, seen: (
+        seen["query_loss"]
     ),
     title: str = "gradient_learner(...)",
 ) -> Learner:
@@ -37,14 +40,19 @@ def gradient_learner(
 
     Args:
       objective: the task's loss.
-      fit: the inner optimisation.
+      fit: the inner optimisation, such as `support_fit(objective, loop)`.
       record_steps: report every metric before adaptation and after every step.
-      meta_loss: `(params, adapted params, query loss) -> []`; its gradient is the meta-gradient.
+      init: `(key, inputs) -> params`; None is the objective's. A learner that learns arrays beside
+        the model's has parameters of its own: a NamedTuple whose first field is `model`.
+      meta_loss: `(params, adapted parameters, seen) -> []`; its gradient is the meta-gradient.
+        `seen` is what the learner reports: `query_loss`, the objective's scores and, with
+        `record_steps`, each of them at every step as `<name>_per_step`, `[num_steps + 1]`.
       title: what the learner is, with its settings.
 
     Returns:
       A `Learner` whose tasks are `AdaptedTask`s.
     """
+    begin = objective.init if init is None else init
 
     def checked_fit(
         params: Params,
@@ -52,7 +60,7 @@ def gradient_learner(
         key: Key | None,
         observe: Callable[[Params], Any] | None = None,
     ) -> tuple[Params, Any]:
-        expected = jax.eval_shape(objective.init, jax.random.key(0), support.inputs)
+        expected = jax.eval_shape(begin, jax.random.key(0), support.inputs)
         check_parameters(expected, params)
         check_shared(params, support)
         support = without_padding(support)
@@ -68,13 +76,10 @@ def gradient_learner(
             return aux.outputs, {**aux.metrics, "query_loss": value}
 
         observe = (lambda phi: report(phi)[1]) if record_steps else None
-        phi, seen = checked_fit(params, support, key, observe)
+        phi, steps = checked_fit(params, support, key, observe)
         outputs, metrics = report(phi)
-        value = meta_loss(params, phi, metrics["query_loss"])
-        per_step: Mapping[str, Array] = seen or {}
-        return value, Aux(
-            outputs, metrics | {f"{name}_per_step": steps for name, steps in per_step.items()}
-        )
+        metrics |= {f"{name}_per_step": values for name, values in (steps or {}).items()}
+        return meta_loss(params, phi, metrics), Aux(outputs, metrics)
 
     def adapt(params: Params, support: Examples, key: Key | None) -> AdaptedTask:
         return AdaptedTask(checked_fit(params, support, key)[0], without_padding(support))
@@ -83,4 +88,28 @@ def gradient_learner(
         del params
         return objective.predict(task.params, inputs, task.support)
 
-    return make_learner(objective.init, loss, adapt, predict, title=title)
+    return make_learner(begin, loss, adapt, predict, title=title)
+
+
+def support_fit(objective: Objective, loop: InnerLoop) -> Fit:
+    """The fit of MAML and its kin: every step sees the whole support set, and a key of its own.
+
+    Args:
+      objective: the task's loss.
+      loop: the inner loop, run from the learner's parameters.
+    """
+
+    def fit(
+        params: Params,
+        support: Examples,
+        key: Key | None,
+        observe: Callable[[Params], Any] | None,
+    ) -> tuple[Params, Any]:
+        return loop.run(
+            lambda phi, step_key: objective.loss(phi, support, step_key, None)[0],
+            params,
+            per_step=step_keys(key, loop.num_steps),
+            observe=observe,
+        )
+
+    return fit

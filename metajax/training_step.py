@@ -10,6 +10,7 @@ import optax
 from metajax.algorithms.maml import maml
 from metajax.checks import check_optimizer, check_shared
 from metajax.inner.backward import Backward
+from metajax.inner.selection import Selection
 from metajax.keys import learner_keys
 from metajax.losses import cross_entropy
 from metajax.meta_gradients import count_tasks, meta_gradient
@@ -117,6 +118,7 @@ def maml_step(
     num_steps: int,
     first_order: bool = False,
     backward: Backward = Backward(),
+    adapt: Selection | None = None,
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
@@ -143,6 +145,7 @@ def maml_step(
       num_steps: inner steps; static.
       first_order: FOMAML; static.
       backward: see `maml`.
+      adapt: see `maml`.
       loss_fn: see `maml`.
       metrics: see `maml`.
       query_batching: see `maml`.
@@ -161,6 +164,7 @@ def maml_step(
         num_steps=num_steps,
         first_order=first_order,
         backward=backward,
+        adapt=adapt,
         loss_fn=loss_fn,
         metrics=metrics,
         query_batching=query_batching,

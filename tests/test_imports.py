@@ -21,7 +21,14 @@ ALLOWED = {
     "query_batching": {"types"},
     "inner": {"types", "checks"},
     "task_objectives": {"types", "checks", "losses", "query_batching"},
-    "gradient_learners": {"types", "checks", "keys", "checked_learners", "query_batching"},
+    "gradient_learners": {
+        "types",
+        "checks",
+        "keys",
+        "checked_learners",
+        "query_batching",
+        "inner",
+    },
     "metric": {"types"},
     "metric_learners": {"types", "checks", "checked_learners", "losses", "query_batching"},
     "algorithms": {

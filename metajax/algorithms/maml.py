@@ -11,19 +11,18 @@ the steps times :math:`\nabla L_Q(\phi_n)` (section 2.2). FOMAML (section 5.2) t
 that product as the identity.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import optax
 
-from metajax.gradient_learners import gradient_learner
+from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
-from metajax.keys import step_keys
+from metajax.inner.selection import Selection
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
 from metajax.task_objectives import as_objective
-from metajax.types import Examples, Key, Learner, LossFn, Model, Objective, Params
+from metajax.types import Learner, LossFn, Model, Objective
 
 
 def maml(
@@ -33,6 +32,7 @@ def maml(
     num_steps: int,
     first_order: bool = False,
     backward: Backward = Backward(),
+    adapt: Selection | None = None,
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
@@ -45,7 +45,7 @@ def maml(
     The published inner rates belong to a summed loss: with this library's mean cross-entropy they
     become 2.0 for Omniglot (published as 0.4 for 5 ways, 0.1 for 20) and 0.05 for mini-ImageNet
     (0.01). To meta-learn a parameter without adapting it, as the authors' code does with the
-    offsets of batch normalisation, pass `inner=optax.partition(...)` with `optax.set_to_zero()`.
+    offsets of batch normalisation, leave it out of `adapt`.
 
     >>> import jax, optax, metajax
     >>> sample = metajax.data.sinusoid_episodes(shots=10, queries=10)
@@ -66,6 +66,9 @@ def maml(
       first_order: FOMAML, see `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`: what is kept in memory and
         what is computed again.
+      adapt: which parameters a task adapts, by path or predicate, see `InnerLoop`: the last layer
+        alone (ANIL), scales and offsets, LoRA factors; None adapts all. All of them are
+        meta-learned.
       loss_fn: loss of the support and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`. The default is
@@ -82,22 +85,14 @@ def maml(
         not fit the model.
     """
     objective = as_objective(model, loss_fn, metrics, query_batching)
-    loop = InnerLoop(inner, num_steps, first_order, backward)
+    loop = InnerLoop(inner, num_steps, first_order, backward, adapt)
 
-    def fit(
-        params: Params,
-        support: Examples,
-        key: Key | None,
-        observe: Callable[[Params], Any] | None,
-    ) -> tuple[Params, Any]:
-        return loop.run(
-            lambda phi, step_key: objective.loss(phi, support, step_key, None)[0],
-            params,
-            per_step=step_keys(key, num_steps),
-            observe=observe,
-        )
-
-    return gradient_learner(objective, fit, record_steps=record_steps, title=f"maml({loop})")
+    return gradient_learner(
+        objective,
+        support_fit(objective, loop),
+        record_steps=record_steps,
+        title=f"maml({loop})",
+    )
 
 
 def fomaml(
@@ -105,6 +100,7 @@ def fomaml(
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
+    adapt: Selection | None = None,
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
@@ -116,6 +112,7 @@ def fomaml(
         inner=inner,
         num_steps=num_steps,
         first_order=True,
+        adapt=adapt,
         loss_fn=loss_fn,
         metrics=metrics,
         query_batching=query_batching,

@@ -24,6 +24,7 @@ from metajax.checks import (
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
+from metajax.inner.selection import Selection
 from metajax.losses import accuracy, cross_entropy
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
 from metajax.query_batching import Batching, apply_queries, check_batching
@@ -51,6 +52,7 @@ def proto_maml(
     num_steps: int,
     first_order: bool = False,
     backward: Backward = Backward(),
+    adapt: Selection | None = None,
     ways: int | None = None,
     query_batching: Batching = "separate",
     record_steps: bool = False,
@@ -67,6 +69,8 @@ def proto_maml(
       first_order: stop the gradients of the steps; the gradient still reaches the parameters
         through the initial head, as in the authors' code. See `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`.
+      adapt: which of `ProtoMAMLParams` a task adapts, by path or predicate, see `InnerLoop`:
+        `("weights", "biases")` is the head alone. None adapts all.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the logit `-inf`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
@@ -83,7 +87,7 @@ def proto_maml(
         encoder.
     """
     check_model(encoder, "encoder")
-    loop = InnerLoop(inner, num_steps, first_order, backward)
+    loop = InnerLoop(inner, num_steps, first_order, backward, adapt)
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
 
@@ -143,6 +147,7 @@ def fo_proto_maml(
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
+    adapt: Selection | None = None,
     ways: int | None = None,
     query_batching: Batching = "separate",
     record_steps: bool = False,
@@ -153,6 +158,7 @@ def fo_proto_maml(
         inner=inner,
         num_steps=num_steps,
         first_order=True,
+        adapt=adapt,
         ways=ways,
         query_batching=query_batching,
         record_steps=record_steps,

@@ -21,6 +21,7 @@ import optax
 from metajax.checks import check_optional_integers
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
+from metajax.inner.selection import Selection, select, selects
 from metajax.keys import batches_key, step_keys
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
@@ -32,11 +33,11 @@ class ReptileParams(NamedTuple):
     """Parameters of a Reptile that carries its inner optimiser's state from task to task.
 
     Attributes:
-      params: the model's.
+      model: the model's.
       inner_state: the state every task starts from.
     """
 
-    params: Params
+    model: Params
     inner_state: optax.OptState
 
 
@@ -45,6 +46,7 @@ def reptile(
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
+    adapt: Selection | None = None,
     batch_size: int | None = None,
     carry_state: bool = False,
     loss_fn: LossFn = cross_entropy,
@@ -71,6 +73,8 @@ def reptile(
       model: a `Model`, or an `Objective` that brings its own loss.
       inner: the inner optimiser, see `InnerLoop`.
       num_steps: inner steps, see `InnerLoop`.
+      adapt: which parameters a task adapts, by path or predicate, see `InnerLoop`; the others have
+        the gradient 0 here and stay as they are. None adapts all.
       batch_size: support items in an inner mini-batch, drawn with the key without replacement until
         all have been seen, as in the authors' code. None takes the whole support set every step.
         Static.
@@ -94,7 +98,7 @@ def reptile(
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_optional_integers(1, batch_size=batch_size)
-    loop = InnerLoop(inner, num_steps)
+    loop = InnerLoop(inner, num_steps, adapt=adapt)
     if carry_state:
         objective, loop = _with_state(objective, loop)
 
@@ -127,8 +131,8 @@ def reptile(
             observe=observe,
         )
 
-    def meta_loss(params: Params, phi: Params, query_loss: Array) -> Array:
-        del query_loss
+    def meta_loss(params: Params, phi: Params, seen: Mapping[str, Array]) -> Array:
+        del seen
         gap = optax.tree.sub(params, jax.lax.stop_gradient(phi))
         return 0.5 * optax.tree.norm(gap, squared=True)
 
@@ -144,11 +148,11 @@ def reptile(
 
 def _with_state(objective: Objective, loop: InnerLoop) -> tuple[Objective, InnerLoop]:
     """The same objective and inner loop, with the optimiser's state among the parameters."""
-    inner = loop.inner
+    inner, adapt = loop.inner, loop.adapt
 
     def init(key: Key, inputs: Array) -> ReptileParams:
         params = objective.init(key, inputs)
-        state = inner.init(params)
+        state = inner.init(params if adapt is None else select(params, adapt)[0])
         for leaf in jax.tree.leaves(state):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise ValueError(
@@ -163,16 +167,21 @@ def _with_state(objective: Objective, loop: InnerLoop) -> tuple[Objective, Inner
     ) -> tuple[Params, optax.OptState]:
         assert isinstance(updates, ReptileParams)
         assert isinstance(params, ReptileParams)
-        change, after = inner.update(updates.params, params.inner_state, params.params)
+        change, after = inner.update(updates.model, params.inner_state, params.model)
         return ReptileParams(change, optax.tree.sub(after, params.inner_state)), state
+
+    def moved(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+        of_model = path.removeprefix("model/")
+        return of_model == path or (adapt is not None and selects(adapt, of_model, leaf))
 
     lifted = Objective(
         init,
-        lambda phi, *rest: objective.loss(phi.params, *rest),
-        lambda phi, *rest: objective.predict(phi.params, *rest),
+        lambda phi, *rest: objective.loss(phi.model, *rest),
+        lambda phi, *rest: objective.predict(phi.model, *rest),
     )
     carrying = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-    return lifted, dataclasses.replace(loop, inner=carrying)
+    part = None if adapt is None else moved
+    return lifted, dataclasses.replace(loop, inner=carrying, adapt=part)
 
 
 def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> Array:

@@ -11,13 +11,15 @@ import optax
 
 from metajax.checks import check_integers, check_optimizer
 from metajax.inner.backward import Backward, join_steps, split_steps
+from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad
+from metajax.inner.selection import Selection, check_selection, select
 from metajax.types import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class InnerLoop:
-    r"""What every gradient learner's `inner`, `num_steps`, `first_order` and `backward` become.
+    r"""What a gradient learner's `inner`, `num_steps`, `first_order`, `backward`, `adapt` become.
 
     .. math:: \phi_0 = \theta, \quad \phi_{i+1} = \phi_i - \alpha \nabla L(\phi_i)
 
@@ -41,18 +43,26 @@ class InnerLoop:
       first_order: stop the inner gradients; static.
       backward: how the loop and its exact derivative are computed, see `Backward`. First order has
         nothing to keep or to truncate: of `Backward` it takes `unroll` alone.
+      adapt: which parameters are adapted, see `Selection`; None adapts all. The others are constant
+        inside, neither differentiated nor carried, and the meta-gradient with respect to them is
+        exact all the same. What the loss computes from them and the task alone, and from no step's
+        mini-batch or key, is computed once in place of `num_steps` times: with `adapt="head"` the
+        features of the support set. Dropout and mini-batches are drawn anew at every step, and so
+        is all that follows them. The optimiser sees None in the place of what is not adapted.
+        Static.
 
     Raises:
       TypeError: `inner` is not an optax transformation, `num_steps` not an integer, `first_order`
-        not a bool, or `backward` not a `Backward`.
-      ValueError: `num_steps` is negative, or `backward` says how to differentiate what
-        `first_order` does not.
+        not a bool, `backward` not a `Backward`, or `adapt` no `Selection`.
+      ValueError: `num_steps` is negative, `backward` says how to differentiate what `first_order`
+        does not, or `adapt` names nothing.
     """
 
     inner: optax.GradientTransformation
     num_steps: int
     first_order: bool = False
     backward: Backward = Backward()
+    adapt: Selection | None = None
 
     def __post_init__(self) -> None:
         check_optimizer(self.inner, "inner")
@@ -61,6 +71,7 @@ class InnerLoop:
             raise TypeError(f"first_order={self.first_order!r}; expected True or False")
         if not isinstance(self.backward, Backward):
             raise TypeError(f"backward is {self.backward!r}; expected a metajax.Backward(...)")
+        check_selection(self.adapt)
         if self.first_order and self.backward != Backward(unroll=self.backward.unroll):
             raise ValueError(
                 f"first_order=True with backward={self.backward}, but no derivative goes through "
@@ -83,7 +94,10 @@ class InnerLoop:
             order = f"exact through the last {self.exact_steps}"
         else:
             order = "exact"
-        return f"num_steps={self.num_steps}, inner=..., {order}"
+        if self.adapt is None:
+            return f"num_steps={self.num_steps}, inner=..., {order}"
+        part = "..." if callable(self.adapt) else repr(self.adapt)
+        return f"num_steps={self.num_steps}, inner=..., {order}, adapt={part}"
 
     def run(
         self,
@@ -106,9 +120,12 @@ class InnerLoop:
           without `observe`).
 
         Raises:
+          TypeError, ValueError: `adapt` does not fit the parameters, see `select`.
           ValueError: an array of `per_step` has not one slice a step.
         """
         _check_per_step(per_step, self.num_steps)
+        if self.adapt is not None:
+            return self._run_part(loss, params, per_step, observe)
         update = optax.with_extra_args_support(self.inner).update
 
         def step(
@@ -152,6 +169,21 @@ class InnerLoop:
         last = jax.tree.map(lambda x: x[None], observe(phi))
         return phi, join_steps(*seen, last)
 
+    def _run_part(
+        self, loss: Callable, params: Params, per_step: Any, observe: Callable | None
+    ) -> tuple[Params, Any]:
+        """`run` on what is adapted, of functions that what is not has been taken out of."""
+        assert self.adapt is not None
+        part, whole = select(params, self.adapt)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], x.dtype), per_step)
+        phi, seen = dataclasses.replace(self, adapt=None).run(
+            hoist(lambda phi, step: loss(whole(phi), step), part, one),
+            part,
+            per_step=per_step,
+            observe=None if observe is None else hoist(lambda phi: observe(whole(phi)), part),
+        )
+        return whole(phi), seen
+
 
 def inner_loop(
     loss: Callable[[Params, Any], Array],
@@ -161,10 +193,11 @@ def inner_loop(
     num_steps: int,
     first_order: bool = False,
     backward: Backward = Backward(),
+    adapt: Selection | None = None,
     per_step: Any = None,
     observe: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    """`InnerLoop(optimizer, num_steps, first_order, backward)`, made and run at once.
+    """`InnerLoop(optimizer, num_steps, first_order, backward, adapt)`, made and run at once.
 
     >>> import jax.numpy as jnp, optax, metajax
     >>> def loss(params, step):
@@ -180,6 +213,7 @@ def inner_loop(
       num_steps: see `InnerLoop`.
       first_order: see `InnerLoop`.
       backward: see `InnerLoop`.
+      adapt: see `InnerLoop`.
       per_step: see `InnerLoop.run`.
       observe: see `InnerLoop.run`.
 
@@ -189,7 +223,7 @@ def inner_loop(
     Raises:
       TypeError, ValueError: see `InnerLoop` and `InnerLoop.run`.
     """
-    loop = InnerLoop(optimizer, num_steps, first_order, backward)
+    loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
     return loop.run(loss, params, per_step=per_step, observe=observe)
 
 

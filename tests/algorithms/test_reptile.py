@@ -217,7 +217,7 @@ def _start() -> ReptileParams:
     return (
         _carrying()
         .init(jax.random.key(0), jnp.zeros((1, FEATURES), jnp.float64))
-        ._replace(params=theta())
+        ._replace(model=theta())
     )
 
 
@@ -231,11 +231,11 @@ def test_a_carried_state_goes_from_task_to_task() -> None:
     step = oracles.compiled(mj.train_step(_carrying(), optimizer))
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     state = mj.init_state(start, optimizer, jax.random.key(0))
-    params, second = start.params, jax.tree.map(lambda x: jnp.full_like(x, 0.5), start.params)
+    params, second = start.model, jax.tree.map(lambda x: jnp.full_like(x, 0.5), start.model)
     for index in range(2):
         state, _ = step(state, jax.tree.map(lambda x, i=index: x[i : i + 1], episodes(3)))
         params, second = _rmsprop_by_hand(params, second, task(index))
-        oracles.assert_close(state.params.params, params)
+        oracles.assert_close(state.params.model, params)
         oracles.assert_close(_carried(state.params), second)
 
 
@@ -244,17 +244,17 @@ def test_a_carried_state_is_averaged_over_tasks() -> None:
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     state = mj.init_state(start, optimizer, jax.random.key(0))
     state, _ = oracles.compiled(mj.train_step(_carrying(), optimizer))(state, episodes(3))
-    before = start.params, _carried(start)
+    before = start.model, _carried(start)
     ends = [_rmsprop_by_hand(*before, task(index)) for index in range(3)]
     expected = jax.tree.map(lambda old, *new: old + 0.25 * (sum(new) / 3 - old), before, *ends)
-    oracles.assert_close((state.params.params, _carried(state.params)), expected)
+    oracles.assert_close((state.params.model, _carried(state.params)), expected)
 
 
 def test_an_adapted_task_starts_from_the_carried_state() -> None:
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     adapted = _carrying().adapt(start, task().support)
-    phi, _ = _rmsprop_by_hand(start.params, _carried(start), task())
-    oracles.assert_close(adapted.params.params, phi)
+    phi, _ = _rmsprop_by_hand(start.model, _carried(start), task())
+    oracles.assert_close(adapted.params.model, phi)
     outputs = _carrying().predict(start, adapted, task().query.inputs)
     oracles.assert_close(outputs, oracles.perceptron(phi, task().query.inputs))
 
