@@ -13,6 +13,7 @@ from metajax.checks import (
     check_parameters,
 )
 from metajax.losses import accuracy, cross_entropy
+from metajax.metric import count_ways, present_classes
 from metajax.query_batching import (
     Batching,
     apply_queries,
@@ -30,18 +31,20 @@ class MetricTask(NamedTuple):
       support: the support set, where queries share a batch with it; else None.
       reading: what was read off the support set (prototypes, say); None where that has to wait for
         the queries, under `query_batching="joint"`.
+      present: `[ways]` booleans, which classes have a support item.
     """
 
     support: Examples | None
     reading: Any
+    present: Array
 
 
 def metric_learner(
     *,
     init: Callable[[Key, Array], Params],
     encoder: Model,
-    read: Callable[[Params, Array, Examples], Any],
-    compare: Callable[[Params, Any, Array, Array | None], Array],
+    read: Callable[[Params, Array, Examples, Array], Any],
+    compare: Callable[[Params, Any, Array, Array | None, Array], Array],
     ways: int | None,
     query_batching: Batching,
     support_encoder: Model | None = None,
@@ -54,9 +57,10 @@ def metric_learner(
     Args:
       init: `(key, inputs) -> params`.
       encoder: embeds items; its `apply` takes the learner's whole parameters.
-      read: `(params, support embeddings, support) -> reading`.
-      compare: `(params, reading, query embeddings, query weights) -> [queries, ways]` scores,
-        `-inf` for classes without support items.
+      read: `(params, support embeddings, support, present) -> reading`. `present`, `[ways]`
+        booleans, says which classes have a support item; its length is the number of ways.
+      compare: `(params, reading, query embeddings, query weights, present) -> [queries, ways]`
+        scores. Those of classes that are not present are replaced by `-inf` here.
       ways: the most ways there may be, or None.
       query_batching: which items share a batch; see `metajax.apply_queries`. Under `"joint"` the
         support set is embedded in the queries' batch, else in one of its own.
@@ -85,18 +89,26 @@ def metric_learner(
         check_parameters(jax.eval_shape(init, jax.random.key(0), support.inputs), params)
         check_classes(support, ways=ways)
         support = arrange(without_padding(support), key)
+        present = present_classes(support, count_ways(support, ways))
         if joint:
-            return MetricTask(support, None)
+            return MetricTask(support, None, present)
         embed = (support_encoder or encoder).apply
-        reading = read(params, embed(params, support.inputs, support.weights), support)
-        return MetricTask(support if query_batching == "single" else None, reading)
+        embedded = embed(params, support.inputs, support.weights)
+        kept = support if query_batching == "single" else None
+        return MetricTask(kept, read(params, embedded, support, present), present)
 
     def classify(params: Params, task: MetricTask, queries: Array, weights: Array | None) -> Array:
+        reading, embedded = pair(params, task, queries, weights)
+        scores = compare(params, reading, embedded, weights, task.present)
+        return jnp.where(task.present[None], scores, -jnp.inf)
+
+    def pair(
+        params: Params, task: MetricTask, queries: Array, weights: Array | None
+    ) -> tuple[Any, Array]:
         if not joint:
-            embedded = apply_queries(
+            return task.reading, apply_queries(
                 encoder, params, queries, weights, task.support, query_batching
             )
-            return compare(params, task.reading, embedded, weights)
         support = task.support
         assert support is not None
         both = encoder.apply(
@@ -105,7 +117,7 @@ def metric_learner(
             joined_weights(support, weights, len(queries)),
         )
         first, second = both[: len(support.inputs)], both[len(support.inputs) :]
-        return compare(params, read(params, first, support), second, weights)
+        return read(params, first, support, task.present), second
 
     def loss(params: Params, episode: Episode, key: Key | None) -> tuple[Array, Aux]:
         support, query = episode

@@ -30,7 +30,14 @@ ALLOWED = {
         "inner",
     },
     "metric": {"types"},
-    "metric_learners": {"types", "checks", "checked_learners", "losses", "query_batching"},
+    "metric_learners": {
+        "types",
+        "checks",
+        "checked_learners",
+        "losses",
+        "metric",
+        "query_batching",
+    },
     "algorithms": {
         "types",
         "checks",

@@ -106,13 +106,16 @@ def matching_network(
         assert support_encoder is not None
         return support_encoder.apply(params.support_encoder, inputs, weights)
 
-    def read(params: Params, embeddings: Array, support: Examples) -> _Reading:
+    def read(params: Params, embeddings: Array, support: Examples, present: Array) -> _Reading:
+        del present
         check_embeddings(embeddings, "matching_network")
         if full_context is not None:
             embeddings = full_context.support(params.full_context, embeddings, support.weights)
         return _Reading(embeddings, support.targets, support.weights)
 
-    def compare(params: Params, reading: _Reading, queries: Array, weights: Array | None) -> Array:
+    def compare(
+        params: Params, reading: _Reading, queries: Array, weights: Array | None, present: Array
+    ) -> Array:
         del weights
         if full_context is not None:
             queries = full_context.query(
@@ -121,10 +124,8 @@ def matching_network(
         scores = similarity(queries, reading.embeddings)
         if temperature is not None:
             scores = scores / temperature
-        classes = len(reading.targets) if ways is None else ways
-        return class_log_probabilities(
-            log_attention(scores, reading.weights), reading.targets, classes, reading.weights
-        )
+        attention = log_attention(scores, reading.weights)
+        return class_log_probabilities(attention, reading.targets, len(present), reading.weights)
 
     def shuffle(support: Examples, key: Key | None) -> Examples:
         if full_context is None or key is None:

@@ -11,10 +11,8 @@ NIPS 2017, arXiv 1703.05175.
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
 from metajax.checks import check_embeddings, check_model
-from metajax.metric import count_ways, present_classes, prototypes, squared_distances
+from metajax.metric import prototypes, squared_distances
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
 from metajax.types import Array, Examples, Learner, Model, Params
@@ -55,19 +53,16 @@ def prototypical_network(
     """
     check_model(encoder, "encoder")
 
-    def read(params: Params, embeddings: Array, support: Examples) -> tuple[Array, Array]:
+    def read(params: Params, embeddings: Array, support: Examples, present: Array) -> Array:
         del params
         check_embeddings(embeddings, "prototypical_network")
-        classes = count_ways(support, ways)
-        centres = prototypes(embeddings, support.targets, classes, support.weights)
-        return centres, present_classes(support, classes)
+        return prototypes(embeddings, support.targets, len(present), support.weights)
 
     def compare(
-        params: Params, reading: tuple[Array, Array], queries: Array, weights: Array | None
+        params: Params, centres: Array, queries: Array, weights: Array | None, present: Array
     ) -> Array:
-        del params, weights
-        centres, present = reading
-        return jnp.where(present[None], -distance(queries, centres), -jnp.inf)
+        del params, weights, present
+        return -distance(queries, centres)
 
     return metric_learner(
         init=encoder.init,

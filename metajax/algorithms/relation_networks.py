@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from metajax.checks import check_model
 from metajax.losses import match_error
-from metajax.metric import class_sums, count_ways, present_classes
+from metajax.metric import class_sums
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
 from metajax.types import Array, Examples, Key, Learner, Model, Params
@@ -28,11 +28,6 @@ class RelationParams(NamedTuple):
 
     encoder: Params
     relation: Params
-
-
-class _Reading(NamedTuple):
-    sums: Array
-    present: Array
 
 
 def relation_network(
@@ -82,18 +77,15 @@ def relation_network(
     def embed(params: RelationParams, inputs: Array, weights: Array | None) -> Array:
         return encoder.apply(params.encoder, inputs, weights)
 
-    def read(params: RelationParams, embeddings: Array, support: Examples) -> _Reading:
+    def read(params: RelationParams, embeddings: Array, support: Examples, present: Array) -> Array:
         del params
-        classes = count_ways(support, ways)
-        sums, _ = class_sums(embeddings, support.targets, classes, support.weights)
-        return _Reading(sums, present_classes(support, classes))
+        return class_sums(embeddings, support.targets, len(present), support.weights)[0]
 
     def compare(
-        params: RelationParams, reading: _Reading, queries: Array, weights: Array | None
+        params: RelationParams, sums: Array, queries: Array, weights: Array | None, present: Array
     ) -> Array:
-        sums, present = reading
         if query_batching == "single" and len(queries) > 1:
-            one = jax.vmap(lambda query: compare(params, reading, query[None], None)[0])
+            one = jax.vmap(lambda query: compare(params, sums, query[None], None, present)[0])
             return one(queries)
         shape = (len(queries), len(sums), *sums.shape[1:])
         pairs = jnp.concatenate(
@@ -110,8 +102,7 @@ def relation_network(
                 f"the relation module gave outputs of shape {scores.shape} for "
                 f"{len(queries) * len(sums)} pairs; expected [pairs, 1]"
             )
-        scores = jax.nn.sigmoid(scores.reshape(len(queries), len(sums)))
-        return jnp.where(present[None], scores, -jnp.inf)
+        return jax.nn.sigmoid(scores.reshape(len(queries), len(sums)))
 
     return metric_learner(
         init=init,

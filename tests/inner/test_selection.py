@@ -109,15 +109,11 @@ def _meta(params: Any, adapt: Any, inner: Any, **options: Any) -> Any:
         hidden = jnp.tanh(inputs @ params["body"] + params["shift"][None])
         return jnp.mean((hidden @ params["head"] - targets) ** 2)
 
-    phi, seen = mj.inner_loop(
-        loss,
-        params,
-        inner,
-        num_steps=3,
-        adapt=adapt,
-        observe=lambda phi: loss(phi, None),
-        **options,
-    )
+    def observe(params: Any) -> Any:
+        return loss(params, None)
+
+    loop = mj.InnerLoop(inner, 3, adapt=adapt, **options)
+    _, seen = loop.run(loss, params, observe=observe)
     return seen[-1] + seen.sum()
 
 
