@@ -9,7 +9,7 @@ from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
 from metajax.evaluation import Evaluation, evaluate
-from metajax.gradient_learners import gradient_learner
+from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop, inner_loop
 from metajax.keys import task_keys
@@ -79,6 +79,7 @@ __all__ = [
     "restore_state",
     "squared_error",
     "supervised",
+    "support_fit",
     "task_keys",
     "train",
     "train_step",

@@ -1,7 +1,10 @@
 """The list of all learners and their parameters: whatever is here is a name of `metajax`."""
 
+from metajax.algorithms.anil import anil
+from metajax.algorithms.boil import boil
 from metajax.algorithms.maml import fomaml, maml
 from metajax.algorithms.matching_networks import MatchingParams, matching_network
+from metajax.algorithms.meta_sgd import MetaSGDParams, meta_sgd
 from metajax.algorithms.proto_maml import ProtoMAMLParams, fo_proto_maml, proto_maml
 from metajax.algorithms.prototypical_networks import prototypical_network
 from metajax.algorithms.relation_networks import RelationParams, relation_network
@@ -9,13 +12,17 @@ from metajax.algorithms.reptile import ReptileParams, reptile
 
 __all__ = [
     "MatchingParams",
+    "MetaSGDParams",
     "ProtoMAMLParams",
     "RelationParams",
     "ReptileParams",
+    "anil",
+    "boil",
     "fo_proto_maml",
     "fomaml",
     "maml",
     "matching_network",
+    "meta_sgd",
     "proto_maml",
     "prototypical_network",
     "relation_network",

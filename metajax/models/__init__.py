@@ -1,5 +1,6 @@
 """Networks and adapters. Flax is imported here and nowhere else in the package."""
 
+from metajax.chains import ChainParams, chain
 from metajax.models import kernels
 from metajax.models.adapters import from_functions, from_linen, from_nnx
 from metajax.models.batch_statistics import BatchStatistics
@@ -22,9 +23,11 @@ from metajax.models.relation_nets import (
 __all__ = [
     "MLP",
     "BatchStatistics",
+    "ChainParams",
     "ConvNet",
     "RelationEncoder",
     "RelationModule",
+    "chain",
     "computing_in",
     "embedding_net",
     "from_functions",

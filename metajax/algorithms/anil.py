@@ -1,0 +1,83 @@
+r"""ANIL: Raghu, Raghu, Bengio, Vinyals, "Rapid Learning or Feature Reuse? Towards Understanding the
+Effectiveness of MAML", ICLR 2020, arXiv 1909.09157.
+
+.. math::
+
+  \theta = (b, h), \quad h_0 = h, \quad h_{i+1} = h_i - \alpha \nabla_h L_S(b, h_i), \quad
+  \text{meta-loss} = L_Q(b, h_n)
+
+(section 4.1, "almost no inner loop"): MAML whose tasks adapt the head alone. Body and head are
+meta-learned, and the meta-gradient of the body goes through the adapted heads.
+"""
+
+from collections.abc import Mapping
+
+import optax
+
+from metajax.chains import chain
+from metajax.gradient_learners import gradient_learner, support_fit
+from metajax.inner.backward import Backward
+from metajax.inner.loop import InnerLoop
+from metajax.losses import cross_entropy
+from metajax.query_batching import Batching
+from metajax.task_objectives import supervised
+from metajax.types import Learner, LossFn, Model
+
+
+def anil(
+    body: Model,
+    head: Model,
+    *,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    first_order: bool = False,
+    backward: Backward = Backward(),
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
+    query_batching: Batching = "separate",
+    record_steps: bool = False,
+) -> Learner:
+    """Almost no inner loop (Raghu et al. 2020, section 4.1): a task adapts the head alone.
+
+    The learner's parameters are `metajax.models.ChainParams`, and it is
+    `maml(metajax.models.chain(body, head), adapt="head", ...)`, which serves where a model is not
+    made of two. The body sees each set once, however many inner steps there are.
+
+    The paper gives MAML's settings. Its other finding, that at test time the head may go too (NIL),
+    is `matching_network(body)` with the learned body.
+
+    >>> import metajax, optax
+    >>> learner = metajax.anil(
+    ...     metajax.models.embedding_net(),
+    ...     metajax.models.mlp((5,)),
+    ...     inner=optax.sgd(0.05),
+    ...     num_steps=5,
+    ... )
+
+    Args:
+      body: from inputs to features.
+      head: from features to outputs. Slots of a head are memorised unless each episode shuffles its
+        labels, as the library's samplers do.
+      inner: the inner optimiser of the head, see `InnerLoop`.
+      num_steps: inner steps, see `InnerLoop`.
+      first_order: stop the inner gradients, see `InnerLoop`.
+      backward: how the exact meta-gradient is computed, see `Backward`.
+      loss_fn: loss of the support and of the query set, see `supervised`.
+      metrics: scores on the query set, see `supervised`.
+      query_batching: which items share a batch with a query, see `apply_queries`.
+      record_steps: report the metrics before adaptation and after every step, see `maml`.
+
+    Returns:
+      A `Learner`.
+
+    Raises:
+      TypeError: `body` or `head` is not a `Model`; see `InnerLoop`.
+      ValueError: see `InnerLoop`. From the learner's functions: an episode or parameters that do
+        not fit the models.
+    """
+    objective = supervised(
+        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching
+    )
+    loop = InnerLoop(inner, num_steps, first_order, backward, adapt="head")
+    fit = support_fit(objective, loop)
+    return gradient_learner(objective, fit, record_steps=record_steps, title=f"anil({loop})")
