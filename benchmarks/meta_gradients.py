@@ -95,10 +95,22 @@ def compile_meta_gradient(
     keys = mj.task_keys(jax.random.key(1), workload.tasks)
     arguments = jax.device_put((params, mj.Episode(support, query), keys))
 
+    return program_of(learner, *arguments, chunk_size=workload.chunk_size)
+
+
+def program_of(
+    learner: mj.Learner,
+    params: Any,
+    episodes: mj.Episode,
+    keys: jax.Array,
+    *,
+    chunk_size: int | None = None,
+) -> Program:
+    """Compiles the mean meta-gradient of a learner over tasks `[tasks, ...]`."""
+    arguments = params, episodes, keys
+
     def meta_gradient(params: Any, episodes: mj.Episode, keys: jax.Array) -> tuple:
-        return mj.meta_gradient(
-            learner.loss, params, episodes, keys, chunk_size=workload.chunk_size
-        )
+        return mj.meta_gradient(learner.loss, params, episodes, keys, chunk_size=chunk_size)
 
     started = time.perf_counter()
     compiled = jax.jit(meta_gradient).lower(*arguments).compile()
