@@ -1,18 +1,20 @@
 """What a task adapts: MAML beside ANIL, BOIL and Meta-SGD, on glyphs and on sinusoids.
 
-All four are trained on the same tasks, from the same body and head. Prints each one's score on
+All are trained on the same tasks, with the same body and head. Prints each one's score on
 fresh tasks with 95 % intervals, after the inner steps it was trained with and after more of them;
 what a meta-gradient of one task costs, in operations, temporary memory and time (medians of runs in
 turns, on a quiet machine); and how the operations grow with the inner steps.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from meta_gradients import Program, interleaved_medians, program_of
 from records import devices, plain_table, wide_console, write
@@ -20,6 +22,7 @@ from records import devices, plain_table, wide_console, write
 import metajax as mj
 
 MORE_STEPS = 10
+DATA_DIR = Path(os.environ.get("METAJAX_DATA_DIR", ".")) / "omniglot"
 
 
 class Subject(NamedTuple):
@@ -54,30 +57,42 @@ def subjects(
     head: mj.Model,
     *,
     rates: dict[str, float],
-    steps: dict[str, int],
-    spread: tuple[float, float],
+    anil_steps: int,
     **options: Any,
 ) -> dict[str, Subject]:
-    """The four learners of a body and a head, of which Meta-SGD's rates start from a `spread`."""
+    """The learners of a body and a head; the rates of Meta-SGD start from those given."""
     model = mj.models.chain(body, head)
 
-    def sgd(name: str, factory: Callable[..., mj.Learner], *models: mj.Model) -> Subject:
+    def sgd(name: str, factory: Callable[..., mj.Learner], *models: mj.Model) -> Callable:
         inner = optax.sgd(rates[name])
-        return Subject(lambda **more: factory(*models, inner=inner, **options, **more), steps[name])
+        return lambda **more: factory(*models, inner=inner, **options, **more)
+
+    def learned(granularity: Literal["parameter", "leaf"]) -> Callable:
+        settings = {"rate": rates["meta_sgd"], "granularity": granularity, **options}
+        return lambda **more: mj.meta_sgd(model, **settings, **more)
 
     return {
-        "maml": sgd("maml", mj.maml, model),
-        "anil": sgd("anil", mj.anil, body, head),
-        "boil": sgd("boil", mj.boil, body, head),
-        "meta_sgd": Subject(
-            lambda **more: mj.meta_sgd(model, rate=spread, **options, **more), steps["meta_sgd"]
-        ),
+        "maml": Subject(sgd("maml", mj.maml, model)),
+        "anil": Subject(sgd("anil", mj.anil, body, head), anil_steps),
+        "boil": Subject(sgd("boil", mj.boil, body, head)),
+        "meta_sgd": Subject(learned("parameter")),
+        "meta_sgd, by leaf": Subject(learned("leaf")),
     }
 
 
 def glyphs(args: argparse.Namespace) -> Family:
-    """5-way 1-shot classification of characters, of classes never seen before."""
-    images = {part: mj.data.glyphs(part, drawers=20) for part in ("train", "test")}
+    """5-way 1-shot classification of embedded characters, of classes never seen before."""
+    return characters({part: mj.data.glyphs(part) for part in ("train", "test")}, args)
+
+
+def omniglot(args: argparse.Namespace) -> Family:
+    """The same of Omniglot, the split of Vinyals et al."""
+    return characters(
+        {part: mj.data.omniglot(args.data_dir, part) for part in ("train", "test")}, args
+    )
+
+
+def characters(images: dict[str, np.ndarray], args: argparse.Namespace) -> Family:
     sample, test_sample = (
         mj.data.image_episodes(images[part], ways=5, shots=1, queries=queries, rotations="tasks")
         for part, queries in (("train", 5), ("test", 15))
@@ -92,9 +107,8 @@ def glyphs(args: argparse.Namespace) -> Family:
         subjects=subjects(
             mj.models.from_linen(net),
             mj.models.mlp((5,), stddev=0.2),
-            rates={"maml": 0.4, "anil": 0.4, "boil": 0.5},
-            steps={"maml": 1, "anil": 5, "boil": 1, "meta_sgd": 1},
-            spread=(0.005, 0.1),
+            rates={"maml": 0.4, "anil": 0.4, "boil": 0.5, "meta_sgd": 0.4},
+            anil_steps=5,
         ),
     )
 
@@ -116,15 +130,14 @@ def sinusoids(args: argparse.Namespace) -> Family:
         subjects=subjects(
             mj.models.from_functions(hidden.init, features),
             mj.models.mlp((1,)),
-            rates={"maml": 0.01, "anil": 0.01, "boil": 0.01},
-            steps={"maml": 1, "anil": 1, "boil": 1, "meta_sgd": 1},
-            spread=(0.005, 0.1),
+            rates={"maml": 0.01, "anil": 0.1, "boil": 0.01, "meta_sgd": 0.01},
+            anil_steps=5,
             loss_fn=mj.squared_error,
         ),
     )
 
 
-FAMILIES = {"glyphs": glyphs, "sinusoids": sinusoids}
+FAMILIES = {"glyphs": glyphs, "omniglot": omniglot, "sinusoids": sinusoids}
 
 
 def scores(family: Family, args: argparse.Namespace, iterations: int) -> list[dict]:
@@ -208,7 +221,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["glyphs", "sinusoids"])
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="folder of omniglot28.npz, for omniglot"
+    )
     parser.add_argument(
         "--iterations", type=int, nargs="+", default=[700, 70_000], help="of each family; 0 is none"
     )
