@@ -24,6 +24,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
+pytest.register_assert_rewrite("contract")
 gc.set_threshold(200_000, 50, 50)  # Tracing makes many objects, and hardly any cycles.
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,16 +8,50 @@ import jax.numpy as jnp
 import optax
 
 import metajax as mj
+from metajax.types import Array, Examples, Key, LossFn, Params
 
 WAYS, SHOTS, QUERIES, SIDE = 3, 2, 4, 8
 
 
+def everything(path: str) -> bool:
+    del path
+    return True
+
+
 class Row(NamedTuple):
-    """A way to build a small learner on `[items, 8, 8, 1]` images of three ways."""
+    """A way to build a small learner on `[items, 8, 8, 1]` images of three ways; its claims.
+
+    Attributes:
+      name: the learner's.
+      make: `(num_steps, rate) -> learner`, by gradient descent at `rate`, or at learned rates that
+        start from it; a learner that takes no steps makes nothing of the two.
+      adapts: of a learner that takes steps, which of its task's parameters they change, by their
+        path ("head/kernel"); None of one that takes none.
+      exact: `jax.grad` of the meta-loss is its derivative, not a first-order one.
+      pseudo_loss: the meta-loss is not the query loss after the last step.
+      draws: what comes out depends on the key, if one is given.
+      needs_key: it draws support items, so that it cannot do without a key.
+      weighs: an item of weight 2 is the item twice. Not so where items are read one after another,
+        or share batch statistics, of which weights only leave items out.
+      loss_fn: of the support and of the query set.
+      num_steps: of the learner that most checks look at.
+      rate: of its steps.
+    """
 
     name: str
-    make: Callable[[], mj.Learner]
-    loss_fn: Callable = mj.cross_entropy
+    make: Callable[[int, float], mj.Learner]
+    adapts: Callable[[str], bool] | None = None
+    exact: bool = True
+    pseudo_loss: bool = False
+    draws: bool = False
+    needs_key: bool = False
+    weighs: bool = True
+    loss_fn: LossFn = mj.cross_entropy
+    num_steps: int = 2
+    rate: float = 0.1
+
+    def learner(self) -> mj.Learner:
+        return self.make(self.num_steps, self.rate)
 
 
 def model() -> mj.Model:
@@ -26,6 +60,21 @@ def model() -> mj.Model:
 
 def encoder() -> mj.Model:
     return mj.models.mlp((16, 6), stddev=0.3)
+
+
+def noisy() -> mj.Objective:
+    """Cross-entropy under noise on the support images, which is drawn with the key."""
+    clean = mj.supervised(model())
+
+    def loss(
+        params: Params, examples: Examples, key: Key | None, context: Examples | None
+    ) -> tuple[Array, mj.ObjectiveAux]:
+        if key is not None and context is None:
+            inputs = examples.inputs + 0.5 * jax.random.normal(key, examples.inputs.shape)
+            examples = examples._replace(inputs=inputs)
+        return clean.loss(params, examples, key, context)
+
+    return clean._replace(loss=loss)
 
 
 def matching_with_everything() -> mj.Learner:
@@ -38,27 +87,52 @@ def matching_with_everything() -> mj.Learner:
     )
 
 
-def reptile_carrying() -> mj.Learner:
-    inner = optax.rmsprop(0.01, decay=0.9, initial_scale=1.0)
-    return mj.reptile(model(), inner=inner, num_steps=2, carry_state=True)
-
-
 def relation() -> mj.Learner:
     maps = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1, features="map"))
     return mj.relation_network(maps, mj.models.relation_module(filters=4, hidden=4), ways=WAYS)
 
 
+def comparing(make: Callable[[], mj.Learner]) -> Callable[[int, float], mj.Learner]:
+    """`make` for the row of a learner that takes no steps."""
+    return lambda num_steps, rate: make()
+
+
+def descent(
+    factory: Callable[..., mj.Learner], model: Callable[[], object], **options: object
+) -> Callable[[int, float], mj.Learner]:
+    """`make` for the row of a factory that takes `inner` and `num_steps`."""
+
+    def make(num_steps: int, rate: float) -> mj.Learner:
+        return factory(model(), inner=optax.sgd(rate), num_steps=num_steps, **options)
+
+    return make
+
+
+def reptile_carrying(num_steps: int, rate: float) -> mj.Learner:
+    inner = optax.sgd(rate, momentum=0.9)
+    return mj.reptile(model(), inner=inner, num_steps=num_steps, carry_state=True)
+
+
+REPTILE = {"adapts": everything, "exact": False, "pseudo_loss": True}
 LEARNERS = (
-    Row("maml", lambda: mj.maml(model(), inner=optax.sgd(0.1), num_steps=2)),
-    Row("fomaml", lambda: mj.fomaml(model(), inner=optax.sgd(0.1), num_steps=2)),
-    Row("reptile", lambda: mj.reptile(model(), inner=optax.sgd(0.1), num_steps=2)),
-    Row("reptile_carry", reptile_carrying),
-    Row("proto_maml", lambda: mj.proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
-    Row("fo_proto_maml", lambda: mj.fo_proto_maml(encoder(), inner=optax.sgd(0.1), num_steps=2)),
-    Row("prototypical", lambda: mj.prototypical_network(encoder())),
-    Row("matching", lambda: mj.matching_network(encoder())),
-    Row("matching_full_context", matching_with_everything),
-    Row("relation", relation, mj.match_error),
+    Row("maml", descent(mj.maml, model), everything),
+    Row("maml_noisy", descent(mj.maml, noisy), everything, draws=True),
+    Row("fomaml", descent(mj.fomaml, model), everything, exact=False),
+    Row("reptile", descent(mj.reptile, model), **REPTILE),
+    Row("reptile_carry", reptile_carrying, **REPTILE),
+    Row(
+        "reptile_batches",
+        descent(mj.reptile, model, batch_size=4),
+        **REPTILE,
+        draws=True,
+        needs_key=True,
+    ),
+    Row("proto_maml", descent(mj.proto_maml, encoder), everything),
+    Row("fo_proto_maml", descent(mj.fo_proto_maml, encoder), everything, exact=False),
+    Row("prototypical", comparing(lambda: mj.prototypical_network(encoder()))),
+    Row("matching", comparing(lambda: mj.matching_network(encoder()))),
+    Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
+    Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),
 )
 
 

@@ -132,7 +132,7 @@ BAD_EPISODES = [
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
 @pytest.mark.parametrize(("change", "message"), BAD_EPISODES)
 def test_episode(row: Row, change: Callable, message: str) -> None:
-    learner = row.make()
+    learner = row.learner()
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     with pytest.raises(ValueError, match=message):
         learner.loss(params, change(episode(KEY)), KEY)
@@ -140,7 +140,7 @@ def test_episode(row: Row, change: Callable, message: str) -> None:
 
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
 def test_parameters_of_another_model(row: Row) -> None:
-    learner = row.make()
+    learner = row.learner()
     params = learner.init(KEY, jnp.zeros((1, SIDE, SIDE, 1)))
     good = episode(KEY)
     leaves, structure = jax.tree.flatten(params)

@@ -38,7 +38,7 @@ def test_an_algorithm_is_given_jax_arrays_alone() -> None:
 
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
 def test_the_functions_of_a_learner_are_documented(row: Row) -> None:
-    learner = row.make()
+    learner = row.learner()
     for function in learner[:4]:
         text = inspect.getdoc(function) or ""
         assert "params: the meta-parameters" in text or "random key" in text
