@@ -83,7 +83,7 @@ def check_scalar(value: Any, name: str) -> None:
     """Raises unless what is called `name` is a scalar `[]`."""
     if jnp.shape(value) != ():
         raise ValueError(
-            f"{name} has shape {jnp.shape(value)}; expected a scalar of shape (): take its mean"
+            f"{name} has shape {jnp.shape(value)}; expected a scalar of shape (), such as its mean"
         )
 
 

@@ -98,14 +98,17 @@ def meta_gradient(
     if task_transform is None:
         task_transform = optax.identity()
     check_optimizer(task_transform, "task_transform", "optax.clip(10.0)")
-    if task_weights is None:
-        task_weights = jnp.ones(tasks)
-    check_task_weights(task_weights, tasks)
     # Half precision would count few tasks, and overflow.
-    weights = jnp.asarray(task_weights, jnp.result_type(jnp.float32, *jax.tree.leaves(params)))
-    weights = jnp.where(weights < 0, jnp.nan, weights)
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+    weights = jnp.ones(tasks, dtype)
+    if task_weights is not None:
+        check_task_weights(task_weights, tasks)
+        weights = jnp.asarray(task_weights, dtype)
+        weights = jnp.where(weights < 0, jnp.nan, weights)
     part = _weighted_sum_of_chunk(task_loss, params, chunk_size, task_transform)
     sums, count = cut(part, (episodes, keys, weights))
+    if task_weights is None:
+        count = tasks  # Known: the devices need not add it up.
     if axis_name is not None:
         sums, count = jax.lax.psum((sums, count), axis_name)
     gradient, reported = jax.tree.map(lambda x: x / count, sums)

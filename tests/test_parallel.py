@@ -43,9 +43,8 @@ def _step(**options: str) -> Callable:
 
 def test_each_device_has_its_own_tasks_and_one_all_reduce_a_step() -> None:
     mesh = mj.parallel.task_mesh(jax.devices()[:4])
-    program = dispatch_program(
-        LEARNER, OPTIMIZER, _state(), SAMPLE, tasks=2, chunk_size=None, non_finite="stop", mesh=mesh
-    )
+    step = _step(axis_name="tasks")
+    program = dispatch_program(step, _state(), SAMPLE, tasks=2, non_finite="stop", mesh=mesh)
     text = (
         program.lower(mj.parallel.place_state(_state(), mesh), as_pytree(SAMPLE), 3)
         .compile()
