@@ -1,6 +1,7 @@
 """A user's own meta-step in `train`: what it returns is checked before anything is compiled."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def check_step(
         does not average.
     """
     episodes = jax.eval_shape(
-        lambda episode: jax.tree.map(lambda x: jnp.stack([x] * tasks), episode), episode
+        partial(jax.tree.map, lambda x: jnp.broadcast_to(x, (tasks, *jnp.shape(x)))), episode
     )
     if mesh is None:
         try:
@@ -88,4 +89,4 @@ def _array(leaf: Any) -> str:
 
 
 def _kind(returned: Any) -> str:
-    return f"a {type(returned).__name__}"
+    return "an array" if hasattr(returned, "dtype") else f"a {type(returned).__name__}"

@@ -52,9 +52,9 @@ def meta_gradient(
         models; on a single CPU device 1 from 8,000 parameters on, since one task fills the cores
         and its arrays stay in the cache. Static.
       task_transform: applied to the gradient of each task before they are averaged, its state fresh
-        for every task: `optax.clip(10.0)`, as the authors' code of CAVIA (Zintgraf et al. 2019) and
-        MAML++ (Antoniou et al. 2019) does, or `optax.clip_by_global_norm`. None leaves them as they
-        are.
+        for every task: `optax.clip(10.0)`, as the authors' code of CAVIA (Zintgraf et al. 2019)
+        does, or `optax.clip_by_global_norm`. That of MAML++ (Antoniou et al. 2019) clamps the mean,
+        which is for the outer optimiser. None leaves them as they are.
       task_weights: `[tasks]` finite and non-negative, of which gradient, meta-loss and metrics are
         weighted means. A task of weight 0 does not count, whatever it holds, NaN too. In a compiled
         program, where the values are not known, a negative weight and weights that are all 0 give

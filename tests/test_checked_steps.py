@@ -143,7 +143,7 @@ def _misspelt(state: mj.TrainState, episodes: mj.Episode) -> tuple:
         (
             _returning(lambda state, _: (state, jnp.ones(()))),
             TypeError,
-            r"the step returned a ShapeDtypeStruct as its metrics; expected a mapping",
+            r"the step returned an array as its metrics; expected a mapping",
         ),
         (
             _returning(lambda state, metrics: (state, {"error": metrics["loss"]})),
