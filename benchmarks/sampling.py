@@ -82,12 +82,10 @@ def measure(setting: Setting, images: Any, *, steps: int, seconds: float, augmen
         return jax.lax.fori_loop(0, length, lambda step, _: draw(step), draw(0))
 
     training = dispatch_program(
-        learner,
-        OPTIMIZER,
+        mj.train_step(learner, OPTIMIZER),
         state,
         sample,
         tasks=setting.tasks,
-        chunk_size=None,
         non_finite="stop",
         mesh=None,
     )

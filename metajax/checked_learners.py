@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_episode, check_examples
+from metajax.checks import check_episode, check_examples, check_scalar
 from metajax.types import Array, Aux, Episode, Examples, Key, Learner, Params, Task
 
 T = TypeVar("T")
@@ -56,7 +56,9 @@ def make_learner(
         """
         params, episode, key = _as_arrays((params, episode, key))
         check_episode(episode)
-        return loss(params, episode, key)
+        value, aux = loss(params, episode, key)
+        check_scalar(value, "the meta-loss")
+        return value, aux
 
     def checked_adapt(params: Params, support: Examples, key: Key | None = None) -> Task:
         """Fits one task.

@@ -71,12 +71,40 @@ def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: obje
             raise ValueError(f"{name}={number!r}; expected {expected}")
 
 
-def check_optimizer(optimizer: object, name: str) -> None:
+def check_optimizer(optimizer: object, name: str, example: str = "optax.sgd(0.4)") -> None:
     """Raises unless `optimizer`, an argument called `name`, is an optax transformation."""
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
-            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, "
-            "such as optax.sgd(0.4)"
+            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, such as {example}"
+        )
+
+
+def check_scalar(value: Any, name: str) -> None:
+    """Raises unless what is called `name` is a scalar `[]`."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}; expected a scalar of shape (), such as its mean"
+        )
+
+
+def check_task_weights(weights: Any, tasks: int) -> None:
+    """Raises unless there is one weight a task and, where known, none is negative and one not 0."""
+    if np.shape(weights) != (tasks,):
+        raise ValueError(
+            f"task_weights have shape {np.shape(weights)} with {tasks} tasks; expected ({tasks},), "
+            "one weight a task"
+        )
+    if isinstance(weights, Tracer):
+        return
+    known = np.asarray(weights)
+    good = np.isfinite(known) & (known >= 0)
+    if not good.all():
+        raise ValueError(
+            f"task_weights hold {known[~good][0]}; expected finite numbers of 0 or more"
+        )
+    if not known.any():
+        raise ValueError(
+            "task_weights are all 0, so that no task is left to average; expected one above 0"
         )
 
 

@@ -14,9 +14,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from metajax.checked_steps import check_step
 from metajax.checkpoint import Checkpoints
 from metajax.checks import check_integers, check_optional_integers
-from metajax.parallel.placement import place_state, replicate, task_devices, tasks_per_device
+from metajax.parallel.placement import (
+    TASKS,
+    place_state,
+    replicate,
+    task_devices,
+    tasks_per_device,
+)
 from metajax.parallel.processes import largest_of_processes
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
 from metajax.streaming import HostSample
@@ -29,7 +36,7 @@ from metajax.training_program import (
     dispatch_program,
     fetched_dispatches,
 )
-from metajax.training_step import TrainState
+from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner, Params
 from metajax.user_warnings import warn_user
 
@@ -63,8 +70,8 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    learner: Learner,
-    optimizer: optax.GradientTransformation,
+    learner: Learner | TrainStep,
+    optimizer: optax.GradientTransformation | None,
     state: TrainState,
     sample: Sample,
     *,
@@ -90,14 +97,21 @@ def train(
     ends it, the last good state is returned, and with `checkpoints` saved, after an exception too.
 
     Args:
-      learner: any learner.
-      optimizer: the outer optimiser.
+      learner: any learner, or a meta-step of one's own: a pure function `(state, episodes) ->
+        (state, metrics)` such as `train_step` returns, whose episodes' arrays are `[tasks, ...]`.
+        Its metrics hold the meta-loss as `loss`, `[]`, and may hold `grad_norm`, `[]`: these and
+        the parameters are what has to be finite. The loop takes parameters and optimiser state from
+        it, counts the steps itself, and keeps the key. With a mesh the step sees a device's tasks,
+        and averages gradient, loss and metrics over the axis `"tasks"` itself:
+        `train_step(..., axis_name="tasks")`, or `jax.lax.pmean(..., "tasks")`; not `mesh_step`,
+        which is for a loop of one's own.
+      optimizer: the outer optimiser; None beside a step, which has its own.
       state: from `init_state`, `Checkpoints.restore` or an earlier result's.
       sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
         read one dispatch ahead: two dispatches of them are on the device, one more in memory.
       iterations: the step to train to, counted from the run's beginning.
       meta_batch: tasks a meta-step, over all devices.
-      chunk_size: tasks that a device runs at once, see `meta_gradient`.
+      chunk_size: tasks that a device runs at once, see `meta_gradient`; None beside a step.
       dispatch: iterations a dispatch, that is between two reports. A shorter one, at the end or
         after a state in between, compiles anew.
       mesh: from `task_mesh`, to train on many devices, each of which samples its own tasks. With
@@ -122,10 +136,13 @@ def train(
       the dispatch and, where updates were skipped, how many as `skipped`.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is no integer, `learner` is neither learner nor function, `optimizer` is
+        not an optax transformation, or a step does not return a `TrainState` and metrics.
       ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
         processes and no mesh, `validate` without `checkpoints`, or the model's width is not the
-        number of ways.
+        number of ways; with a step, there is an `optimizer` or a `chunk_size` beside it, its
+        metrics lack `loss`, its state has other shapes or dtypes than it was given, or it does not
+        average over the devices.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
@@ -141,24 +158,19 @@ def train(
             f"there are {jax.process_count()} processes and no mesh, so that each would train by "
             "itself; expected mesh=metajax.parallel.task_mesh()"
         )
-    check_sample(learner, state.params, sample)
+    step = _step_of(learner, optimizer, chunk_size, mesh)
+    if isinstance(learner, Learner):
+        check_sample(learner, state.params, sample)
     state = jax.tree.map(_strong, state)
     tasks = meta_batch
     if mesh is not None:
         tasks = tasks_per_device(meta_batch, task_devices(mesh))
         state = place_state(state, mesh)
+    if not isinstance(learner, Learner):
+        check_step(step, state, sample(jax.random.key(0)), tasks=meta_batch, mesh=mesh)
     if checkpoints is not None:
         checkpoints.begin(state)
-    program = dispatch_program(
-        learner,
-        optimizer,
-        state,
-        sample,
-        tasks=tasks,
-        chunk_size=chunk_size,
-        non_finite=non_finite,
-        mesh=mesh,
-    )
+    program = dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     compiled: dict[int, Callable[..., Any]] = {}
     history: list[Record] = []
     stopped: Literal["finished", "interrupted", "terminated", "non-finite"] = "finished"
@@ -220,6 +232,38 @@ def train(
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
     return TrainResult(state, stopped, history, compile_seconds, run_seconds)
+
+
+def _step_of(
+    learner: Learner | TrainStep,
+    optimizer: optax.GradientTransformation | None,
+    chunk_size: int | None,
+    mesh: Mesh | None,
+) -> TrainStep:
+    if isinstance(learner, Learner):
+        if optimizer is None:
+            raise TypeError(
+                "optimizer is None beside a learner; expected an optax.GradientTransformation, "
+                "such as optax.adam(1e-3): only a step has its own"
+            )
+        axis_name = None if mesh is None else TASKS
+        return train_step(learner, optimizer, chunk_size=chunk_size, axis_name=axis_name)
+    if not callable(learner):
+        raise TypeError(
+            f"learner is {learner!r}; expected a metajax.Learner, or a step "
+            "(state, episodes) -> (state, metrics)"
+        )
+    if optimizer is not None:
+        raise ValueError(
+            "there is an optimizer beside a step, which has its own; expected None: "
+            "train(train_step(learner, optimizer), None, ...)"
+        )
+    if chunk_size is not None:
+        raise ValueError(
+            f"chunk_size={chunk_size} beside a step, which cuts its tasks itself; expected None: "
+            f"train_step(..., chunk_size={chunk_size})"
+        )
+    return learner
 
 
 def _strong(x: Array) -> Array:

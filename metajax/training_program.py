@@ -9,14 +9,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, place_by, process_tasks, state_shardings, to_host
 from metajax.parallel.steps import on_each_device
 from metajax.streaming import HostSample, keys_on_host, run_ahead
-from metajax.training_step import TrainState, train_step
+from metajax.training_step import TrainState, TrainStep
 from metajax.types import Array, Episode, Key, Learner
 
 Sample = Callable[[Key], Episode]
@@ -30,37 +29,30 @@ _EPISODES_A_READ = 64
 
 
 def dispatch_program(
-    learner: Learner,
-    optimizer: optax.GradientTransformation,
+    step: TrainStep,
     state: TrainState,
     sample: Sample,
     *,
     tasks: int,
-    chunk_size: int | None,
     non_finite: NonFinite,
     mesh: Mesh | None,
 ) -> Any:
     """The function `(state, data, length) -> (state, metrics)`, under `jax.jit`.
 
     It takes `length` (static) meta-steps; every metric comes back as `[length, ...]`, and among
-    them `finite`, whether the meta-loss, the gradient and the update were. After a step that was
-    not, the state stays as it is (`"stop"`), or goes on to the next step without the update
-    (`"skip"`). `data` is the sampler, or of a `HostSample` what it fetched, `[length, tasks, ...]`.
+    them `finite`, whether the meta-loss, `grad_norm` where there is one, and the update were. After
+    a step that was not, the state stays as it is (`"stop"`), or goes on to the next step without
+    the update (`"skip"`). `data` is the sampler, or of a `HostSample` what it fetched,
+    `[length, tasks, ...]`.
 
     Args:
-      learner: any learner.
-      optimizer: the outer optimiser.
+      step: the meta-step; over devices it averages over the axis `TASKS`.
       state: of the shapes that the function will be given.
       sample: the sampler.
       tasks: tasks a meta-step and device.
-      chunk_size: see `meta_gradient`.
       non_finite: see above.
       mesh: the devices, or None for one.
     """
-    step = train_step(
-        learner, optimizer, chunk_size=chunk_size, axis_name=None if mesh is None else TASKS
-    )
-
     host = sample if isinstance(sample, HostSample) else None
 
     def run(state: TrainState, data: Any, length: int) -> tuple[TrainState, Mapping[str, Array]]:
@@ -75,14 +67,16 @@ def dispatch_program(
                 jax.vmap(data)(keys) if host is None else jax.vmap(host.finish)(keys, fetched)
             )
             stepped, metrics = step(state, episodes)
-            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            finite = jnp.isfinite(metrics["loss"])
+            if "grad_norm" in metrics:
+                finite &= jnp.isfinite(metrics["grad_norm"])
             for leaf in jax.tree.leaves(stepped.params):
                 finite &= jnp.isfinite(leaf).all()
             good = finite if non_finite == "skip" else good & finite
             params, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(good, new, old), stepped[:2], state[:2]
             )
-            count = stepped.step if non_finite == "skip" else state.step + good
+            count = state.step + (1 if non_finite == "skip" else good)
             state = TrainState(params, opt_state, count, state.key)
             return (state, good), {**metrics, "finite": finite}
 

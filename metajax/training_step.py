@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.algorithms.maml import maml
-from metajax.checks import check_optimizer, check_shared
+from metajax.checks import check_optimizer, check_scalar, check_shared
 from metajax.inner.backward import Backward
 from metajax.inner.selection import Selection
 from metajax.keys import learner_keys
@@ -60,6 +60,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     *,
     chunk_size: int | None = None,
+    task_transform: optax.GradientTransformation | None = None,
+    task_weight: Callable[[Episode], Array] | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
     """One meta-step: the mean meta-gradient over a batch of tasks, then the outer optimiser.
@@ -68,6 +70,10 @@ def train_step(
       learner: any learner.
       optimizer: the outer optimiser.
       chunk_size: tasks run at once, see `meta_gradient`; static.
+      task_transform: applied to each task's gradient before they are averaged, see `meta_gradient`.
+      task_weight: the pure function from an episode to its task's weight `[]` in the means over
+        tasks, see `meta_gradient`: `lambda episode: episode.query.weights.sum()` counts every query
+        once, and not every task. None counts every task once.
       axis_name: inside `jax.pmap(step, axis_name=...)`, `mesh_step` and `pmap_step` the axis over
         which gradients and metrics are averaged. Each device gets a slice of the tasks.
 
@@ -77,11 +83,17 @@ def train_step(
       learner's own, averaged over tasks.
 
     Raises:
-      TypeError: `optimizer` is not an optax transformation.
-      ValueError: from the step: `chunk_size` does not divide the tasks, it is under `jax.shard_map`
-        with its check on, or the learner's errors.
+      TypeError: `optimizer` or, from the step, `task_transform` is not an optax transformation, or
+        `task_weight` is no function.
+      ValueError: from the step: `chunk_size` does not divide the tasks, a weight is no scalar or
+        negative, all are 0, it is under `jax.shard_map` with its check on, or the learner's errors.
     """
     check_optimizer(optimizer, "optimizer")
+    if task_weight is not None and not callable(task_weight):
+        raise TypeError(
+            f"task_weight is {task_weight!r}; expected a function of one episode, such as "
+            "lambda episode: episode.query.weights.sum()"
+        )
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
@@ -89,11 +101,17 @@ def train_step(
         tasks = count_tasks(episodes)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
         keys = learner_keys(state.key, state.step, tasks, first=first)
+        weights = None if task_weight is None else _weigh(task_weight, episodes)
         gradient, (loss, metrics) = meta_gradient(
-            learner.loss, state.params, episodes, keys, chunk_size=chunk_size
+            learner.loss,
+            state.params,
+            episodes,
+            keys,
+            chunk_size=chunk_size,
+            task_transform=task_transform,
+            task_weights=weights,
+            axis_name=axis_name,
         )
-        if axis_name is not None:
-            gradient, loss, metrics = jax.lax.pmean((gradient, loss, metrics), axis_name)
         updates, opt_state = update(
             gradient, state.opt_state, state.params, value=loss, grad=gradient
         )
@@ -102,6 +120,15 @@ def train_step(
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return step
+
+
+def _weigh(task_weight: Callable[[Episode], Array], episodes: Episode) -> Array:
+    def weigh(episode: Episode) -> Array:
+        weight = task_weight(episode)
+        check_scalar(weight, "the task_weight of an episode")
+        return weight
+
+    return jax.vmap(weigh)(episodes)
 
 
 def _norm(tree: Params) -> Array:
@@ -123,6 +150,8 @@ def maml_step(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     chunk_size: int | None = None,
+    task_transform: optax.GradientTransformation | None = None,
+    task_weight: Callable[[Episode], Array] | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
     """`train_step(maml(model, ...), optimizer, ...)`, the step to compose into a loop of one's own.
@@ -150,6 +179,8 @@ def maml_step(
       metrics: see `maml`.
       query_batching: see `maml`.
       chunk_size: see `train_step`.
+      task_transform: see `train_step`.
+      task_weight: see `train_step`.
       axis_name: see `train_step`.
 
     Returns:
@@ -169,4 +200,11 @@ def maml_step(
         metrics=metrics,
         query_batching=query_batching,
     )
-    return train_step(learner, optimizer, chunk_size=chunk_size, axis_name=axis_name)
+    return train_step(
+        learner,
+        optimizer,
+        chunk_size=chunk_size,
+        task_transform=task_transform,
+        task_weight=task_weight,
+        axis_name=axis_name,
+    )

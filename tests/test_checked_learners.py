@@ -36,6 +36,15 @@ def test_an_algorithm_is_given_jax_arrays_alone() -> None:
     assert all(isinstance(leaf, jax.Array) for leaf in given)
 
 
+def test_the_loss_of_a_learner_is_a_scalar() -> None:
+    def loss(*_: object) -> tuple[jax.Array, None]:
+        return jnp.zeros(3), None
+
+    learner = make_learner(loss, loss, loss, loss, title="a test")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the meta-loss has shape \(3,\); expected a scalar"):
+        learner.loss({}, episode(KEY))
+
+
 @pytest.mark.parametrize("row", LEARNERS, ids=lambda row: row.name)
 def test_the_functions_of_a_learner_are_documented(row: Row) -> None:
     learner = row.learner()

@@ -71,9 +71,11 @@ ALLOWED = {
     "parallel": {"types", "checks", "meta_gradients", "training_step"},
     "checkpoint": {"types", "checks", "training_step", "parallel", "user_warnings"},
     "training_program": {"types", "keys", "training_step", "parallel", "streaming"},
+    "checked_steps": {"types", "checks", "training_step", "parallel"},
     "training_loop": {
         "types",
         "checks",
+        "checked_steps",
         "user_warnings",
         "training_step",
         "progress",

@@ -37,15 +37,23 @@ def _episodes(tasks: int) -> mj.Episode:
     return jax.vmap(SAMPLE)(jax.random.split(KEY, tasks))
 
 
-def _step(**options: str) -> Callable:
+def _step(**options: object) -> Callable:
     return mj.train_step(LEARNER, OPTIMIZER, **options)
 
 
-def test_each_device_has_its_own_tasks_and_one_all_reduce_a_step() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"task_transform": optax.clip(10.0)},
+        {"task_weight": lambda episode: episode.query.targets[0, 0] ** 2},
+    ],
+    ids=["mean", "clipped", "weighed"],
+)
+def test_each_device_has_its_own_tasks_and_one_all_reduce_a_step(options: dict) -> None:
     mesh = mj.parallel.task_mesh(jax.devices()[:4])
-    program = dispatch_program(
-        LEARNER, OPTIMIZER, _state(), SAMPLE, tasks=2, chunk_size=None, non_finite="stop", mesh=mesh
-    )
+    step = _step(axis_name="tasks", **options)
+    program = dispatch_program(step, _state(), SAMPLE, tasks=2, non_finite="stop", mesh=mesh)
     text = (
         program.lower(mj.parallel.place_state(_state(), mesh), as_pytree(SAMPLE), 3)
         .compile()

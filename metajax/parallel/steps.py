@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from metajax.meta_gradients import count_tasks
@@ -20,6 +21,9 @@ from metajax.parallel.placement import (
 )
 from metajax.training_step import TrainState, TrainStep
 from metajax.types import Episode
+
+# What names an axis and exchanges nothing along it.
+_ALONE = ("axis_index", "pvary", "pcast")
 
 
 def mesh_step(step: TrainStep, mesh: Mesh) -> TrainStep:
@@ -54,7 +58,7 @@ def mesh_step(step: TrainStep, mesh: Mesh) -> TrainStep:
     @jax.jit
     def run(state: TrainState, episodes: Episode) -> tuple[TrainState, Any]:
         tasks_per_device(count_tasks(episodes), task_devices(mesh))
-        _check_averages(step, state, episodes, TASKS)
+        check_averages(step, state, episodes, mesh, TASKS)
         specs = (PartitionSpec(), PartitionSpec(TASKS))
         state, metrics = on_each_device(step, mesh, specs, PartitionSpec())(state, episodes)
         return jax.lax.with_sharding_constraint(state, state_shardings(state, mesh)), metrics
@@ -88,7 +92,8 @@ def pmap_step(
         nonlocal checked
         share = tasks_per_device(count_tasks(episodes), len(devices))
         if not checked:
-            _check_averages(step, state, episodes, axis_name)
+            mesh = Mesh(np.array(devices), (axis_name,))
+            check_averages(step, state, episodes, mesh, axis_name)
             checked = True
         cut = jax.tree.map(lambda x: x.reshape(len(devices), share, *x.shape[1:]), episodes)
         return run(state, cut)
@@ -105,23 +110,66 @@ def on_each_device(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> 
     if mesh.shape[TASKS] == 1 and MODEL in mesh.axis_names:
         # XLA cannot compile an all-reduce over one device beside an axis that is left to it.
         return jax.vmap(function, in_axes=None, out_axes=None, axis_name=TASKS, axis_size=1)
+    return _shard_map(function, mesh, TASKS, in_specs, out_specs)
+
+
+def _shard_map(function: Any, mesh: Mesh, axis_name: str, in_specs: Any, out_specs: Any) -> Any:
     return jax.shard_map(
         function,
         mesh=mesh,
         in_specs=in_specs,
         out_specs=out_specs,
-        axis_names={TASKS},
+        axis_names={axis_name},
         check_vma=False,
     )
 
 
-def _check_averages(step: TrainStep, state: Any, episodes: Any, axis_name: str) -> None:
-    # Outside of the axis, a step that uses it cannot be traced.
-    try:
-        jax.eval_shape(step, state, episodes)
-    except NameError:
-        return
-    raise ValueError(
-        f"the step does not average over the axis {axis_name!r}, so that every device would go its "
-        f"own way; expected train_step(..., axis_name={axis_name!r})"
+def check_averages(
+    step: TrainStep, state: Any, episodes: Any, mesh: Mesh, axis_name: str
+) -> tuple[Any, Any]:
+    """The shapes of what a step returns, traced on each device's part of the tasks.
+
+    Args:
+      step: the step.
+      state: a state, or the shapes of one.
+      episodes: arrays `[tasks, ...]` of all devices, or their shapes.
+      mesh: the devices.
+      axis_name: the axis that they are on.
+
+    Raises:
+      ValueError: no result of a device is combined with those of the others along that axis, or the
+        step uses another axis.
+    """
+    specs = (PartitionSpec(), PartitionSpec(axis_name))
+    part = _shard_map(step, mesh, axis_name, specs, PartitionSpec())
+    expected = (
+        f"expected train_step(..., axis_name={axis_name!r}), or a step that averages gradient, "
+        f"loss and metrics by jax.lax.pmean(..., {axis_name!r})"
     )
+    try:
+        program, shapes = jax.make_jaxpr(part, return_shape=True)(state, episodes)
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            f"the step uses an axis that is not there ({error}); {expected}"
+        ) from error
+    if not _meets(program.jaxpr, axis_name):
+        raise ValueError(
+            f"the step does not average over the axis {axis_name!r}, so that every device would go "
+            f"its own way; {expected}"
+        )
+    return shapes
+
+
+def _meets(program: Any, axis_name: str) -> bool:
+    """Whether devices exchange anything along an axis, in programs inside of this one too."""
+    for equation in program.eqns:
+        axes = [equation.params.get(name) for name in ("axes", "axis_name")]
+        if equation.primitive.name not in _ALONE and axis_name in jax.tree.leaves(axes):
+            return True
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns") and _meets(inner, axis_name):
+                return True
+    return False
