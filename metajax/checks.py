@@ -74,9 +74,11 @@ def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: obje
 def check_optimizer(optimizer: object, name: str) -> None:
     """Raises unless `optimizer`, an argument called `name`, is an optax transformation."""
     if not isinstance(optimizer, optax.GradientTransformation):
+        such = "such as optax.sgd(0.4)"
+        if isinstance(optimizer, optax.MultiSteps):
+            such = "which its method gradient_transformation() returns"
         raise TypeError(
-            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, "
-            "such as optax.sgd(0.4)"
+            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, {such}"
         )
 
 

@@ -94,7 +94,8 @@ def reptile(
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_optional_integers(1, batch_size=batch_size)
-    loop = InnerLoop(inner, num_steps)
+    # No derivative is taken of the loop.
+    loop = InnerLoop(inner, num_steps, first_order=True)
     if carry_state:
         objective, loop = _with_state(objective, loop)
 
