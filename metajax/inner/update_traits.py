@@ -79,6 +79,7 @@ def checked_update(
     return _undifferentiated(update) if exact else _constant(update)
 
 
+@jax.disable_jit(False)  # A search cannot be traced without, nor a number be computed then.
 def update_traits(
     optimizer: optax.GradientTransformation, params: Params, *, exact: bool = True
 ) -> UpdateTraits:

@@ -107,13 +107,16 @@ def infinite_slope(init: ClosedJaxpr, update: ClosedJaxpr) -> Slope:
     # Of numbers alone, so that its text is the whole of it.
     text = f"{program.jaxpr} {program.consts}"
     if text not in _FOUND:
-        slopes = jax.grad(lambda *numbers: jaxpr_as_fun(program)(*numbers)[0], argnums=(0, 1))
-        # Compiled, it is run here and now, whatever is being traced around this.
-        at = jax.jit(slopes).trace(0.0, 1.0).lower().compile()
-        if all(map(math.isfinite, at(0.0, 1.0))):
-            _FOUND[text] = "nowhere"
-        else:
-            _FOUND[text] = "at zero" if all(map(math.isfinite, at(1.0, 1.0))) else "anywhere"
+
+        def finite(*numbers: Array) -> Array:
+            slopes = jax.grad(lambda *numbers: jaxpr_as_fun(program)(*numbers)[0], argnums=(0, 1))
+            return jnp.isfinite(jnp.stack(slopes(*numbers))).all()
+
+        # Compiled, it is run here and now, whatever is being traced around this. It gives no NaN
+        # that jax.debug_nans would take for the user's.
+        at = jax.jit(finite).trace(0.0, 1.0).lower().compile()
+        elsewhere = "at zero" if at(1.0, 1.0) else "anywhere"
+        _FOUND[text] = "nowhere" if at(0.0, 1.0) else elsewhere
     return _FOUND[text]
 
 

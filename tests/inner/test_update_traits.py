@@ -239,6 +239,14 @@ def test_slope_is_known_whatever_is_being_traced(steep: bool) -> None:
         )
 
 
+@pytest.mark.parametrize("debug", [jax.debug_nans, jax.disable_jit])
+def test_slope_is_known_while_debugging(debug: Callable) -> None:
+    # Of a rate of its own, so that it has not been looked at before.
+    with debug(True):
+        traits = update_traits(optax.adam(0.0625 if debug is jax.debug_nans else 0.125), PARAMS)
+    assert traits.infinite_slope == "at zero"
+
+
 @pytest.mark.parametrize(
     "options", [{"first_order": True}, {"backward": mj.Backward(last_steps=0)}]
 )
