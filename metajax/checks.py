@@ -74,8 +74,11 @@ def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: obje
 def check_optimizer(optimizer: object, name: str, example: str = "optax.sgd(0.4)") -> None:
     """Raises unless `optimizer`, an argument called `name`, is an optax transformation."""
     if not isinstance(optimizer, optax.GradientTransformation):
+        such = f"such as {example}"
+        if isinstance(optimizer, optax.MultiSteps):
+            such = "which its method gradient_transformation() returns"
         raise TypeError(
-            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, such as {example}"
+            f"{name} is {optimizer!r}; expected an optax.GradientTransformation, {such}"
         )
 
 

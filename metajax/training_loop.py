@@ -295,7 +295,10 @@ def _warn_of_non_finite(
         what += f"{named}; went on without {len(bad)} of {len(finite)} updates"
         if len(bad) == len(finite):
             what += ", and stopped, since none was left"
-    warn_user(f"{what}. A smaller inner or outer rate, or clipping, may help")
+    warn_user(
+        f"{what}. A smaller inner or outer rate, or clipping, may help. An inner optax.adam or its "
+        "kin needs eps_root=1e-8"
+    )
 
 
 def _record(

@@ -20,7 +20,7 @@ ALLOWED = {
     "keys": {"types"},
     "checked_learners": {"types", "checks"},
     "query_batching": {"types"},
-    "inner": {"types", "checks"},
+    "inner": {"types", "checks", "user_warnings"},
     "task_objectives": {"types", "checks", "losses", "query_batching"},
     "gradient_learners": {
         "types",

@@ -98,7 +98,8 @@ def reptile(
     """
     objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
     check_optional_integers(1, batch_size=batch_size)
-    loop = InnerLoop(inner, num_steps, adapt=adapt)
+    # No derivative is taken of the loop.
+    loop = InnerLoop(inner, num_steps, first_order=True, adapt=adapt)
     if carry_state:
         objective, loop = _with_state(objective, loop)
 

@@ -14,6 +14,7 @@ from metajax.inner.backward import Backward, join_steps, split_steps
 from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad
 from metajax.inner.selection import Selection, check_selection, select
+from metajax.inner.update_traits import checked_update
 from metajax.types import Array, Params
 
 
@@ -32,13 +33,20 @@ class InnerLoop:
     does not read them, as weight decay does) while learned rates still receive theirs (Finn et al.
     2017, section 5.2).
 
-    `optax.adam` divides by a square root whose derivative is infinite at 0, so a single dead unit
-    makes exact meta-gradients NaN: pass `eps_root=1e-8`.
+    Before the first step the optimiser's `update` is looked at, and a `RuntimeWarning` given where
+
+    - it would *add* the gradient to some parameters (`optax.masked` passes on the gradient of what
+      it masks out);
+    - exact steps have an infinite slope at a zero gradient, such as the square root in `optax.adam`
+      without `eps_root`: a single dead unit then makes exact meta-gradients NaN. Of optimisers that
+      decompose or gather (`optax.lbfgs`, `optax.contrib.galore`) this is not known.
 
     Attributes:
-      inner: any optax transformation; its state is differentiated through as well, and its numbers
-        may be traced arrays. Those that search along a line (`optax.lbfgs`) run, but JAX cannot
-        differentiate their search.
+      inner: any optax transformation whose iterates are its result; its state is differentiated
+        through as well, and its numbers may be traced arrays. `update` is given the keywords
+        `value`, `grad`, `value_fn` and `grad_fn` (as `optax.contrib.sam` has it). Those that search
+        along a line (`optax.lbfgs`) adapt, and train in first order, where their updates have no
+        derivative; differentiating exact steps of theirs is a `ValueError`.
       num_steps: number of steps, 0 or more; static.
       first_order: stop the inner gradients; static.
       backward: how the loop and its exact derivative are computed, see `Backward`. First order has
@@ -121,31 +129,36 @@ class InnerLoop:
 
         Raises:
           TypeError, ValueError: `adapt` does not fit the parameters, see `select`.
-          ValueError: an array of `per_step` has not one slice a step.
+          ValueError: an array of `per_step` has not one slice a step, or the result of `inner` is
+            another point than its iterate (`optax.lookahead`, `optax.contrib.schedule_free`).
         """
         _check_per_step(per_step, self.num_steps)
         if self.adapt is not None:
             return self._run_part(loss, params, per_step, observe)
-        update = optax.with_extra_args_support(self.inner).update
+        update = checked_update(self.inner, params, exact=self.exact_steps > 0)
 
         def step(
             carry: tuple[Params, Any], data: Any, *, exact: bool
         ) -> tuple[tuple[Params, Any], Any]:
             phi, opt_state = carry
             seen = None if observe is None else observe(phi)
-            if self.backward.mixed and exact:
-                value, gradient = mixed_value_and_grad(loss, phi, data)
-            else:
-                value, gradient = jax.value_and_grad(loss)(phi, data)
-            if not exact:
-                value, gradient = jax.lax.stop_gradient((value, gradient))
+
+            def slope(params: Params) -> tuple[Array, Params]:
+                if self.backward.mixed and exact:
+                    return mixed_value_and_grad(loss, params, data)
+                both = jax.value_and_grad(loss)(params, data)
+                return both if exact else jax.lax.stop_gradient(both)
+
+            value, gradient = slope(phi)
             updates, opt_state = update(
                 gradient,
                 opt_state,
                 phi,
                 value=value,
                 grad=gradient,
-                value_fn=lambda params: loss(params, data),
+                # A line search of optax passes on to it what it does not know itself.
+                value_fn=lambda params, grad_fn=None: loss(params, data),
+                grad_fn=lambda params, _: slope(params)[1],
             )
             return (optax.apply_updates(phi, updates), opt_state), seen
 
