@@ -113,11 +113,30 @@ def reptile_carrying(num_steps: int, rate: float) -> mj.Learner:
     return mj.reptile(model(), inner=inner, num_steps=num_steps, carry_state=True)
 
 
+def in_parts(
+    factory: Callable[..., mj.Learner],
+) -> Callable[[int, float], mj.Learner]:
+    """`make` for the row of a factory that takes a body and a head."""
+
+    def make(num_steps: int, rate: float) -> mj.Learner:
+        body, head = encoder(), mj.models.mlp((WAYS,), stddev=0.5)
+        return factory(body, head, inner=optax.sgd(rate), num_steps=num_steps)
+
+    return make
+
+
+def meta_sgd(num_steps: int, rate: float) -> mj.Learner:
+    return mj.meta_sgd(model(), num_steps=num_steps, rate=rate, per_step=True)
+
+
 REPTILE = {"adapts": everything, "exact": False, "pseudo_loss": True}
 LEARNERS = (
     Row("maml", descent(mj.maml, model), everything),
     Row("maml_noisy", descent(mj.maml, noisy), everything, draws=True),
     Row("fomaml", descent(mj.fomaml, model), everything, exact=False),
+    Row("anil", in_parts(mj.anil), lambda path: path.startswith("head/")),
+    Row("boil", in_parts(mj.boil), lambda path: path.startswith("body/")),
+    Row("meta_sgd", meta_sgd, everything),
     Row("reptile", descent(mj.reptile, model), **REPTILE),
     Row("reptile_carry", reptile_carrying, **REPTILE),
     Row(

@@ -70,34 +70,24 @@ class RatedParams(NamedTuple):
 
 
 def meta_sgd(sign: float = -1.0, cut: bool = False) -> Make:
-    plain = mj.supervised(MODEL)
-    objective = Objective(
-        lambda key, inputs: RatedParams(plain.init(key, inputs), {}),
-        lambda params, *rest: plain.loss(params.model, *rest),
-        lambda params, *rest: plain.predict(params.model, *rest),
-    )
+    objective = mj.supervised(MODEL)
 
     def make(num_steps: int, rate: float) -> mj.Learner:
         def start(key: Key, inputs: Array) -> RatedParams:
-            params = plain.init(key, inputs)
+            params = objective.init(key, inputs)
             return RatedParams(params, jax.tree.map(lambda x: jnp.full_like(x, rate), params))
 
         def fit(params: RatedParams, support: Examples, key: Key | None, observe: Any) -> Any:
-            del key, observe
             rates = jax.lax.stop_gradient(params.rates) if cut else params.rates
 
             def update(gradient: Params, state: Any, params: Any = None) -> Any:
                 return jax.tree.map(lambda rate, g: sign * rate * g, rates, gradient), state
 
-            phi, seen = mj.inner_loop(
-                lambda phi, _: plain.loss(phi, support, None, None)[0],
-                params.model,
-                optax.GradientTransformation(lambda params: optax.EmptyState(), update),
-                num_steps=num_steps,
-            )
-            return params._replace(model=phi), seen
+            descent = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+            plain = mj.support_fit(objective, mj.InnerLoop(descent, num_steps))
+            return plain(params.model, support, key, observe)
 
-        return gradient_learner(objective._replace(init=start), fit, record_steps=False)
+        return gradient_learner(objective, fit, init=start, record_steps=False)
 
     return make
 
@@ -147,16 +137,15 @@ def first_order(num_steps: int, rate: float) -> mj.Learner:
 
 
 def prototypical(cut: bool = False) -> Make:
-    def read(params: Params, embeddings: Array, support: Examples) -> Array:
-        del params
-        centres = prototypes(embeddings, support.targets, WAYS, support.weights)
+    def read(params: Params, embeddings: Array, support: Examples, present: Array) -> Array:
+        centres = prototypes(embeddings, support.targets, len(present), support.weights)
         return jax.lax.stop_gradient(centres) if cut else centres
 
     learner = metric_learner(
         init=lambda key, inputs: {"body": init(key, inputs)["body"]},
         encoder=mj.Model(init, embed),
         read=read,
-        compare=lambda params, centres, queries, weights: -squared_distances(queries, centres),
+        compare=lambda params, centres, queries, *rest: -squared_distances(queries, centres),
         ways=WAYS,
         query_batching="separate",
     )
@@ -266,7 +255,7 @@ def wrong(name: str, make: Make, *refused_by: str, **claims: Any) -> Wrong:
 RIGHT = (
     Row("maml", maml, everything),
     Row("maml_noisy", lambda *steps: maml(*steps, NOISY), everything, draws=True),
-    Row("meta_sgd", meta_sgd(), lambda path: path.startswith("model/")),
+    Row("meta_sgd", meta_sgd(), everything),
     Row("anil", anil(), head_only),
     Row("prototypical", prototypical()),
 )

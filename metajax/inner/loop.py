@@ -135,6 +135,8 @@ class InnerLoop:
         _check_per_step(per_step, self.num_steps)
         if self.adapt is not None:
             return self._run_part(loss, params, per_step, observe)
+        if not self.num_steps:
+            return params, _stacked(observe, params)
         update = checked_update(self.inner, params, exact=self.exact_steps > 0)
 
         def step(
@@ -173,14 +175,12 @@ class InnerLoop:
                 partial(step, exact=False), carry, early, self.num_steps - exact
             )
             seen.append(before)
-        if exact or not self.num_steps:
+        if exact:
             carry, before = self.backward.scan(partial(step, exact=True), carry, late, exact)
             seen.append(before)
         phi = carry[0]
-        if observe is None:
-            return phi, None
-        last = jax.tree.map(lambda x: x[None], observe(phi))
-        return phi, join_steps(*seen, last)
+        last = _stacked(observe, phi)
+        return phi, None if observe is None else join_steps(*seen, last)
 
     def _run_part(
         self, loss: Callable, params: Params, per_step: Any, observe: Callable | None
@@ -238,6 +238,11 @@ def inner_loop(
     """
     loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
     return loop.run(loss, params, per_step=per_step, observe=observe)
+
+
+def _stacked(observe: Callable[[Params], Any] | None, phi: Params) -> Any:
+    """What is seen at `phi`, `[1, ...]`; None without `observe`."""
+    return None if observe is None else jax.tree.map(lambda x: x[None], observe(phi))
 
 
 def _check_per_step(per_step: Any, num_steps: int) -> None:
