@@ -59,6 +59,9 @@ LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
         num_steps=2,
     ),
     "fomaml": lambda: mj.fomaml(_perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3),
+    "anil": lambda: mj.anil(_perceptron(16), _perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3),
+    "boil": lambda: mj.boil(_perceptron(16), _perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3),
+    "meta_sgd": lambda: mj.meta_sgd(_perceptron(WAYS), num_steps=3, per_step=True),
     "reptile": lambda: mj.reptile(
         _perceptron(WAYS), inner=optax.sgd(0.1), num_steps=3, batch_size=3
     ),

@@ -49,6 +49,11 @@ _PROTO_MAML = Setting(outer_rate=1e-3, train_ways=20, inner_rate=0.02, steps=3, 
 SETTINGS = {
     "maml": _MAML,
     "fomaml": _MAML,
+    # The head alone is cheap to adapt, and needs more steps.
+    "anil": dataclasses.replace(_MAML, steps=5, test_steps=10),
+    "boil": dataclasses.replace(_MAML, inner_rate=0.5),
+    # Rates learned for one step are not made for five.
+    "meta_sgd": dataclasses.replace(_MAML, test_steps=1),
     "reptile": Setting(
         outer_rate=1.0,
         meta_batch=5,
@@ -69,7 +74,7 @@ SETTINGS = {
 }
 
 # Their models end in a head with one output a way.
-OF_FIXED_WAYS = ("maml", "fomaml", "reptile")
+OF_FIXED_WAYS = ("maml", "fomaml", "anil", "boil", "meta_sgd", "reptile")
 
 
 def make_learner(
@@ -89,6 +94,24 @@ def make_learner(
             inner=optax.sgd(setting.inner_rate),
             num_steps=steps,
             first_order=algorithm == "fomaml",
+            query_batching=batching,
+            record_steps=test,
+        )
+    if algorithm in ("anil", "boil"):
+        factory = mj.anil if algorithm == "anil" else mj.boil
+        return factory(
+            mj.models.from_linen(mj.models.ConvNet(None, filters)),
+            mj.models.mlp((ways,), stddev=0.2),
+            inner=optax.sgd(setting.inner_rate),
+            num_steps=steps,
+            query_batching=batching,
+            record_steps=test,
+        )
+    if algorithm == "meta_sgd":
+        return mj.meta_sgd(
+            mj.models.strided_conv_net(ways, filters=filters),
+            num_steps=steps,
+            rate=setting.inner_rate,
             query_batching=batching,
             record_steps=test,
         )

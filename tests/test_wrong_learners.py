@@ -4,7 +4,9 @@ All of these learn. `WRONG` is the table: each learner, and the checks of the al
 it, which are all that do.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -346,3 +348,10 @@ def test_a_right_learner_passes(row: Row) -> None:
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.row.name)
 def test_a_wrong_learner_is_refused(case: Wrong) -> None:
     assert refusals(case.row) == case.refused_by
+
+
+def test_the_table_of_the_page_is_this_one() -> None:
+    page = Path(__file__).parent.parent / "docs" / "inside" / "truth.md"
+    rows = re.findall(r"^\| (\w+) \| [^|]+ \| ([\w, ]+) \|$", page.read_text(), re.M)
+    table = {name: set(checks.split(", ")) for name, checks in rows if name != "learner"}
+    assert table == {case.row.name: case.refused_by for case in WRONG}
