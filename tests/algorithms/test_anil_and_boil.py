@@ -129,3 +129,25 @@ def test_models_are_asked_for(part: str) -> None:
     for models, name in (((MODELS[0], 5), "head"), (("net", MODELS[1]), "body")):
         with pytest.raises(TypeError, match=rf"{name} is .*; expected a metajax.Model"):
             FACTORIES[part](*models, inner=optax.sgd(RATE), num_steps=1)
+
+
+def test_convolutions_of_many_tasks_at_once() -> None:
+    model = mj.models.from_linen(mj.models.ConvNet(OUTPUTS, 2, blocks=1))
+    support, query = oracles.normals(0, (2, SUPPORT, 4, 4, 1), (2, QUERY, 4, 4, 1))
+    targets = (jnp.tile(jnp.arange(len(x[0])) % OUTPUTS, (2, 1)) for x in (support, query))
+    episodes = mj.Episode(*map(mj.Examples, (support, query), targets))
+    params = oracles.normal_like(
+        1, jax.eval_shape(model.init, jax.random.key(0), episodes.support.inputs[0])
+    )
+    keys = mj.task_keys(jax.random.key(0), 2)
+    labels = {name: "head" if name == "Dense_0" else "body" for name in params}
+    rules = {"head": optax.sgd(RATE), "body": optax.set_to_zero()}
+
+    def gradient(chunk_size: int, **options: Any) -> Any:
+        loss = mj.maml(model, num_steps=STEPS, **options).loss
+        return oracles.compiled(
+            lambda params: mj.meta_gradient(loss, params, episodes, keys, chunk_size=chunk_size)
+        )(params)
+
+    expected = gradient(1, inner=optax.partition(rules, labels))
+    oracles.assert_close(gradient(2, inner=optax.sgd(RATE), adapt="Dense_0"), expected, 1e-11)

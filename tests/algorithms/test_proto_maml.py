@@ -229,3 +229,19 @@ def test_padding_counts_for_nothing(first_order: bool) -> None:
     oracles.assert_close(aux.outputs[query.weights > 0, :WAYS], expected_aux.outputs)
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
     oracles.assert_close(aux.metrics["accuracy"], expected_aux.metrics["accuracy"])
+
+
+def test_the_head_alone_is_a_partition() -> None:
+    params, episode = start(tanh_encoder(), INPUTS)
+    labels = mj.ProtoMAMLParams("still", "moving", "moving")
+    rules = {"moving": optax.sgd(RATE), "still": optax.set_to_zero()}
+    got, expected = (
+        slope(learner(tanh_encoder(), **options))(params, episode)
+        for options in (
+            {"adapt": ("weights", "biases")},
+            {"inner": optax.partition(rules, labels)},
+        )
+    )
+    oracles.assert_close(got, expected)
+    with pytest.raises(ValueError, match=r"adapt='head' fits no parameter; there are body/bias"):
+        learner(tanh_encoder(), adapt="head").loss(params, episode)

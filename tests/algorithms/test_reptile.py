@@ -264,3 +264,45 @@ def test_a_state_that_counts_steps_cannot_be_carried() -> None:
         learner(inner=optax.adam(0.1), carry_state=True).init(
             jax.random.key(0), jnp.zeros((1, FEATURES))
         )
+
+
+def _moved(params: Any, **options: Any) -> Any:
+    """What `reptile` moves the parameters by."""
+    loss = learner(**options).loss
+    return oracles.compiled(jax.grad(lambda params: loss(params, task())[0]))(params)
+
+
+def test_what_is_not_adapted_stays() -> None:
+    still = optax.partition(
+        {"moving": optax.sgd(RATE), "still": optax.set_to_zero()},
+        {"Dense_0": "still", "Dense_1": "moving"},
+    )
+    gradient = _moved(theta(), adapt="Dense_1")
+    oracles.assert_close(gradient, _moved(theta(), inner=still))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["Dense_0"]))
+
+
+def test_a_carried_state_is_of_what_is_adapted() -> None:
+    inner = optax.sgd(RATE, momentum=0.9)
+    part = learner(inner=inner, carry_state=True, adapt="Dense_1")
+    shapes = jax.eval_shape(part.init, jax.random.key(0), task().support.inputs)
+    momentum = optax.tree.get(shapes.inner_state, "trace")
+    assert jax.tree.leaves(momentum["Dense_0"]) == []
+    start = oracles.normal_like(4, shapes)._replace(model=theta())
+    gradient = _moved(start, inner=inner, carry_state=True, adapt="Dense_1")
+
+    labels = {"Dense_0": "still", "Dense_1": "moving"}
+    rules = {"moving": inner, "still": optax.set_to_zero()}
+    both = {"inner": optax.partition(rules, labels), "carry_state": True}
+    whole = jax.eval_shape(learner(**both).init, jax.random.key(0), task().support.inputs)
+    leaves = jax.tree.leaves(start.inner_state)
+    same = jax.tree.unflatten(jax.tree.structure(whole.inner_state), leaves)
+    expected = _moved(ReptileParams(theta(), same), **both)
+    oracles.assert_close(gradient.model, expected.model)
+    oracles.assert_close(
+        jax.tree.leaves(gradient.inner_state), jax.tree.leaves(expected.inner_state)
+    )
+    with pytest.raises(ValueError, match=r"adapt='Dense' fits no parameter; there are Dense_0/"):
+        learner(inner=inner, carry_state=True, adapt="Dense").init(
+            jax.random.key(0), task().support.inputs
+        )

@@ -145,3 +145,29 @@ def test_equals_a_partition_that_stops_the_others(inner: Any, options: dict) -> 
         for adapt, rule in ((("head", "shift"), inner), (None, both))
     )
     oracles.assert_close(got, expected)
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_follows_a_steps_key_is_drawn_at_every_step() -> None:
+    inputs, body, head = oracles.normals(3, (6, 4), (4, 3), (3, 2))
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def loss(params: Any, key: Any) -> Any:
+        noisy = inputs + jax.random.normal(key, inputs.shape)
+        return jnp.mean((jnp.tanh(noisy @ params["body"]) @ params["head"]) ** 2)
+
+    def meta(params: Any, adapt: Any, inner: Any) -> Any:
+        loop = mj.InnerLoop(inner, 3, adapt=adapt)
+        phi, _ = loop.run(loss, params, per_step=keys)
+        return loss(phi, keys[0])
+
+    stopped = optax.partition(
+        {"moved": optax.sgd(0.2), "stopped": _STOPPED}, {"body": "stopped", "head": "moved"}
+    )
+    got, expected = (
+        jax.jit(jax.value_and_grad(lambda params, a=adapt, i=inner: meta(params, a, i)))(
+            {"body": body, "head": head}
+        )
+        for adapt, inner in (("head", optax.sgd(0.2)), (None, stopped))
+    )
+    oracles.assert_close(got, expected)
