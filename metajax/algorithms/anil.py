@@ -6,7 +6,7 @@ Effectiveness of MAML", ICLR 2020, arXiv 1909.09157.
   \theta = (b, h), \quad h_0 = h, \quad h_{i+1} = h_i - \alpha \nabla_h L_S(b, h_i), \quad
   \text{meta-loss} = L_Q(b, h_n)
 
-(section 4.1, "almost no inner loop"): MAML whose tasks adapt the head alone. Body and head are
+(section 4, "almost no inner loop"): MAML whose tasks adapt the head alone. Body and head are
 meta-learned, and the meta-gradient of the body goes through the adapted heads.
 """
 
@@ -37,7 +37,7 @@ def anil(
     query_batching: Batching = "separate",
     record_steps: bool = False,
 ) -> Learner:
-    """Almost no inner loop (Raghu et al. 2020, section 4.1): a task adapts the head alone.
+    """Almost no inner loop (Raghu et al. 2020, section 4): a task adapts the head alone.
 
     The learner's parameters are `metajax.models.ChainParams`, and it is
     `maml(metajax.models.chain(body, head), adapt="head", ...)`, which serves where a model is not

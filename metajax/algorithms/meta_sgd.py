@@ -6,7 +6,7 @@ arXiv 1707.09835.
   \phi_0 = \theta, \quad \phi_{i+1} = \phi_i - \alpha \circ \nabla L_S(\phi_i), \quad
   \text{meta-loss} = L_Q(\phi_n)
 
-(equation 3 and algorithm 1): MAML whose rates, one a parameter, are meta-learned beside the initial
+(algorithm 1): MAML whose rates, one a parameter, are meta-learned beside the initial
 parameters. One rate a leaf and a step is the "per-layer per-step learning rates" of MAML++
 (Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019, arXiv 1810.09502, section 4).
 """
