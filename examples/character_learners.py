@@ -144,6 +144,8 @@ def make_learner(
             ways=ways,
             query_batching=batching,
         )
+    if algorithm not in ("proto_maml", "fo_proto_maml"):
+        raise ValueError(f"algorithm={algorithm!r} has a setting and no learner; make it here")
     return mj.proto_maml(
         encoder,
         inner=optax.sgd(setting.inner_rate),

@@ -17,7 +17,7 @@ SGD = optax.sgd(0.1)
 
 
 def _factories() -> list[Callable[..., mj.Learner]]:
-    return [mj.maml, mj.fomaml, mj.reptile]
+    return [mj.maml, mj.fomaml, mj.reptile]  # Those that take a model or an objective.
 
 
 def _sampler(**changes: object) -> object:

@@ -63,6 +63,14 @@ def test_the_functions_of_a_learner_are_documented(row: Row) -> None:
             mj.maml(MODEL, **INNER, backward=mj.Backward(last_steps=1)),
             "maml(num_steps=2, inner=..., exact through the last 1)",
         ),
+        (
+            mj.maml(MODEL, **INNER, adapt="*/bias"),
+            "maml(num_steps=2, inner=..., exact, adapt='*/bias')",
+        ),
+        (
+            mj.meta_sgd(MODEL, num_steps=1),
+            "meta_sgd(num_steps=1, granularity='parameter', per_step=False)",
+        ),
         (mj.reptile(MODEL, **INNER), "reptile(num_steps=2, inner=..., batch_size=None)"),
         (mj.proto_maml(MODEL, **INNER), "proto_maml(num_steps=2, inner=..., exact, ways=None)"),
         (
