@@ -18,6 +18,11 @@ def everything(path: str) -> bool:
     return True
 
 
+def nothing(path: str) -> bool:
+    del path
+    return False
+
+
 class Row(NamedTuple):
     """A way to build a small learner on `[items, 8, 8, 1]` images of three ways; its claims.
 
@@ -33,6 +38,9 @@ class Row(NamedTuple):
       needs_key: it draws support items, so that it cannot do without a key.
       weighs: an item of weight 2 is the item twice. Not so where items are read one after another,
         or share batch statistics, of which weights only leave items out.
+      blind: to which of the learner's parameters its loss is blind, by their path: an offset that
+        all embeddings share, say.
+      repeats: its programs are those of another row, with other numbers.
       loss_fn: of the support and of the query set.
       num_steps: of the learner that most checks look at.
       rate: of its steps.
@@ -46,6 +54,8 @@ class Row(NamedTuple):
     draws: bool = False
     needs_key: bool = False
     weighs: bool = True
+    blind: Callable[[str], bool] = nothing
+    repeats: bool = False
     loss_fn: LossFn = mj.cross_entropy
     num_steps: int = 2
     rate: float = 0.1
@@ -132,13 +142,13 @@ def meta_sgd(num_steps: int, rate: float) -> mj.Learner:
 REPTILE = {"adapts": everything, "exact": False, "pseudo_loss": True}
 LEARNERS = (
     Row("maml", descent(mj.maml, model), everything),
-    Row("maml_noisy", descent(mj.maml, noisy), everything, draws=True),
-    Row("fomaml", descent(mj.fomaml, model), everything, exact=False),
+    Row("maml_noisy", descent(mj.maml, noisy), everything, draws=True, repeats=True),
+    Row("fomaml", descent(mj.fomaml, model), everything, exact=False, repeats=True),
     Row("anil", in_parts(mj.anil), lambda path: path.startswith("head/")),
-    Row("boil", in_parts(mj.boil), lambda path: path.startswith("body/")),
+    Row("boil", in_parts(mj.boil), lambda path: path.startswith("body/"), repeats=True),
     Row("meta_sgd", meta_sgd, everything),
     Row("reptile", descent(mj.reptile, model), **REPTILE),
-    Row("reptile_carry", reptile_carrying, **REPTILE),
+    Row("reptile_carry", reptile_carrying, **REPTILE, repeats=True),
     Row(
         "reptile_batches",
         descent(mj.reptile, model, batch_size=4),
@@ -147,8 +157,12 @@ LEARNERS = (
         needs_key=True,
     ),
     Row("proto_maml", descent(mj.proto_maml, encoder), everything),
-    Row("fo_proto_maml", descent(mj.fo_proto_maml, encoder), everything, exact=False),
-    Row("prototypical", comparing(lambda: mj.prototypical_network(encoder()))),
+    Row("fo_proto_maml", descent(mj.fo_proto_maml, encoder), everything, exact=False, repeats=True),
+    Row(
+        "prototypical",
+        comparing(lambda: mj.prototypical_network(encoder())),
+        blind=lambda path: path == "Dense_1/bias",
+    ),
     Row("matching", comparing(lambda: mj.matching_network(encoder()))),
     Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
     Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),

@@ -201,11 +201,6 @@ def normal_like(seed: int, tree: Params, scale: float = 1.0) -> Params:
     )
 
 
-def compiled(function: Callable) -> Callable:
-    """`jax.jit` that compiles in about half the time, to code that need not be fast."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def assert_close(actual: Params, expected: Params, tolerance: float = 1e-12) -> None:
     """Same structure, and every leaf within `tolerance` of its own largest entry."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)

@@ -12,7 +12,10 @@ from learners import LEARNERS, Row
             name,
             row,
             id=f"{row.name}-{name}",
-            marks=[pytest.mark.exact] if check.exact else [],
+            marks=[
+                *([pytest.mark.exact] if check.exact else []),
+                *([pytest.mark.slow] if row.repeats and check.about == "program" else []),
+            ],
         )
         for row in LEARNERS
         for name, check in CHECKS.items()

@@ -79,7 +79,7 @@ def test_items_of_weight_zero_never_reach_the_prototypes(garbage: float) -> None
         centres = mj.metric.prototypes(embeddings, jnp.asarray(LABELS), WAYS, WEIGHTS)
         return (jnp.sin(centres) * direction).sum()
 
-    slope = oracles.compiled(jax.value_and_grad(read))
+    slope = jax.jit(jax.value_and_grad(read))
     (value, gradient), expected = slope(spoilt), slope(clean)
     oracles.assert_close((value, gradient), expected, 0.0)
     assert not np.asarray(gradient)[masked].any()
@@ -199,7 +199,7 @@ def test_scores_of_masked_items_reach_neither_values_nor_gradients(garbage: floa
     (clean,) = oracles.normals(0, (4, len(LABELS)))
     masked = WEIGHTS == 0
     spoilt = jnp.where(masked[None], garbage, clean)
-    slope = oracles.compiled(jax.value_and_grad(lambda scores: class_loss(scores, WEIGHTS)))
+    slope = jax.jit(jax.value_and_grad(lambda scores: class_loss(scores, WEIGHTS)))
     value, gradient = slope(spoilt)
     kept = np.flatnonzero(~masked)
     attention = numpy_attention(clean, WEIGHTS)
@@ -213,7 +213,7 @@ def test_scores_of_masked_items_reach_neither_values_nor_gradients(garbage: floa
 @truth
 def test_gradient_of_class_probabilities_is_the_finite_difference() -> None:
     scores, direction = oracles.normals(0, (4, len(LABELS)), (4, len(LABELS)))
-    slope = oracles.compiled(jax.value_and_grad(lambda scores: class_loss(scores, WEIGHTS)))
+    slope = jax.jit(jax.value_and_grad(lambda scores: class_loss(scores, WEIGHTS)))
     difference = oracles.central_difference(lambda x: slope(x)[0], scores, direction)
     np.testing.assert_allclose(oracles.dot(slope(scores)[1], direction), difference, rtol=1e-7)
 
@@ -229,7 +229,7 @@ def test_very_sharp_attention_is_finite_in_single_precision(weights: np.ndarray 
     def loss(cosines: jax.Array) -> jax.Array:
         return class_loss(cosines / 1e-3, weights)
 
-    value, gradient = oracles.compiled(jax.value_and_grad(loss))(cosines)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(cosines)
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
     assert value > 100

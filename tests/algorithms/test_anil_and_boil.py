@@ -57,7 +57,7 @@ def _slope(learner: mj.Learner) -> Callable[[Any], Any]:
         (value, _), gradient = jax.value_and_grad(learner.loss, has_aux=True)(params, _episode())
         return value, gradient
 
-    return oracles.compiled(run)
+    return jax.jit(run)
 
 
 def _path_arguments(part: str) -> tuple[Any, ...]:
@@ -75,7 +75,7 @@ def test_meta_gradient_is_the_unrolled_loops(part: str) -> None:
         lambda params: oracles.maml_loss(on_support, on_query, params, rule, STEPS)
     )
     exact = _slope(_learner(part))(_params())
-    oracles.assert_close(exact, oracles.compiled(expected)(_params()))
+    oracles.assert_close(exact, jax.jit(expected)(_params()))
 
     _, first_order = _slope(_learner(part, first_order=True))(_params())
     at_phi = oracles.fomaml_gradient(on_support, on_query, _params(), rule, STEPS)
@@ -145,7 +145,7 @@ def test_convolutions_of_many_tasks_at_once() -> None:
 
     def gradient(chunk_size: int, **options: Any) -> Any:
         loss = mj.maml(model, num_steps=STEPS, **options).loss
-        return oracles.compiled(
+        return jax.jit(
             lambda params: mj.meta_gradient(loss, params, episodes, keys, chunk_size=chunk_size)
         )(params)
 

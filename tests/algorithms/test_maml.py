@@ -84,7 +84,7 @@ case_names = pytest.mark.parametrize("name", ["classification", "regression"])
 def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[Array, Any]]:
     """`(params, episode) -> (meta-loss, meta-gradient)`."""
 
-    @oracles.compiled
+    @jax.jit
     def run(params: Any, episode: mj.Episode) -> tuple[Array, Any]:
         (value, _), gradient = jax.value_and_grad(learner.loss, has_aux=True)(params, episode)
         return value, gradient
@@ -99,13 +99,11 @@ def test_meta_gradient_is_the_unrolled_loops(name: str) -> None:
     _, first_order = slope(case.learner(first_order=True))(case.params, case.episode)
 
     arguments = (case.support_loss, case.query_loss, case.params, oracles.sgd(RATE), STEPS)
-    unrolled = oracles.compiled(
+    unrolled = jax.jit(
         jax.value_and_grad(lambda params: oracles.maml_loss(*arguments[:2], params, *arguments[3:]))
     )
     oracles.assert_close((value, exact), unrolled(case.params))
-    at_phi = oracles.compiled(
-        lambda params: oracles.fomaml_gradient(*arguments[:2], params, *arguments[3:])
-    )
+    at_phi = jax.jit(lambda params: oracles.fomaml_gradient(*arguments[:2], params, *arguments[3:]))
     oracles.assert_close(first_order, at_phi(case.params))
     gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), exact, first_order)
     assert min(jax.tree.leaves(gap)) > 1e-3  # The second-order term is no rounding error.
@@ -134,7 +132,7 @@ def test_meta_gradient_is_the_finite_difference(name: str) -> None:
 )
 def test_without_movement_it_is_the_plain_gradient(name: str, options: dict[str, Any]) -> None:
     case = CASES[name]()
-    plain = oracles.compiled(jax.value_and_grad(case.query_loss))(case.params)
+    plain = jax.jit(jax.value_and_grad(case.query_loss))(case.params)
     for first_order in (False, True):
         learner = case.learner(first_order=first_order, **options)
         oracles.assert_close(slope(learner)(case.params, case.episode), plain)
@@ -225,7 +223,7 @@ def noisy(model: mj.Model) -> mj.Objective:
 def test_adapt_and_predict_are_what_the_loss_does() -> None:
     case = CASES["regression"]()
     learner = mj.maml(noisy(case.model), inner=optax.sgd(RATE), num_steps=STEPS)
-    loss, adapt = oracles.compiled(learner.loss), oracles.compiled(learner.adapt)
+    loss, adapt = jax.jit(learner.loss), jax.jit(learner.adapt)
     seen = []
     for key in (None, jax.random.key(4), jax.random.key(5)):
         value, aux = loss(case.params, case.episode, key)
@@ -237,7 +235,7 @@ def test_adapt_and_predict_are_what_the_loss_does() -> None:
         seen.append(float(value))
     assert len({round(value, 6) for value in seen}) == 3
     arguments = (case.support_loss, case.query_loss, case.params, oracles.sgd(RATE), STEPS)
-    quiet = oracles.compiled(lambda: oracles.maml_loss(*arguments))()
+    quiet = jax.jit(lambda: oracles.maml_loss(*arguments))()
     np.testing.assert_allclose(seen[0], quiet, rtol=1e-12)
 
 
@@ -251,7 +249,7 @@ def test_every_inner_step_draws_anew() -> None:
     objective = mj.Objective(lambda key, inputs: jnp.zeros(2), loss, lambda phi, x, support: x)
     learner = mj.maml(objective, inner=optax.sgd(1.0), num_steps=STEPS, record_steps=True)
     episode = CASES["regression"]().episode
-    _, aux = oracles.compiled(learner.loss)(jnp.zeros(2), episode, jax.random.key(0))
+    _, aux = jax.jit(learner.loss)(jnp.zeros(2), episode, jax.random.key(0))
     draws = np.diff(aux.metrics["phi_per_step"], axis=0)
     gaps = np.abs(draws[:, None] - draws[None]).max(axis=-1)
     assert (gaps[~np.eye(STEPS, dtype=bool)] > 1e-3).all()
@@ -260,11 +258,11 @@ def test_every_inner_step_draws_anew() -> None:
 @case_names
 def test_recorded_steps_are_runs_of_that_many_steps(name: str) -> None:
     case = CASES[name]()
-    _, aux = oracles.compiled(case.learner(record_steps=True).loss)(case.params, case.episode)
+    _, aux = jax.jit(case.learner(record_steps=True).loss)(case.params, case.episode)
     curve = aux.metrics["query_loss_per_step"]
     assert curve.shape == (STEPS + 1,)
 
-    @oracles.compiled
+    @jax.jit
     def by_hand(params: Any) -> Array:
         path = oracles.inner_path(case.support_loss, params, oracles.sgd(RATE), STEPS)
         return jnp.stack([case.query_loss(phi) for phi in path])
@@ -272,7 +270,7 @@ def test_recorded_steps_are_runs_of_that_many_steps(name: str) -> None:
     oracles.assert_close(curve, by_hand(case.params))
     oracles.assert_close(curve[-1], aux.metrics["query_loss"])
     for steps in range(STEPS + 1):
-        shorter_loss = oracles.compiled(case.learner(num_steps=steps).loss)
+        shorter_loss = jax.jit(case.learner(num_steps=steps).loss)
         value, shorter = shorter_loss(case.params, case.episode)
         oracles.assert_close(curve[steps], value)
         if name == "classification":
@@ -315,7 +313,7 @@ def test_padding_counts_for_nothing(name: str, first_order: bool) -> None:
 def test_padding_stays_out_of_shared_batches(query_batching: str) -> None:
     case = CASES["convolution"]()
     episode = mj.Episode(padded(case.episode.support, 3, 0), padded(case.episode.query, 2, 2))
-    loss = oracles.compiled(case.learner(query_batching=query_batching).loss)
+    loss = jax.jit(case.learner(query_batching=query_batching).loss)
     (value, aux), (expected, unpadded) = (loss(case.params, e) for e in (episode, case.episode))
     oracles.assert_close(value, expected)
     oracles.assert_close(aux.metrics["accuracy"], unpadded.metrics["accuracy"])
@@ -334,9 +332,9 @@ def test_a_weight_of_two_counts_an_item_twice() -> None:
 
 def test_query_batching_decides_who_shares_a_batch() -> None:
     case = CASES["convolution"]()
-    apply = oracles.compiled(case.model.apply)
+    apply = jax.jit(case.model.apply)
     support, query = case.episode
-    step = oracles.compiled(jax.grad(lambda phi: case.support_loss(phi, 0)))
+    step = jax.jit(jax.grad(lambda phi: case.support_loss(phi, 0)))
     phi = jax.tree.map(lambda p, g: p - RATE * g, case.params, step(case.params))
     whole = jnp.concatenate([support.inputs, query.inputs])
     expected = {
@@ -352,10 +350,10 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
 
     for batching, outputs in expected.items():
         learner = case.learner(query_batching=batching, num_steps=1)
-        value, aux = oracles.compiled(learner.loss)(case.params, case.episode)
+        value, aux = jax.jit(learner.loss)(case.params, case.episode)
         oracles.assert_close(aux.outputs, outputs)
         oracles.assert_close(value, oracles.mean_cross_entropy(outputs, query.targets))
         task = mj.AdaptedTask(phi, support)
-        oracles.assert_close(oracles.compiled(learner.predict)(None, task, query.inputs), outputs)
+        oracles.assert_close(jax.jit(learner.predict)(None, task, query.inputs), outputs)
     for one, other in (("separate", "joint"), ("joint", "single"), ("separate", "single")):
         assert jnp.abs(expected[one] - expected[other]).max() > 1e-2

@@ -28,7 +28,7 @@ def conv_encoder() -> mj.Model:
 
 
 def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array, mj.Aux], Any]]:
-    return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
 
 
 # The oracles hold for complex numbers too, so that a step along the imaginary axis gives the
@@ -125,7 +125,7 @@ def test_one_shot_probability_is_capped_without_a_temperature(ways: int, cap: fl
 
     def probability(support: mj.Examples, query: mj.Examples, **options: Any) -> np.ndarray:
         learner = mj.matching_network(identity(), ways=ways, **options)
-        run = oracles.compiled(lambda *sets: learner.loss({}, mj.Episode(*sets))[1].outputs)
+        run = jax.jit(lambda *sets: learner.loss({}, mj.Episode(*sets))[1].outputs)
         return np.exp(run(support, query))
 
     reached = probability(support, query)[0, 0]
@@ -162,7 +162,7 @@ def test_a_weight_of_two_counts_an_item_twice() -> None:
     weights = [jnp.ones(len(s.targets)).at[1].set(2.0) for s in episode]
     weighted = mj.Episode(*(s._replace(weights=w) for s, w in zip(episode, weights, strict=True)))
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x[1:2]]), episode)
-    loss = oracles.compiled(learner.loss)
+    loss = jax.jit(learner.loss)
     value = loss(params, weighted)[0]
     np.testing.assert_allclose(value, loss(params, twice)[0], rtol=1e-13)
     assert abs(value - loss(params, episode)[0]) > 1e-3
@@ -190,7 +190,7 @@ def test_temperature_may_be_traced() -> None:
         return learner.loss(params, episode)[0]
 
     temperatures = np.array([0.1, 0.5, 1.0, 3.0])
-    values, slopes = oracles.compiled(jax.vmap(jax.value_and_grad(loss)))(jnp.asarray(temperatures))
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(loss)))(jnp.asarray(temperatures))
     support, query = (
         numpy_encoder(jax.tree.map(np.asarray, params), examples) for examples in episode
     )
@@ -274,10 +274,10 @@ def test_full_context_embeddings_are_those_of_the_equations(read_steps: int) -> 
     params = oracles.normal_like(1, jax.eval_shape(context.init, jax.random.key(0)), 0.7)
     items, queries = oracles.normals(0, (5, FEATURES), (2, FEATURES))
     numbers, items_, queries_ = jax.tree.map(np.asarray, (params, items, queries))
-    support = oracles.compiled(context.support)(params, items, None)
+    support = jax.jit(context.support)(params, items, None)
     expected = numpy_support(numbers, items_)
     oracles.assert_close(support, expected)
-    outputs = oracles.compiled(context.query)(params, queries, support, None)
+    outputs = jax.jit(context.query)(params, queries, support, None)
     oracles.assert_close(
         outputs, np.array([numpy_query(numbers, x, expected, read_steps) for x in queries_])
     )
@@ -333,7 +333,7 @@ def test_order_of_the_support_matters_only_with_full_context() -> None:
     for context in (None, mj.models.full_context(FEATURES, read_steps=1)):
         learner = mj.matching_network(tanh_encoder(FEATURES), full_context=context, ways=WAYS)
         params, episode = start(learner, INPUTS)
-        loss = oracles.compiled(learner.loss)
+        loss = jax.jit(learner.loss)
         gaps.append(abs(loss(params, episode)[0] - loss(params, reordered(episode, backwards))[0]))
     assert gaps[0] < 1e-14
     assert gaps[1] > 1e-3
@@ -354,17 +354,15 @@ def test_a_key_shuffles_the_support_with_full_context() -> None:
     every = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(reordered(episode, order) for order in orders)
     )
-    outputs = oracles.compiled(jax.vmap(lambda episode: learner.loss(params, episode)[1].outputs))(
-        every
-    )
-    drawn = oracles.compiled(jax.vmap(lambda key: learner.loss(params, episode, key)[1].outputs))(
+    outputs = jax.jit(jax.vmap(lambda episode: learner.loss(params, episode)[1].outputs))(every)
+    drawn = jax.jit(jax.vmap(lambda key: learner.loss(params, episode, key)[1].outputs))(
         jax.random.split(jax.random.key(0), 8)
     )
     # A draw is one of the orders; padding may stand anywhere, so that four orders are alike.
     distances = np.abs(np.asarray(drawn)[:, None] - np.asarray(outputs)[None]).max(axis=(2, 3))
     assert distances.min(axis=1).max() < 1e-13
     assert len(set(distances.argmin(axis=1))) > 2
-    quiet = oracles.compiled(mj.matching_network(tanh_encoder(FEATURES), ways=WAYS).loss)
+    quiet = jax.jit(mj.matching_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     first, second = (quiet(params.encoder, episode, key)[0] for key in (None, jax.random.key(1)))
     np.testing.assert_allclose(first, second, rtol=1e-13)
 
@@ -393,7 +391,7 @@ def test_padding_counts_for_nothing(full: bool) -> None:
 def test_query_batching_decides_who_shares_a_batch() -> None:
     encoder = conv_encoder()
     params, episode = start(mj.matching_network(encoder), 6, 6, 1)
-    apply = oracles.compiled(encoder.apply)
+    apply = jax.jit(encoder.apply)
     support, query = (s.inputs for s in episode)
     shots = len(support)
     whole = apply(params, jnp.concatenate([support, query]), None)
@@ -411,7 +409,7 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
     for batching, outputs in expected.items():
         options = {} if batching == "separate" else {"query_batching": batching}
         learner = mj.matching_network(encoder, ways=WAYS, **options)
-        _, aux = oracles.compiled(learner.loss)(params, episode)
+        _, aux = jax.jit(learner.loss)(params, episode)
         oracles.assert_close(aux.outputs, outputs)
     for one, other in itertools.combinations(expected.values(), 2):
         assert np.abs(one - other).max() > 1e-3

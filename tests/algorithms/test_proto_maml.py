@@ -43,7 +43,7 @@ def learner(encoder: mj.Model, **options: Any) -> mj.Learner:
 
 
 def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array, mj.Aux], Any]]:
-    return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
 
 
 class Phi(NamedTuple):
@@ -92,14 +92,14 @@ def unrolled(
 
 
 def adapted_path(theta: Any, episode: mj.Episode) -> list[Phi]:
-    return oracles.compiled(lambda theta: unrolled(theta, episode, STEPS))(theta)
+    return jax.jit(lambda theta: unrolled(theta, episode, STEPS))(theta)
 
 
 def unrolled_slope(theta: Any, episode: mj.Episode, **cuts: Callable) -> tuple[Array, Any]:
     def meta_loss(theta: Any) -> Array:
         return loss(unrolled(theta, episode, STEPS, **cuts)[-1], episode.query)
 
-    return oracles.compiled(jax.value_and_grad(meta_loss))(theta)
+    return jax.jit(jax.value_and_grad(meta_loss))(theta)
 
 
 def gap(first: Any, second: Any) -> float:
@@ -166,7 +166,7 @@ def test_without_steps_it_is_the_prototypical_network(first_order: bool) -> None
 
 def test_body_and_head_are_both_adapted() -> None:
     params, episode = start(tanh_encoder(), INPUTS)
-    task = oracles.compiled(learner(tanh_encoder()).adapt)(params, episode.support)
+    task = jax.jit(learner(tanh_encoder()).adapt)(params, episode.support)
     first, *_, last = adapted_path(params, episode)
     adapted = Phi(task.params.body, task.params.weights, task.params.biases)
     oracles.assert_close(adapted, last)
@@ -177,7 +177,7 @@ def test_body_and_head_are_both_adapted() -> None:
 
 def test_recorded_steps_are_runs_of_that_many_steps() -> None:
     params, episode = start(tanh_encoder(), INPUTS)
-    value, aux = oracles.compiled(learner(tanh_encoder(), record_steps=True).loss)(params, episode)
+    value, aux = jax.jit(learner(tanh_encoder(), record_steps=True).loss)(params, episode)
     path = adapted_path(params, episode)
     losses = jnp.stack([loss(phi, episode.query) for phi in path])
     oracles.assert_close(aux.metrics["query_loss_per_step"], losses)
@@ -195,11 +195,11 @@ def test_an_inner_rate_may_be_traced_and_differentiated() -> None:
     def value(rate: Array | float) -> Array:
         return learner(tanh_encoder(), inner=optax.sgd(rate)).loss(params, episode)[0]
 
-    values, slopes = oracles.compiled(jax.vmap(jax.value_and_grad(value)))(jnp.array([0.0, RATE]))
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(value)))(jnp.array([0.0, RATE]))
     path = adapted_path(params, episode)
     expected = [loss(path[0], episode.query), loss(path[-1], episode.query)]
     np.testing.assert_allclose(values, expected, rtol=1e-12)
-    run = oracles.compiled(value)
+    run = jax.jit(value)
     difference = oracles.central_difference(run, jnp.asarray(RATE), jnp.asarray(1.0))
     np.testing.assert_allclose(slopes[1], difference, rtol=1e-6)
 

@@ -85,7 +85,7 @@ def test_logits_loss_and_gradient_are_those_of_the_equations(
         return logits, numpy_loss(logits, weights[1])
 
     learner = mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS, **options)
-    run = oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    run = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
     (value, aux), gradient = run(params, episode)
     logits, loss = oracle(jax.tree.map(np.asarray, params))
     counted = weights[1] > 0  # What a query of weight 0 gets means nothing.
@@ -104,7 +104,7 @@ def test_logits_loss_and_gradient_are_those_of_the_equations(
 def test_gradient_is_the_finite_difference() -> None:
     params, episode = start(tanh_encoder(FEATURES), INPUTS)
     learner = mj.prototypical_network(tanh_encoder(FEATURES))
-    run = oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    run = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
     _, gradient = run(params, episode)
     direction = oracles.normal_like(3, params)
     difference = oracles.central_difference(lambda p: run(p, episode)[0][0], params, direction)
@@ -126,7 +126,7 @@ def test_a_weight_of_two_counts_an_item_twice() -> None:
     weights = [jnp.ones(len(s.targets)).at[1].set(2.0) for s in episode]
     weighted = mj.Episode(*(s._replace(weights=w) for s, w in zip(episode, weights, strict=True)))
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x[1:2]]), episode)
-    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
+    loss = jax.jit(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     value = loss(params, weighted)[0]
     np.testing.assert_allclose(value, loss(params, twice)[0], rtol=1e-13)
     assert abs(value - loss(params, episode)[0]) > 1e-3
@@ -138,7 +138,7 @@ def test_order_of_items_and_names_of_classes_do_not_matter() -> None:
     order = np.array([3, 5, 0, 2, 4, 1])
     support, query = (s._replace(targets=renamed[s.targets]) for s in episode)
     other = mj.Episode(jax.tree.map(lambda x: x[order], support), query)
-    loss = oracles.compiled(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
+    loss = jax.jit(mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS).loss)
     value, aux = loss(params, episode)
     other_value, other_aux = loss(params, other)
     np.testing.assert_allclose(other_value, value, rtol=1e-13)
@@ -147,11 +147,11 @@ def test_order_of_items_and_names_of_classes_do_not_matter() -> None:
 
 def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
     params, episode = start(tanh_encoder(FEATURES), INPUTS)
-    (value, aux), gradient = oracles.compiled(
+    (value, aux), gradient = jax.jit(
         jax.value_and_grad(mj.prototypical_network(tanh_encoder(FEATURES)).loss, has_aux=True)
     )(params, episode)
     told = mj.prototypical_network(tanh_encoder(FEATURES), ways=WAYS)
-    (expected, expected_aux), expected_gradient = oracles.compiled(
+    (expected, expected_aux), expected_gradient = jax.jit(
         jax.value_and_grad(told.loss, has_aux=True)
     )(params, episode)
     assert aux.outputs.shape == (len(QUERY_LABELS), len(SUPPORT_LABELS))
@@ -166,7 +166,7 @@ def test_without_ways_there_is_a_column_for_every_possible_class() -> None:
 def test_query_batching_decides_who_shares_a_batch() -> None:
     encoder = conv_encoder()
     params, episode = start(encoder, 6, 6, 1)
-    apply = oracles.compiled(encoder.apply)
+    apply = jax.jit(encoder.apply)
     support, query = (s.inputs for s in episode)
     shots = len(support)
     whole = apply(params, jnp.concatenate([support, query]), None)
@@ -181,14 +181,14 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
     }
     for batching, logits in expected.items():
         learner = mj.prototypical_network(encoder, ways=WAYS, query_batching=batching)
-        value, aux = oracles.compiled(learner.loss)(params, episode)
+        value, aux = jax.jit(learner.loss)(params, episode)
         oracles.assert_close(aux.outputs, logits)
         np.testing.assert_allclose(value, numpy_loss(logits, np.ones(len(query))), rtol=1e-12)
         task = learner.adapt(params, episode.support)
-        oracles.assert_close(oracles.compiled(learner.predict)(params, task, query), logits)
+        oracles.assert_close(jax.jit(learner.predict)(params, task, query), logits)
     for one, other in (("separate", "joint"), ("joint", "single"), ("separate", "single")):
         assert np.abs(expected[one] - expected[other]).max() > 1e-2
-    default = oracles.compiled(mj.prototypical_network(encoder, ways=WAYS).loss)(params, episode)
+    default = jax.jit(mj.prototypical_network(encoder, ways=WAYS).loss)(params, episode)
     oracles.assert_close(default[1].outputs, expected["joint"])
 
 
@@ -201,7 +201,7 @@ def test_padding_counts_for_nothing(query_batching: Any) -> None:
 
     def run(ways: int, episode: mj.Episode) -> tuple[tuple[Array, mj.Aux], Any]:
         learner = mj.prototypical_network(conv_encoder(), ways=ways, query_batching=query_batching)
-        return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))(params, episode)
+        return jax.jit(jax.value_and_grad(learner.loss, has_aux=True))(params, episode)
 
     (value, aux), gradient = run(WAYS + 2, mj.Episode(support, query))
     (expected, expected_aux), expected_gradient = run(WAYS, episode)

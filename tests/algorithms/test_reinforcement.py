@@ -121,7 +121,7 @@ def test_inner_gradient_is_reinforce(name: str) -> None:
     policy, goal, key = some_policy(), jnp.array([0.5, -0.8]), jax.random.key(1)
     objective = navigation(horizon=3, rollouts=4)
     learner = LEARNERS[name](objective, inner=optax.sgd(1.0), num_steps=1)
-    adapted = oracles.compiled(learner.adapt)(policy, goal_task(goal).support, key).params
+    adapted = jax.jit(learner.adapt)(policy, goal_task(goal).support, key).params
 
     step_key = jax.random.fold_in(key, 0)  # The fit's; each of its steps has one of the split.
     if name == "reptile":
@@ -136,7 +136,7 @@ def test_inner_gradient_is_reinforce(name: str) -> None:
 def test_loss_is_a_function_of_the_key(name: str) -> None:
     learner = LEARNERS[name](navigation(horizon=3, rollouts=4), inner=optax.sgd(0.1), num_steps=2)
     episode = goal_task(jnp.array([0.5, -0.8]))
-    run = oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    run = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
     first, again, other = (run(some_policy(), episode, jax.random.key(seed)) for seed in (0, 0, 1))
     oracles.assert_close(again, first, 0.0)
     assert abs(first[0][0] - other[0][0]) > 1e-3

@@ -57,7 +57,7 @@ def start(learner: mj.Learner, *shape: int, seed: int = 1) -> tuple[Any, mj.Epis
 
 
 def slope(learner: mj.Learner) -> Callable[[Any, mj.Episode], tuple[tuple[Array, mj.Aux], Any]]:
-    return oracles.compiled(jax.value_and_grad(learner.loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
 
 
 def numpy_scores(params: Any, episode: mj.Episode, weights: np.ndarray) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_query_batching_decides_whether_the_pairs_of_an_episode_share_a_batch(
         query_batching=query_batching,
     )
     params, episode = start(learner, 4, 4, INPUTS, seed=0)
-    loss = oracles.compiled(learner.loss)
+    loss = jax.jit(learner.loss)
     outputs = loss(params, episode)[1].outputs
     fewer = episode._replace(query=jax.tree.map(lambda x: x[:2], episode.query))
     gap = jnp.abs(loss(params, fewer)[1].outputs - outputs[:2]).max()

@@ -59,7 +59,7 @@ def phi_of(key: Array, episode: mj.Episode, batch_size: int | None, params: Any)
     support = episode.support
     rows = rows_of(key, support, batch_size)
     rule = oracles.sgd(RATE)
-    return oracles.compiled(
+    return jax.jit(
         lambda params: oracles.reptile_phi(
             loss_of, params, support.inputs, support.targets, rows, rule
         )
@@ -70,9 +70,7 @@ def phi_of(key: Array, episode: mj.Episode, batch_size: int | None, params: Any)
 def test_gradient_is_theta_minus_phi(batch_size: int | None) -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
     loss = learner(batch_size=batch_size, record_steps=True).loss
-    (value, aux), gradient = oracles.compiled(jax.value_and_grad(loss, has_aux=True))(
-        params, episode, key
-    )
+    (value, aux), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, episode, key)
 
     phi = phi_of(key, episode, batch_size, params)
     gap = jax.tree.map(jnp.subtract, params, phi)
@@ -90,7 +88,7 @@ def test_gradient_is_theta_minus_phi(batch_size: int | None) -> None:
 def test_adapted_parameters_are_phi(batch_size: int | None) -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
     one = learner(batch_size=batch_size)
-    adapted = oracles.compiled(one.adapt)(params, episode.support, key)
+    adapted = jax.jit(one.adapt)(params, episode.support, key)
     oracles.assert_close(adapted.params, phi_of(key, episode, batch_size, params))
     outputs = one.predict(params, adapted, episode.query.inputs)
     oracles.assert_close(outputs, oracles.perceptron(adapted.params, episode.query.inputs))
@@ -102,7 +100,7 @@ def test_outer_sgd_is_the_step_of_the_paper(batch_size: int | None) -> None:
     optimizer = optax.sgd(epsilon)
     run_key = jax.random.key(3)
     step = mj.train_step(learner(batch_size=batch_size), optimizer)
-    state, metrics = oracles.compiled(step)(mj.init_state(params, optimizer, run_key), batch)
+    state, metrics = jax.jit(step)(mj.init_state(params, optimizer, run_key), batch)
 
     keys = mj.task_keys(jax.random.fold_in(run_key, 0), tasks)
     phis = [phi_of(keys[t], task(t), batch_size, params) for t in range(tasks)]
@@ -136,7 +134,7 @@ def test_quadratic_has_the_closed_form(steps: int) -> None:
 @pytest.mark.exact
 def test_queries_do_not_touch_the_gradient() -> None:
     params, episode, key = theta(), task(), jax.random.key(2)
-    slope = oracles.compiled(jax.value_and_grad(learner(batch_size=4).loss, has_aux=True))
+    slope = jax.jit(jax.value_and_grad(learner(batch_size=4).loss, has_aux=True))
     (_, aux), gradient = slope(params, episode, key)
     (_, other_aux), other = slope(params, episode._replace(query=task(1).query), key)
     oracles.assert_close(other, gradient, 0.0)
@@ -191,7 +189,7 @@ def test_padding_counts_for_nothing_in_mini_batches() -> None:
         jnp.ones(SUPPORT).at[1].set(0.0),
     )
     rows = rows_of(key, hidden, 4)
-    adapted = oracles.compiled(learner(batch_size=4).adapt)(params, hidden, key)
+    adapted = jax.jit(learner(batch_size=4).adapt)(params, hidden, key)
     assert all(row != 1 for step in rows for row in step)
     unpadded = (support.inputs, support.targets, rows, oracles.sgd(RATE))
     oracles.assert_close(adapted.params, oracles.reptile_phi(loss_of, params, *unpadded))
@@ -228,7 +226,7 @@ def _carried(params: ReptileParams) -> Any:
 
 def test_a_carried_state_goes_from_task_to_task() -> None:
     optimizer = optax.sgd(1.0)
-    step = oracles.compiled(mj.train_step(_carrying(), optimizer))
+    step = jax.jit(mj.train_step(_carrying(), optimizer))
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     state = mj.init_state(start, optimizer, jax.random.key(0))
     params, second = start.model, jax.tree.map(lambda x: jnp.full_like(x, 0.5), start.model)
@@ -243,7 +241,7 @@ def test_a_carried_state_is_averaged_over_tasks() -> None:
     optimizer = optax.sgd(0.25)
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     state = mj.init_state(start, optimizer, jax.random.key(0))
-    state, _ = oracles.compiled(mj.train_step(_carrying(), optimizer))(state, episodes(3))
+    state, _ = jax.jit(mj.train_step(_carrying(), optimizer))(state, episodes(3))
     before = start.model, _carried(start)
     ends = [_rmsprop_by_hand(*before, task(index)) for index in range(3)]
     expected = jax.tree.map(lambda old, *new: old + 0.25 * (sum(new) / 3 - old), before, *ends)
@@ -269,7 +267,7 @@ def test_a_state_that_counts_steps_cannot_be_carried() -> None:
 def _moved(params: Any, **options: Any) -> Any:
     """What `reptile` moves the parameters by."""
     loss = learner(**options).loss
-    return oracles.compiled(jax.grad(lambda params: loss(params, task())[0]))(params)
+    return jax.jit(jax.grad(lambda params: loss(params, task())[0]))(params)
 
 
 def test_what_is_not_adapted_stays() -> None:

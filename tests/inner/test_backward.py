@@ -95,7 +95,7 @@ def by_hand(given: dict[str, Any], rule: Callable) -> tuple[Array, Any]:
 def test_the_same_exact_derivative_with_respect_to_everything(name: str) -> None:
     optimizer, rule = OPTIMIZERS[name]
 
-    @oracles.compiled
+    @jax.jit
     def derivatives(given: dict[str, Any]) -> dict[str, Any]:
         ways = {
             way: jax.value_and_grad(
@@ -128,7 +128,7 @@ def test_mixed_mode_under_vmap_and_differentiated_again(way: str) -> None:
 
         return jax.vmap(jax.value_and_grad(by_rate))
 
-    ours, plain = oracles.compiled(
+    ours, plain = jax.jit(
         lambda rates: [slope(backward)(rates) for backward in (BACKWARDS[way], mj.Backward())]
     )(rates)
     oracles.assert_close(ours, plain)
@@ -140,7 +140,7 @@ def test_reverse_over_reverse_composes_with_forward_mode(checkpoint: str) -> Non
     direction = oracles.normal_like(1, given)
     backward = mj.Backward(checkpoint=checkpoint)
 
-    @oracles.compiled
+    @jax.jit
     def both(given: dict[str, Any]) -> tuple[Array, Any]:
         def loss(given: dict[str, Any]) -> Array:
             return meta_loss(given, optax.sgd, backward)[0]
@@ -171,7 +171,7 @@ def test_truncation_has_the_closed_form(last_steps: int, mixed: bool) -> None:
     shrink = jnp.eye(4) - rate * support
     phi = a + jnp.linalg.matrix_power(shrink, steps) @ (theta - a)
     expected = jnp.linalg.matrix_power(shrink, last_steps) @ query @ (phi - b)
-    oracles.assert_close(oracles.compiled(jax.grad(loss))(theta), expected)
+    oracles.assert_close(jax.jit(jax.grad(loss))(theta), expected)
 
 
 def test_learners_and_steps_pass_it_on() -> None:

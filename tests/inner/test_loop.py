@@ -84,9 +84,9 @@ def test_quadratic_has_the_closed_form(way: str, steps: int, first_order: bool) 
     slope = query_matrix @ (phi - b)
 
     meta_loss = meta_losses(problem, way, steps, first_order)
-    loss, (gradient, rate_gradient) = oracles.compiled(
-        jax.value_and_grad(meta_loss, argnums=(0, 1))
-    )(theta, rate)
+    loss, (gradient, rate_gradient) = jax.jit(jax.value_and_grad(meta_loss, argnums=(0, 1)))(
+        theta, rate
+    )
 
     oracles.assert_close(loss, quadratic(phi, query_matrix, b))
     oracles.assert_close(gradient, slope if first_order else power @ slope)
@@ -102,8 +102,8 @@ def test_vmap_over_inner_rates_is_a_loop_over_them() -> None:
     problem = quadratics()
     rates = jnp.array([0.0, 0.05, 0.2])
     slope = jax.value_and_grad(meta_losses(problem, "maml", 3, False), argnums=(0, 1))
-    swept = oracles.compiled(jax.vmap(slope, in_axes=(None, 0)))(problem.theta, rates)
-    one = oracles.compiled(slope)
+    swept = jax.jit(jax.vmap(slope, in_axes=(None, 0)))(problem.theta, rates)
+    one = jax.jit(slope)
     looped = [one(problem.theta, rate) for rate in rates]
     oracles.assert_close(swept, jax.tree.map(lambda *each: jnp.stack(each), *looped))
 
@@ -197,7 +197,7 @@ def test_optimizer_follows_its_update_rule_and_is_differentiated_through(name: s
     params, support, query = net()
     optimizer, rule = OPTIMIZERS[name]()
 
-    @oracles.compiled
+    @jax.jit
     def ours(params: dict[str, Array]) -> Any:
         def loss(params: dict[str, Array], first_order: bool) -> tuple[Array, Any]:
             phi, path = mj.inner_loop(
@@ -222,7 +222,7 @@ def test_optimizer_follows_its_update_rule_and_is_differentiated_through(name: s
     def query_loss(phi: dict[str, Array]) -> Array:
         return net_loss(phi, query)
 
-    @oracles.compiled
+    @jax.jit
     def theirs(params: dict[str, Array]) -> Any:
         def loss(params: dict[str, Array]) -> tuple[Array, Any]:
             path = oracles.inner_path(support_loss, params, rule, STEPS)
@@ -293,7 +293,7 @@ def test_adam_needs_eps_root_where_a_unit_is_dead(
 
     said = nullcontext() if finite else pytest.warns(RuntimeWarning, match="eps_root=1e-8")
     with said:
-        value, gradient = oracles.compiled(jax.value_and_grad(meta_loss))(params)
+        value, gradient = jax.jit(jax.value_and_grad(meta_loss))(params)
     assert jnp.isfinite(value)
     if not finite:
         assert jnp.isnan(gradient["out"][1, 0])

@@ -188,7 +188,7 @@ def test_slope_is_infinite_where_the_meta_gradient_is_nan(name: str) -> None:
     make, where = (FAST | SLOW)[name]
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        slope = oracles.compiled(jax.grad(lambda params: unit_meta_loss(params, make())))
+        slope = jax.jit(jax.grad(lambda params: unit_meta_loss(params, make())))
         finite = [
             all(jnp.isfinite(leaf).all() for leaf in slope(unit(into)).values())
             for into in (-1.0, 1.0)
@@ -291,7 +291,7 @@ def regression_task() -> tuple[dict[str, Array], mj.Episode]:
     return {"into": into, "out": out}, episode
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", ["backtracking", pytest.param("lbfgs", marks=pytest.mark.slow)])
 def test_a_line_search_adapts_and_trains_in_first_order(name: str) -> None:
     params, episode = regression_task()
     assert update_traits(SEARCHES[name](), params).searches
@@ -300,14 +300,14 @@ def test_a_line_search_adapts_and_trains_in_first_order(name: str) -> None:
     def scaled(scale: Array) -> mj.Episode:
         return jax.tree.map(lambda x: scale * x, episode)
 
-    @oracles.compiled
+    @jax.jit
     def slopes(params: dict[str, Array], scale: Array) -> Any:
         # The search reads the data, too, and they have a derivative here.
         return jax.grad(
             lambda params, scale: learner.loss(params, scaled(scale))[0], argnums=(0, 1)
         )(params, scale)
 
-    @oracles.compiled
+    @jax.jit
     def adapted(params: dict[str, Array]) -> dict[str, Array]:
         exact = mj.maml(objective(), inner=SEARCHES[name](), num_steps=4)
         return exact.adapt(params, episode.support).params
@@ -324,8 +324,7 @@ def test_a_line_search_adapts_and_trains_in_first_order(name: str) -> None:
     [
         ("backtracking", "none"),
         ("backtracking", "steps"),
-        ("lbfgs", "none"),
-        pytest.param("lbfgs", "steps", marks=pytest.mark.slow),
+        *(pytest.param("lbfgs", way, marks=pytest.mark.slow) for way in ("none", "steps")),
     ],
 )
 def test_the_exact_derivative_of_a_line_search_is_refused(name: str, checkpoint: str) -> None:
@@ -379,7 +378,7 @@ def test_sam_steps_by_the_gradient_uphill(opaque: bool, steps: int) -> None:
         )
         return regression(phi, episode.query)
 
-    @oracles.compiled
+    @jax.jit
     def slopes(params: dict[str, Array]) -> Any:
         return [
             [jax.value_and_grad(loss)(params, option) for option in options]
@@ -416,7 +415,7 @@ WORKING_SLOWLY = {
 def test_optimizer_moves_the_parameters_and_is_differentiated(name: str) -> None:
     params, episode = regression_task()
 
-    @oracles.compiled
+    @jax.jit
     def ours(params: dict[str, Array]) -> Any:
         def loss(params: dict[str, Array]) -> tuple[Array, Any]:
             phi, _ = mj.inner_loop(
