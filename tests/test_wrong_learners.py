@@ -27,6 +27,7 @@ from metajax.types import Array, Examples, Key, Objective, Params
 Make = Callable[[int, float], mj.Learner]
 
 
+SLOW = pytest.mark.slow
 NUMBERS = np.random.default_rng(0)
 START = {
     "body": NUMBERS.normal(0.0, 0.2, (SIDE * SIDE, 8)),
@@ -340,7 +341,13 @@ def refusals(row: Row) -> set[str]:
     return refused
 
 
-@pytest.mark.parametrize("row", RIGHT, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=[] if row.name in ("anil", "meta_sgd") else SLOW)
+        for row in RIGHT
+    ],
+)
 def test_a_right_learner_passes(row: Row) -> None:
     assert refusals(row) == set()
 

@@ -121,18 +121,22 @@ _STOPPED = optax.set_to_zero()
 _LABELS = {"body": "stopped", "head": "moved", "shift": "moved"}
 
 
+_MOMENTUM = optax.sgd(0.1, momentum=0.9)
+
+
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("inner", [optax.sgd(0.2), optax.sgd(0.1, momentum=0.9), ADAM])
 @pytest.mark.parametrize(
-    "options",
+    ("inner", "options"),
     [
-        {},
-        {"first_order": True},
-        {"backward": mj.Backward(mixed=True)},
-        {"backward": mj.Backward(checkpoint="nested", last_steps=2)},
-        {"backward": mj.Backward(unroll=True)},
+        pytest.param(optax.sgd(0.2), {}, id="sgd"),
+        pytest.param(ADAM, {}, id="adam"),
+        pytest.param(_MOMENTUM, {"first_order": True}, id="first order"),
+        pytest.param(_MOMENTUM, {"backward": mj.Backward(mixed=True)}, id="mixed"),
+        pytest.param(
+            _MOMENTUM, {"backward": mj.Backward(checkpoint="nested", last_steps=2)}, id="nested"
+        ),
+        pytest.param(_MOMENTUM, {"backward": mj.Backward(unroll=True)}, id="unrolled"),
     ],
-    ids=["exact", "first order", "mixed", "nested", "unrolled"],
 )
 def test_equals_a_partition_that_stops_the_others(inner: Any, options: dict) -> None:
     body, head, shift = oracles.normals(1, (4, 3), (3, 2), (3,))
