@@ -207,6 +207,8 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, list[dict]]]:
     results = {}
     for place, name in enumerate(args.families):
         family = FAMILIES[name](args)
+        chosen = {key: family.subjects[key] for key in args.learners or family.subjects}
+        family = family._replace(subjects=chosen)
         found = {"cost": cost(family, args)}
         if iterations := args.iterations[place]:
             found["scores"] = scores(family, args, iterations)
@@ -222,6 +224,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["glyphs", "sinusoids"])
+    parser.add_argument("--learners", nargs="+", help="some of those of the table; default all")
     parser.add_argument(
         "--data-dir", type=Path, default=DATA_DIR, help="folder of omniglot28.npz, for omniglot"
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from metajax.checks import check_scalar
+from metajax.checks import check_metric_names, check_scalar
 from metajax.parallel.placement import TASKS
 from metajax.parallel.steps import check_averages
 from metajax.training_step import TrainState, TrainStep
@@ -30,8 +30,8 @@ def check_step(
     Raises:
       TypeError: it does not return a `TrainState` and a mapping of metrics.
       ValueError: the state's structure, shapes or dtypes are not those that it was given, the
-        metrics lack `loss`, a metric that is to be checked is no scalar, or over devices the step
-        does not average.
+        metrics lack `loss` or have a name of the record's own fields, one that is to be checked is
+        no scalar, or over devices the step does not average.
     """
     episodes = jax.eval_shape(
         partial(jax.tree.map, lambda x: jnp.broadcast_to(x, (tasks, *jnp.shape(x)))), episode
@@ -64,6 +64,7 @@ def check_step(
             f"the step's metrics are {sorted(metrics)}; expected the meta-loss among them, as "
             "'loss': training stops where it is not finite"
         )
+    check_metric_names(metrics)
     for name in {"loss", "grad_norm"} & set(metrics):
         check_scalar(metrics[name], f"the step's metric {name!r}")
 

@@ -5,7 +5,7 @@ where the values are known, that is outside a compiled program.
 """
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -87,6 +87,15 @@ def check_scalar(value: Any, name: str) -> None:
     if jnp.shape(value) != ():
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}; expected a scalar of shape (), such as its mean"
+        )
+
+
+def check_metric_names(names: Iterable[str], *own: str) -> None:
+    """Raises where metrics have names of a training record's own fields, or of `own`."""
+    fields = {"finite", "seconds", "skipped", "step", "tasks_per_second", "validation", *own}
+    if reserved := sorted(fields & set(names)):
+        raise ValueError(
+            f"metrics has the names {reserved}, which the library reports itself; rename them"
         )
 
 

@@ -54,7 +54,8 @@ def meta_gradient(
       task_transform: applied to the gradient of each task before they are averaged, its state fresh
         for every task: `optax.clip(10.0)`, as the authors' code of CAVIA (Zintgraf et al. 2019)
         does, or `optax.clip_by_global_norm`. That of MAML++ (Antoniou et al. 2019) clamps the mean,
-        which is for the outer optimiser. None leaves them as they are.
+        which is for the outer optimiser. What draws noise would draw the same for every task.
+        None leaves them as they are.
       task_weights: `[tasks]` finite and non-negative, of which gradient, meta-loss and metrics are
         weighted means. A task of weight 0 does not count, whatever it holds, NaN too. In a compiled
         program, where the values are not known, a negative weight and weights that are all 0 give
@@ -123,7 +124,9 @@ def _mean_of_chunk(loss: TaskLoss, params: Params, chunk_size: int) -> Callable[
         def mean_loss(params: Params) -> tuple[Array, Mapping[str, Array]]:
             if chunk_size == 1:  # A `vmap` over one task would still batch its matrix products.
                 value, aux = loss(params, *jax.tree.map(lambda x: x[0], (episodes, keys)))
-                return value, aux.metrics
+                # A mean over the one task, too, so that a count or a bool becomes a float.
+                means = jax.tree.map(lambda x: jnp.asarray(x)[None].mean(axis=0), aux.metrics)
+                return value, means
             values, aux = jax.vmap(loss, in_axes=(None, 0, 0))(params, episodes, keys)
             means = jax.tree.map(lambda metric: metric.mean(axis=0), aux.metrics)
             return values.mean(), means

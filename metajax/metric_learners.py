@@ -100,6 +100,11 @@ def metric_learner(
     def classify(params: Params, task: MetricTask, queries: Array, weights: Array | None) -> Array:
         reading, embedded = pair(params, task, queries, weights)
         scores = compare(params, reading, embedded, weights, task.present)
+        if scores.shape != (len(queries), len(task.present)):
+            raise ValueError(
+                f"compare returned scores of shape {scores.shape} for {len(queries)} queries and "
+                f"{len(task.present)} ways; expected [queries, ways]"
+            )
         return jnp.where(task.present[None], scores, -jnp.inf)
 
     def pair(

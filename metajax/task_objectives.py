@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from metajax.checks import check_labels, check_model, check_ways
+from metajax.checks import check_labels, check_metric_names, check_model, check_ways
 from metajax.losses import accuracy, cross_entropy
 from metajax.query_batching import Batching, apply_queries, check_batching
 from metajax.types import Array, Examples, Key, LossFn, Model, Objective, ObjectiveAux, Params
@@ -36,10 +36,7 @@ def supervised(
     check_batching(query_batching)
     if metrics is None:
         metrics = {"accuracy": accuracy} if loss_fn is cross_entropy else {}
-    if reserved := sorted({"loss", "query_loss", "grad_norm"} & metrics.keys()):
-        raise ValueError(
-            f"metrics has the names {reserved}, which the library reports itself; rename them"
-        )
+    check_metric_names([*metrics], "loss", "query_loss", "grad_norm")
 
     def loss(
         params: Params, examples: Examples, key: Key | None, context: Examples | None

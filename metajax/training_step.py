@@ -73,7 +73,8 @@ def train_step(
       task_transform: applied to each task's gradient before they are averaged, see `meta_gradient`.
       task_weight: the pure function from an episode to its task's weight `[]` in the means over
         tasks, see `meta_gradient`: `lambda episode: episode.query.weights.sum()` counts every query
-        once, and not every task. None counts every task once.
+        once, and not every task (of padded episodes; `weights` is None without padding). None
+        counts every task once.
       axis_name: inside `jax.pmap(step, axis_name=...)`, `mesh_step` and `pmap_step` the axis over
         which gradients and metrics are averaged. Each device gets a slice of the tasks.
 

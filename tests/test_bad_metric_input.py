@@ -257,3 +257,17 @@ def test_inner_loop_of_proto_maml(
     options = {"inner": SGD, "num_steps": 1, **changes}
     with pytest.raises(error, match=message):
         factory(identity(), **options)
+
+
+def test_scores_of_another_shape() -> None:
+    encoder = mj.models.mlp((3,))
+    learner = mj.metric_learner(
+        init=encoder.init,
+        encoder=encoder,
+        read=lambda params, embeddings, support, present: embeddings,
+        compare=lambda params, reading, queries, weights, present: queries[:, :1],
+        ways=3,
+        query_batching="separate",
+    )
+    with pytest.raises(ValueError, match=r"scores of shape \(3, 1\) for 3 queries and 3 ways"):
+        learner.loss(start(learner), episode())

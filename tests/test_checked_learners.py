@@ -68,8 +68,8 @@ def test_the_functions_of_a_learner_are_documented(row: Row) -> None:
             "maml(num_steps=2, inner=..., exact, adapt='*/bias')",
         ),
         (
-            mj.meta_sgd(MODEL, num_steps=1),
-            "meta_sgd(num_steps=1, granularity='parameter', per_step=False)",
+            mj.meta_sgd(MODEL, num_steps=1, adapt="*/bias"),
+            "meta_sgd(num_steps=1, exact, adapt='*/bias', granularity='parameter', per_step=False)",
         ),
         (mj.reptile(MODEL, **INNER), "reptile(num_steps=2, inner=..., batch_size=None)"),
         (mj.proto_maml(MODEL, **INNER), "proto_maml(num_steps=2, inner=..., exact, ways=None)"),

@@ -161,6 +161,11 @@ def _misspelt(state: mj.TrainState, episodes: mj.Episode) -> tuple:
             r"the step's metric 'grad_norm' has shape \(2,\)",
         ),
         (
+            _returning(lambda state, rest: (state, {**rest, "step": state.step, "finite": True})),
+            ValueError,
+            r"metrics has the names \['finite', 'step'\], which the library reports itself",
+        ),
+        (
             _returning(lambda state, rest: (state._replace(params={"w": jnp.ones(2)}), rest)),
             ValueError,
             r"given state.params\['w'\] as float32\[1,1\] and returned float32\[2\]; expected",

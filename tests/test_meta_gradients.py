@@ -193,3 +193,14 @@ def test_a_meta_loss_is_a_scalar(options: dict) -> None:
 
     with pytest.raises(ValueError, match=r"the meta-loss has shape \(2,\); expected a scalar"):
         mj.meta_gradient(loss, PARAMS, CENTERS, jax.random.split(KEY, 4), **options)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 4])
+def test_a_metric_that_is_no_float_is_averaged_too(chunk_size: int) -> None:
+    def loss(params: dict, center: jax.Array, key: jax.Array) -> tuple[jax.Array, mj.Aux]:
+        value, _ = _quadratic(params, center, key)
+        return value, mj.Aux(None, {"far": center[0] > 1, "count": jnp.int32(3)})
+
+    keys = mj.task_keys(KEY, 4)
+    _, (_, metrics) = mj.meta_gradient(loss, PARAMS, CENTERS, keys, chunk_size=chunk_size)
+    assert (float(metrics["far"]), float(metrics["count"])) == (0.5, 3.0)

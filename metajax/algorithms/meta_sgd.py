@@ -143,7 +143,7 @@ def meta_sgd(
         fit,
         init=init,
         record_steps=record_steps,
-        title=f"meta_sgd(num_steps={num_steps}, {granularity=}, {per_step=})",
+        title=f"meta_sgd({loop}, {granularity=}, {per_step=})".replace("inner=..., ", ""),
     )
 
 

@@ -100,6 +100,7 @@ def reptile(
     check_optional_integers(1, batch_size=batch_size)
     # No derivative is taken of the loop.
     loop = InnerLoop(inner, num_steps, first_order=True, adapt=adapt)
+    part = loop.part
     if carry_state:
         objective, loop = _with_state(objective, loop)
 
@@ -143,7 +144,7 @@ def reptile(
         fit,
         record_steps=record_steps,
         meta_loss=meta_loss,
-        title=f"reptile(num_steps={num_steps}, inner=..., batch_size={batch_size}{carried})",
+        title=f"reptile(num_steps={num_steps}, inner=..., batch_size={batch_size}{part}{carried})",
     )
 
 

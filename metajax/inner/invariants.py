@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
@@ -53,7 +54,9 @@ def hoist(fun: Callable, *args: Any) -> Callable:
     rest = _program(jaxpr, [*given, *jaxpr.invars], inside[::-1], jaxpr.outvars)
 
     def hoisted(*args: Any) -> Any:
-        return jax.tree.unflatten(jax.tree.structure(shapes), rest(*values, *jax.tree.leaves(args)))
+        results = rest(*values, *jax.tree.leaves(args))
+        # A number that the program holds is no array yet.
+        return jax.tree.unflatten(jax.tree.structure(shapes), map(jnp.asarray, results))
 
     return hoisted
 

@@ -102,10 +102,14 @@ class InnerLoop:
             order = f"exact through the last {self.exact_steps}"
         else:
             order = "exact"
+        return f"num_steps={self.num_steps}, inner=..., {order}{self.part}"
+
+    @property
+    def part(self) -> str:
+        """The same of `adapt` alone, after a comma; empty where everything is adapted."""
         if self.adapt is None:
-            return f"num_steps={self.num_steps}, inner=..., {order}"
-        part = "..." if callable(self.adapt) else repr(self.adapt)
-        return f"num_steps={self.num_steps}, inner=..., {order}, adapt={part}"
+            return ""
+        return ", adapt=..." if callable(self.adapt) else f", adapt={self.adapt!r}"
 
     def run(
         self,
@@ -188,7 +192,9 @@ class InnerLoop:
         """`run` on what is adapted, of functions that what is not has been taken out of."""
         assert self.adapt is not None
         part, whole = select(params, self.adapt)
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], x.dtype), per_step)
+        if not self.num_steps:
+            return params, _stacked(observe, params)
+        one = jax.tree.map(lambda x: x[0], per_step)
         phi, seen = dataclasses.replace(self, adapt=None).run(
             hoist(lambda phi, step: loss(whole(phi), step), part, one),
             part,
@@ -242,7 +248,7 @@ def inner_loop(
 
 def _stacked(observe: Callable[[Params], Any] | None, phi: Params) -> Any:
     """What is seen at `phi`, `[1, ...]`; None without `observe`."""
-    return None if observe is None else jax.tree.map(lambda x: x[None], observe(phi))
+    return None if observe is None else jax.tree.map(lambda x: jnp.asarray(x)[None], observe(phi))
 
 
 def _check_per_step(per_step: Any, num_steps: int) -> None:

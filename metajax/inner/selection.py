@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.types import Params
 
@@ -27,8 +28,8 @@ def check_selection(adapt: Any) -> None:
     patterns = _patterns(adapt)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
-            f"adapt={adapt!r}; expected a path such as 'head', some of them, or a function "
-            "(path, leaf) -> bool; None adapts all"
+            f"adapt={adapt!r}; expected a path such as 'head', a list or tuple of paths, or a "
+            "function (path, leaf) -> bool; None adapts all"
         )
     if not patterns or not all(patterns):
         raise ValueError(f"adapt={adapt!r} names nothing; expected a path, or None to adapt all")
@@ -91,9 +92,9 @@ def selects(adapt: Selection, path: str, leaf: Any) -> bool:
     if not callable(adapt):
         return any(_fits(path, pattern) for pattern in _patterns(adapt))
     answer = adapt(path, jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
-    if not isinstance(answer, bool):
+    if not isinstance(answer, bool | np.bool_):
         raise TypeError(f"adapt's function returned {answer!r} for {path}; expected True or False")
-    return answer
+    return bool(answer)
 
 
 def _patterns(adapt: Any) -> tuple:
@@ -103,10 +104,11 @@ def _patterns(adapt: Any) -> tuple:
 
 
 def _fits(path: str, pattern: str) -> bool:
+    pattern = pattern.replace("[", "[[]").replace("?", "[?]")  # Only * is special.
     beginnings = accumulate(path.split("/"), "{}/{}".format)
     return any(fnmatchcase(beginning, pattern) for beginning in beginnings)
 
 
 def _named(paths: Sequence[str]) -> str:
     more = f", ... ({len(paths)} in all)" if len(paths) > _NAMED else ""
-    return ", ".join(paths[:_NAMED]) + more
+    return ", ".join(path or "(the only leaf)" for path in paths[:_NAMED]) + more

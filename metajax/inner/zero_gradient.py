@@ -181,7 +181,14 @@ class _Calculator:
             kind: Any = equation.invars[0].aval
             axes = params["axes"] if name == "reduce_sum" else params["dimension_numbers"][0][0]
             terms = math.prod(kind.shape[axis] for axis in axes)
-            return [self._once((name, terms), known, lambda: math.prod(known) * terms)]
+            result: Any = equation.outvars[0].aval
+            return [
+                self._once(
+                    (name, terms, result.dtype),
+                    known,
+                    lambda: jnp.asarray(math.prod(known) * terms, result.dtype),
+                )
+            ]
         return [None]
 
     def _cond(self, arguments: list[Uniform], branches: Sequence[ClosedJaxpr]) -> list[Uniform]:

@@ -54,6 +54,7 @@ def test_results_that_depend_on_nothing_come_back() -> None:
     outputs = hoist(lambda x: {"fixed": inputs @ body, "given": x, "number": 2.0}, 1.0)(3.0)
     oracles.assert_close(outputs["fixed"], inputs @ body)
     assert (outputs["given"], outputs["number"]) == (3.0, 2.0)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(outputs))
 
 
 def test_derivatives_of_what_is_closed_over() -> None:

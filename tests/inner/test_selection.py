@@ -66,6 +66,8 @@ def test_paths(adapt: Any, expected: set[str]) -> None:
         ),
         (("head", "body/scale"), r"adapt='body/scale' fits no parameter; there are body/Dense_0"),
         ("hea", r"adapt='hea' fits no parameter"),
+        ("[h]ead", r"adapt='\[h\]ead' fits no parameter"),
+        ("hea?", r"adapt='hea\?' fits no parameter"),
         ("*", r"adapt='\*' selects every parameter; expected a part of them, or None"),
         (("body", "head"), r"selects every parameter; .* there are body/Dense_0/bias"),
         (lambda path, leaf: False, r"selects no parameter; .* there are body/Dense_0/bias"),
@@ -85,6 +87,7 @@ def test_a_predicate_that_answers_no_bool() -> None:
 @pytest.mark.parametrize(
     ("adapt", "error", "message"),
     [
+        ({"head"}, TypeError, r"adapt=\{'head'\}; expected a path .*, a list or tuple of paths"),
         (3, TypeError, r"adapt=3; expected a path such as 'head'"),
         ([True], TypeError, r"adapt=\[True\]; expected a path"),
         ((), ValueError, r"adapt=\(\) names nothing"),
@@ -175,3 +178,55 @@ def test_what_follows_a_steps_key_is_drawn_at_every_step() -> None:
         for adapt, inner in (("head", optax.sgd(0.2)), (None, stopped))
     )
     oracles.assert_close(got, expected)
+
+
+def test_a_predicate_may_answer_by_numpy() -> None:
+    part, _ = select(_params(), lambda path, leaf: np.bool_(path == "head/1"))
+    assert _paths(part) == {"head/1"}
+
+
+def test_a_single_array_has_no_part() -> None:
+    with pytest.raises(ValueError, match=r"every parameter; .* there are \(the only leaf\)"):
+        select(jnp.ones(2), "*")
+
+
+def test_a_score_that_is_a_number_is_recorded() -> None:
+    model = mj.models.mlp((3, 2))
+    learner = mj.maml(
+        model,
+        inner=optax.sgd(0.1),
+        num_steps=1,
+        adapt="Dense_1",
+        record_steps=True,
+        metrics={"count": lambda outputs, targets, weights: jnp.asarray(1.0 * len(outputs))},
+    )
+    items = mj.Examples(jnp.ones((4, 3)), jnp.arange(4) % 2)
+    params = model.init(jax.random.key(0), items.inputs)
+    _, aux = learner.loss(params, mj.Episode(items, items))
+    assert aux.metrics["count_per_step"].tolist() == [4.0, 4.0]
+
+
+def test_under_a_checked_shard_map() -> None:
+    mesh = mj.parallel.task_mesh(jax.devices()[:2])
+    axes = jax.sharding.PartitionSpec("tasks")
+    keys = jax.random.split(jax.random.key(0), (2, 3))
+
+    def meta(scale: Any, params: Any, keys: Any, adapt: Any) -> Any:
+        def loss(params: Any, key: Any) -> Any:
+            return params["body"] * (params["head"] - jax.random.normal(key)) ** 2
+
+        loop = mj.InnerLoop(optax.sgd(0.1), 3, adapt=adapt)
+        phi, _ = loop.run(loss, jax.tree.map(lambda x: x * scale, params), per_step=keys)
+        return phi["head"]
+
+    def run(adapt: Any, *, mapped: bool) -> Any:
+        params = {"body": jnp.ones(()), "head": jnp.ones(())}
+
+        def own(scales: Any, keys: Any) -> Any:
+            return jax.vmap(lambda scale, keys: meta(scale, params, keys, adapt))(scales, keys)
+
+        if mapped:
+            own = jax.shard_map(own, mesh=mesh, in_specs=(axes, axes), out_specs=axes)
+        return jax.jit(own)(jnp.array([1.0, 2.0]), keys)
+
+    np.testing.assert_allclose(run("head", mapped=True), run("head", mapped=False), rtol=1e-6)

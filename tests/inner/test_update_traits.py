@@ -455,3 +455,12 @@ def test_multi_steps_is_told_how_to_be_an_optimizer() -> None:
     optimizer: Any = optax.MultiSteps(optax.sgd(0.1), 2)
     with pytest.raises(TypeError, match=r"gradient_transformation\(\)"):
         mj.InnerLoop(optimizer, 1)
+
+
+def test_a_product_in_another_precision() -> None:
+    def update(updates: Array, state: Any, params: Any = None) -> tuple[Array, Any]:
+        square = jnp.einsum("i,i->", updates, updates, preferred_element_type=jnp.float32)
+        return (updates / jnp.sqrt(square + jnp.float32(1e-3))).astype(updates.dtype), state
+
+    normalised = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    assert update_traits(normalised, jnp.ones(3, jnp.bfloat16)).infinite_slope == "nowhere"
