@@ -155,6 +155,7 @@ LEARNERS = (
         **REPTILE,
         draws=True,
         needs_key=True,
+        repeats=True,
     ),
     Row("proto_maml", descent(mj.proto_maml, encoder), everything),
     Row("fo_proto_maml", descent(mj.fo_proto_maml, encoder), everything, exact=False, repeats=True),
@@ -163,7 +164,7 @@ LEARNERS = (
         comparing(lambda: mj.prototypical_network(encoder())),
         blind=lambda path: path == "Dense_1/bias",
     ),
-    Row("matching", comparing(lambda: mj.matching_network(encoder()))),
+    Row("matching", comparing(lambda: mj.matching_network(encoder())), repeats=True),
     Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
     Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),
 )

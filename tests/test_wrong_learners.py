@@ -352,7 +352,24 @@ def test_a_right_learner_passes(row: Row) -> None:
     assert refusals(row) == set()
 
 
-@pytest.mark.parametrize("case", WRONG, ids=lambda case: case.row.name)
+# Refused for the same reason as another of them.
+ALIKE = {
+    "first_order",
+    "exact_said_first_order",
+    "two_half_steps",
+    "adapts_to_both_sets",
+    "mean_of_both_losses",
+    "one_key_for_all_steps",
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.row.name, marks=SLOW if case.row.name in ALIKE else [])
+        for case in WRONG
+    ],
+)
 def test_a_wrong_learner_is_refused(case: Wrong) -> None:
     assert refusals(case.row) == case.refused_by
 
