@@ -88,7 +88,7 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
 
     def support(params: Params, embeddings: Array, weights: Array | None) -> Array:
         check(embeddings)
-        kept = jnp.ones(len(embeddings), bool) if weights is None else weights > 0
+        kept = jnp.ones(embeddings.shape[0], bool) if weights is None else weights > 0
         forward = run(params["forward"], embeddings, kept, reverse=False)
         backward = run(params["backward"], embeddings, kept, reverse=True)
         return forward + backward + embeddings

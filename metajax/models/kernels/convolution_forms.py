@@ -114,7 +114,9 @@ def _stock_on_all_cores(images: Array, weights: Array, window: Window) -> Array:
     Where the padding is `"SAME"` or `"VALID"` XLA takes a library that runs on one thread (130
     GFLOP/s). With a row of outputs more, which is dropped, it takes one that runs on all.
     """
-    operations = 2 * len(images) * math.prod(window.outputs) * math.prod(weights.shape)
+    # Where their number is a symbol, there is one image at least.
+    items = images.shape[0] if isinstance(images.shape[0], int) else 1
+    operations = 2 * items * math.prod(window.outputs) * math.prod(weights.shape)
     if operations < _WORTH_THREADS or _cores() < 2:
         return stock(images, weights, window)
     (top, bottom), columns = window.padding
@@ -142,7 +144,7 @@ def patches_times_weights(images: Array, weights: Array, window: Window) -> Arra
     product = jnp.matmul(
         patches, weights.reshape(-1, weights.shape[-1]), precision=window.precision
     )
-    return product.reshape(len(images), height, width, -1)
+    return product.reshape(images.shape[0], height, width, -1)
 
 
 def blocks_times_weights(images: Array, weights: Array, window: Window) -> Array:
@@ -166,7 +168,7 @@ def blocks_times_weights(images: Array, weights: Array, window: Window) -> Array
         precision=window.precision,
     )
     height, width = window.outputs
-    return product.reshape(len(images), height, -1, filters)[:, :, :width]
+    return product.reshape(images.shape[0], height, -1, filters)[:, :, :width]
 
 
 def seen_by_blocks(padded: Array, window: Window, block: int) -> Array:
@@ -198,7 +200,7 @@ def seen_by_blocks(padded: Array, window: Window, block: int) -> Array:
 
 def input_gradient_of(form: Callable, outputs: Array, weights: Array, window: Window) -> Array:
     """The transpose of `form` with respect to the images."""
-    shape = (len(outputs), *window.images, weights.shape[2])
+    shape = (outputs.shape[0], *window.images, weights.shape[2])
     images = jax.ShapeDtypeStruct(shape, outputs.dtype)
     return jax.linear_transpose(lambda x: form(x, weights, window), images)(outputs)[0]
 

@@ -145,7 +145,7 @@ def _batch(primitive: Any, args: Sequence[Array], axes: Sequence[Any], **params:
         return x.reshape(size * x.shape[1], *x.shape[2:])
 
     out = primitive.bind(*map(merge, args, axes), **params)
-    return out.reshape(size, len(out) // size, *out.shape[1:]), 0
+    return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
 
 
 def _register(
@@ -158,7 +158,7 @@ def _register(
     """Gives `primitive` its result's shape, and its forms: for one task (on CPU), for many."""
 
     def run(fast: Callable, one: Array, other: Array, *, window: Window) -> Array:
-        if len(one) == 1:
+        if one.shape[0] == 1:
             return fast(one[0], other[0], window)[None]
         return jax.vmap(lambda one, other: many(one, other, window))(one, other)
 

@@ -17,11 +17,14 @@ def in_groups(function: Callable[[Items], Results], items: Items, group: int) ->
     Args:
       function: from arrays with leading axis [group], or fewer for the last, to arrays with a
         leading axis of any length.
-      items: arrays with one leading axis. Fewer than two groups are taken at once.
+      items: arrays with one leading axis. Fewer than two groups are taken at once, and so are items
+        whose number is a symbol, as in a program that is exported for any batch.
       group: items at a time at most, 1 or more. A divisor of their number is taken if there is
         one above half of it.
     """
-    total = len(jax.tree.leaves(items)[0])
+    total = jax.tree.leaves(items)[0].shape[0]
+    if not isinstance(total, int):
+        return function(items)
     # Without a rest there is nothing to join, which would copy everything once more.
     group = next((size for size in range(group, group // 2, -1) if total % size == 0), group)
     groups, rest = divmod(total, group)

@@ -90,7 +90,7 @@ def patch_moments(images: Array, weights: Array | None, window: Window) -> Patch
     products = products.reshape(tall, span, channels, tall, span, channels)
     columns = [slice(place * across, place * across + wide) for place in range(block)]
     length = tall * wide * channels
-    count = positions * (len(images) if counted is None else counted.sum())
+    count = positions * (images.shape[0] if counted is None else counted.sum())
     means = [total[:, own].reshape(length) for own in columns]
     squares = [products[:, own, :, :, own].reshape(length, length) for own in columns]
     mean, square = (jnp.stack(parts).sum(0) / count for parts in (means, squares))
