@@ -128,7 +128,7 @@ def sinusoids(args: argparse.Namespace) -> Family:
         outer_rate=1e-3,
         meta_batch=25,
         subjects=subjects(
-            mj.models.from_functions(hidden.init, features),
+            mj.Model(hidden.init, features),
             mj.models.mlp((1,)),
             rates={"maml": 0.01, "anil": 0.1, "boil": 0.01, "meta_sgd": 0.01},
             anil_steps=5,

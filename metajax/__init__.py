@@ -13,7 +13,7 @@ from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop, inner_loop
 from metajax.keys import task_keys
-from metajax.losses import accuracy, cross_entropy, match_error, squared_error
+from metajax.losses import accuracy, cross_entropy, match_error, squared_error, weighted_mean
 from metajax.meta_gradients import meta_gradient
 from metajax.metric_learners import MetricTask, metric_learner
 from metajax.query_batching import apply_queries
@@ -83,6 +83,7 @@ __all__ = [
     "task_keys",
     "train",
     "train_step",
+    "weighted_mean",
 ]
 __all__ += public_names.__all__
 

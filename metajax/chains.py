@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks import check_model
-from metajax.types import Array, Key, Model, Params
+from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
 
 class ChainParams(NamedTuple):
@@ -33,14 +33,23 @@ def chain(body: Model, head: Model) -> Model:
     check_model(body, "body")
     check_model(head, "head")
 
-    def init(key: Key, inputs: Array) -> ChainParams:
+    def init(key: Key, inputs: Inputs) -> ChainParams:
         first, second = jax.random.split(key)
         params = body.init(first, inputs)
-        features = jax.eval_shape(body.apply, params, inputs, None)
-        return ChainParams(params, head.init(second, jnp.zeros(features.shape, features.dtype)))
+        features = jax.eval_shape(body.apply, params, inputs)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+        return ChainParams(params, head.init(second, zeros))
 
-    def apply(params: ChainParams, inputs: Array, weights: Array | None = None) -> Array:
-        features = body.apply(params.body, inputs, weights)
-        return head.apply(params.head, features, weights)
+    def apply(
+        params: ChainParams, inputs: Inputs, weights: Array | None, key: Key | None
+    ) -> Outputs:
+        first, second = (None, None) if key is None else jax.random.split(key)
+        features = body.apply(params.body, inputs, weights, first)
+        return head.apply(params.head, features, weights, second)
 
-    return Model(init, apply)
+    def sharing(params: ChainParams, inputs: Inputs) -> Sharing:
+        features = jax.eval_shape(body.apply, params.body, inputs)
+        both = {body.sharing(params.body, inputs), head.sharing(params.head, features)}
+        return next(kind for kind in ("batch", "weighted", "none") if kind in both)
+
+    return Model(init, apply, sharing=sharing)

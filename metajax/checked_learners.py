@@ -1,26 +1,28 @@
 """From the functions of an algorithm to a learner: what is given is taken and checked in one place.
 
-Arguments become JAX arrays before anything is computed: of NumPy arrays, a task read from a file
-say, Python's operators would compute by NumPy, which rounds differently on some processors.
+`adapt` and `predict` are compiled here, since they are called one task and one question at a time.
+Values, such as labels, are unknown in a compiled program: they are looked at before.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from metajax.checks import check_episode, check_examples, check_scalar
-from metajax.types import Array, Aux, Episode, Examples, Key, Learner, Params, Task
-
-T = TypeVar("T")
+from metajax.checks import check_floats, check_items, check_scalar, known_labels
+from metajax.given_data import as_arrays, as_episode, as_examples
+from metajax.items import count, take
+from metajax.types import Array, Aux, Episode, Examples, Inputs, Key, Learner, Outputs, Params, Task
 
 
 def make_learner(
-    init: Callable[[Key, Array], Params],
-    loss: Callable[[Params, Episode, Key | None], tuple[Array, Aux]],
-    adapt: Callable[[Params, Examples, Key | None], Task],
-    predict: Callable[[Params, Task, Array], Array],
+    init: Callable[[Key, Inputs], Params],
+    loss: Callable[[Params, Episode, Key | None, bool], tuple[Array, Aux]],
+    adapt: Callable[[Params, Examples, Key | None, bool], Task],
+    predict: Callable[[Params, Task, Inputs], Outputs],
     *,
     title: str,
 ) -> Learner:
@@ -28,55 +30,79 @@ def make_learner(
 
     Args:
       init: see `Learner`.
-      loss: see `Learner`.
-      adapt: see `Learner`.
+      loss: see `Learner`; the last argument says whether models are in training mode.
+      adapt: see `Learner`; the last argument says the same.
       predict: see `Learner`.
       title: what the learner is, with its settings, such as `"maml(num_steps=5, ...)"`.
     """
+    adapt_compiled = jax.jit(adapt, static_argnums=3)
+    predict_compiled = jax.jit(predict)
+    checked, probed = set(), set()
 
-    def checked_init(key: Key, inputs: Array) -> Params:
+    def checked_init(key: Key, inputs: Inputs) -> Params:
         """Initial meta-parameters.
 
         Args:
           key: random key.
           inputs: `[items, ...]`; only their shape and dtype matter.
         """
-        return init(key, jnp.asarray(inputs))
+        params = init(key, as_arrays(inputs, "inputs", lists=True))
+        check_floats(params)
+        return params
 
-    def checked_loss(params: Params, episode: Episode, key: Key | None = None) -> tuple[Array, Aux]:
+    def checked_loss(
+        params: Params, episode: Episode, key: Key | None = None, training: bool | None = None
+    ) -> tuple[Array, Aux]:
         """The meta-loss of one episode; `jax.grad` of it is the meta-gradient.
 
         Args:
           params: the meta-parameters.
           episode: the task, unbatched.
-          key: for what is drawn (mini-batches, roll-outs, an order); None draws nothing.
+          key: for what is drawn (mini-batches, roll-outs, an order, dropout); None draws nothing.
+          training: whether models are in training mode, dropout on; None is if there is a key.
+            Static.
 
         Returns:
           `[]` and an `Aux`: the outputs on the query set and named metrics.
         """
-        params, episode, key = _as_arrays((params, episode, key))
-        check_episode(episode)
-        value, aux = loss(params, episode, key)
+        params = as_arrays(params, "the parameters")
+        training = _mode(training, key)
+        value, aux = loss(params, as_episode(episode), key, training)
         check_scalar(value, "the meta-loss")
         return value, aux
 
-    def checked_adapt(params: Params, support: Examples, key: Key | None = None) -> Task:
-        """Fits one task.
+    def checked_adapt(
+        params: Params, support: Examples, key: Key | None = None, training: bool = False
+    ) -> Task:
+        """Fits one task, by a program that is compiled once for sets of one shape.
 
         Args:
           params: the meta-parameters.
           support: the task's labelled items.
           key: see `loss`.
+          training: see `loss`.
 
         Returns:
           The task, arrays in a pytree, for `predict`.
         """
-        params, support, key = _as_arrays((params, support, key))
-        check_examples(support, "support")
-        return adapt(params, support, key)
+        params = as_arrays(params, "the parameters")
+        support = as_examples(support, "support")
+        training = _mode(training, key)
+        given = (params, support, key)
+        if _is_traced(given):
+            return adapt(*given, training)
+        labels = known_labels(support)
+        known = None if labels is None else (*np.unique(labels).tolist(),)
+        if (case := (_kind(given), known, training)) not in checked:
+            # All that is checked of values is which labels there are.
+            jax.eval_shape(lambda params, key: adapt(params, support, key, training), params, key)
+            checked.add(case)
+        return adapt_compiled(*given, training)
 
-    def checked_predict(params: Params, task: Task, inputs: Array) -> Array:
-        """The outputs for new items of a task.
+    def checked_predict(params: Params, task: Task, inputs: Inputs) -> Outputs:
+        """The outputs for new items of a task, each as if it were asked alone.
+
+        The program is compiled once for up to 2, 4, 8, 16, ... items.
 
         Args:
           params: the meta-parameters.
@@ -85,11 +111,70 @@ def make_learner(
 
         Returns:
           `[items, ...]`, for a classifier scores `[items, ways]`.
+
+        Raises:
+          ValueError: the outputs of an item depend on what else is asked.
         """
-        return predict(*_as_arrays((params, task, inputs)))
+        params, task = as_arrays(params, "the parameters"), as_arrays(task, "the task")
+        inputs = as_arrays(inputs, "inputs", lists=True)
+        items = check_items(inputs, "inputs")
+        if _is_traced((params, task, inputs)):
+            outputs = predict(params, task, inputs)
+            check_items(outputs, "outputs")
+            return outputs
+        size = max(2, 1 << (items - 1).bit_length())
+        whole = _filled(inputs, size, jnp.broadcast_to)
+        outputs = predict_compiled(params, task, whole)
+        check_items(outputs, "outputs")
+        case = _kind((params, task, whole))
+        if case not in probed and not _is_traced(outputs):
+            first = _filled(
+                take(inputs, slice(1)), size, lambda x, shape: jnp.zeros(shape, x.dtype)
+            )
+            _check_alone(outputs, predict_compiled(params, task, first))
+            probed.add(case)
+        return outputs if size == items else take(outputs, slice(items))
 
     return Learner(checked_init, checked_loss, checked_adapt, checked_predict, title)
 
 
-def _as_arrays(tree: T) -> T:
-    return jax.tree.map(jnp.asarray, tree)
+def _mode(training: object, key: Key | None) -> bool:
+    if training is None:
+        return key is not None
+    if not isinstance(training, bool):
+        raise TypeError(f"training={training!r}; expected True or False: it is part of the program")
+    if training and key is None:
+        raise ValueError("training=True without a key, of which models draw then; expected both")
+    return training
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _kind(tree: Any) -> Any:
+    """What a program is compiled for: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _filled(items: Inputs, size: int, fill: Callable[[Array, tuple[int, ...]], Array]) -> Inputs:
+    """`size` items, those after the given ones made of the first."""
+    rest = size - count(items)
+    if not rest:
+        return items
+    return jax.tree.map(lambda x: jnp.concatenate([x, fill(x[:1], (rest, *x.shape[1:]))]), items)
+
+
+def _check_alone(outputs: Outputs, among_others: Outputs) -> None:
+    """Raises unless the first item's outputs are the same whatever else is asked with it."""
+    for leaf, other in zip(*map(jax.tree.leaves, (outputs, among_others)), strict=True):
+        x, y = (np.asarray(leaf[0], np.float64) for leaf in (leaf, other))
+        scale = np.abs(x[np.isfinite(x)]).max(initial=0)
+        if not np.allclose(x, y, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+            raise ValueError(
+                f"an item's outputs depend on what is asked with it: {x.ravel()[:5]} or "
+                f"{y.ravel()[:5]} (the first five numbers); expected a model that says that its "
+                'items see each other: metajax.Model(..., sharing="batch"), or an apply that takes '
+                "weights and leaves out items of weight 0"
+            )

@@ -5,7 +5,7 @@ where the values are known, that is outside a compiled program.
 """
 
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -120,47 +120,74 @@ def check_task_weights(weights: Any, tasks: int) -> None:
         )
 
 
+def check_items(items: Any, name: str) -> int:
+    """The number of items that all arrays of what is called `name` have.
+
+    Raises:
+      ValueError: they have none, or differ in it.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
+    counts = {shape[:1] for shape in shapes.values()}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        one = len(shapes) == 1
+        shown = next(iter(shapes.values())) if one else shapes
+        raise ValueError(
+            f"{name} have {'shape' if one else 'the shapes'} {shown}; expected [items, ...], "
+            "items > 0" + ("" if one else ", the same number of them everywhere")
+        )
+    return counts.pop()[0]
+
+
 def check_examples(examples: Examples, name: str) -> None:
     """Raises unless inputs, targets and weights of the set called `name` count the same items."""
     inputs, targets, weights = examples
-    if inputs.ndim == 0 or inputs.shape[0] == 0:
+    items = check_items(inputs, f"{name} inputs")
+    for target in jax.tree.leaves(targets) or [jnp.zeros(())]:
+        if target.shape[:1] != (items,):
+            raise ValueError(
+                f"{name} has {items} inputs but targets of shape {target.shape}; expected one "
+                "target an item: is it one item without an axis of items, inputs[None]?"
+            )
+    if weights is not None and weights.shape != (items,):
         raise ValueError(
-            f"{name} inputs have shape {inputs.shape}; expected [items, ...], items > 0"
-        )
-    if targets.shape[:1] != inputs.shape[:1]:
-        raise ValueError(
-            f"{name} has {inputs.shape[0]} inputs but targets of shape {targets.shape}; "
-            "expected one target an item"
-        )
-    if weights is not None and weights.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"{name} has {inputs.shape[0]} inputs but weights of shape {weights.shape}; "
+            f"{name} has {items} inputs but weights of shape {weights.shape}; "
             "expected [items], 0 for padding"
         )
 
 
 def check_episode(episode: Episode) -> None:
-    """Raises unless both sets are whole and their items alike."""
-    check_examples(episode.support, "support")
-    check_examples(episode.query, "query")
-    support, query = episode.support.inputs, episode.query.inputs
-    if support.shape[1:] != query.shape[1:]:
+    """Raises unless the items of both whole sets are alike."""
+    support, query = (_items_of(examples.inputs) for examples in episode)
+    if support != query:
         raise ValueError(
-            f"support items have shape {support.shape[1:]} but query items {query.shape[1:]}; "
+            f"support items have shape {support} but query items {query}; "
             "expected the same item shape in both"
         )
+
+
+def _items_of(inputs: Any) -> Any:
+    """The shape of an item, by path where there are several arrays."""
+    shapes = _shapes(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs))
+    return shapes[""] if [*shapes] == [""] else shapes
 
 
 def known_labels(examples: Examples) -> np.ndarray | None:
     """The integer labels of the items that count, or None where they are not known yet."""
     targets, weights = examples.targets, examples.weights
-    if isinstance(targets, Tracer) or not np.issubdtype(targets.dtype, np.integer):
+    if isinstance(targets, Tracer) or not is_labels(targets):
         return None
     if weights is None:
         return np.asarray(targets)
     if isinstance(weights, Tracer):
         return None
     return np.asarray(targets)[np.asarray(weights) > 0]
+
+
+def is_labels(targets: Any) -> bool:
+    """Whether they are `[items]` integers."""
+    dtype = getattr(targets, "dtype", None)
+    return dtype is not None and targets.ndim == 1 and jnp.issubdtype(dtype, jnp.integer)
 
 
 def check_labels(examples: Examples, outputs: int, name: str) -> None:
@@ -199,10 +226,14 @@ def check_classes(
     The query's have to be among the support's.
     """
     for name, examples in (("support", support), ("query", query)):
-        if examples is not None and not jnp.issubdtype(examples.targets.dtype, jnp.integer):
+        if examples is not None and not is_labels(examples.targets):
+            targets = examples.targets
+            shown = f"{targets.dtype} targets of shape {targets.shape}"
+            if not isinstance(targets, jax.Array | np.ndarray):
+                shown = f"targets that are a {type(targets).__name__}"
             raise ValueError(
-                f"{name} has {examples.targets.dtype} targets of shape {examples.targets.shape}; "
-                "expected [items] integer labels: a learner that compares classifies"
+                f"{name} has {shown}; expected [items] integer labels: a learner that compares "
+                "classifies"
             )
     labels = known_labels(support)
     if labels is None:
@@ -231,8 +262,8 @@ def check_model(model: object, name: str) -> None:
     if not isinstance(model, Model):
         raise TypeError(
             f"{name} is {model!r}; expected a metajax.Model: wrap a Flax module with "
-            "metajax.models.from_linen or metajax.models.from_nnx, a pair of functions with "
-            "metajax.models.from_functions"
+            "metajax.models.from_linen or metajax.models.from_nnx, one of Equinox or Haiku with "
+            "from_equinox or from_haiku, and a pair of functions is metajax.Model(init, apply)"
         )
 
 
@@ -254,9 +285,17 @@ def check_temperature(temperature: object) -> None:
 
 
 def check_parameters(expected: Params, params: Params) -> None:
-    """Raises unless `params` has the structure and the shapes of `expected`."""
+    """Raises unless `params` has the structure and the shapes of `expected`, and holds floats."""
     want = _shapes(expected)
     got = _shapes(params)
+    whole = isinstance(params, Mapping) and "params" in params
+    if whole and not (isinstance(expected, Mapping) and "params" in expected):
+        rest = [name for name in params if name != "params"]
+        raise ValueError(
+            f"the parameters are the whole variables of a module, {[*params]}; expected those of "
+            "'params' alone"
+            + (f", and {rest} given to the adapter: from_linen(module, frozen=...)" if rest else "")
+        )
     for path in sorted(want.keys() | got.keys()):
         if path not in got:
             raise ValueError(f"the parameters lack {path or 'a leaf'}, which the model has")
@@ -265,7 +304,21 @@ def check_parameters(expected: Params, params: Params) -> None:
         if want[path] != got[path]:
             raise ValueError(
                 f"the parameter {path or '(the only leaf)'} has shape {got[path]}; the model "
-                f"expects {want[path]}: were these parameters made for another model or input?"
+                f"expects {want[path]}: were these parameters made for another model or input, or "
+                "is it one item without an axis of items?"
+            )
+    check_floats(params)
+
+
+def check_floats(params: Params) -> None:
+    """Raises unless parameters are floats, which a gradient can move."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            place = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise TypeError(
+                f"the parameter {place or '(the only leaf)'} is of {dtype}; expected floats, which "
+                "a gradient can move: close over what is constant in apply"
             )
 
 

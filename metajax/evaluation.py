@@ -9,11 +9,10 @@ import numpy as np
 
 from metajax.checks import check_integers
 from metajax.keys import evaluation_keys
-from metajax.meta_gradients import TaskLoss
 from metajax.parallel.placement import to_host
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_program import as_pytree, check_sample
-from metajax.types import Array, Episode, Key, Learner, Params
+from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
 
 
 class Evaluation(NamedTuple):
@@ -61,11 +60,12 @@ class Evaluation(NamedTuple):
 _BLOCK = 16
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _scores(
-    loss: TaskLoss,
+    loss: MetaLoss,
     finish: Callable[[Key, Any], Episode] | None,
     chunk_size: int,
+    training: bool,
     params: Params,
     sample: Any,
     keys: tuple[Key, Key],
@@ -80,7 +80,7 @@ def _scores(
             episode = finish(sample_key, own)
         else:
             episode = sample(sample_key) if own is None else sample.at(sample_key, own)
-        return dict(loss(params, episode, learner_key)[1].metrics)
+        return dict(loss(params, episode, learner_key, training)[1].metrics)
 
     return jax.lax.map(one, (keys, own), batch_size=None if chunk_size == 1 else chunk_size)
 
@@ -93,6 +93,7 @@ def evaluate(
     episodes: int | None = None,
     seed: int = 0,
     chunk_size: int = 1,
+    training: bool = False,
 ) -> Evaluation:
     """Scores `params` on fresh episodes.
 
@@ -107,6 +108,7 @@ def evaluate(
       episodes: how many, 2 or more; None is the whole list, or 600 where there is none.
       seed: 0 or more; the same seed draws the same episodes.
       chunk_size: episodes run at once, 1 or more. It does not change the episodes.
+      training: leave models in training mode, dropout on, in adaptation and queries.
 
     Returns:
       An `Evaluation`.
@@ -130,10 +132,10 @@ def evaluate(
     keys = evaluation_keys(seed, episodes)
     indices = None if listed is None else np.arange(episodes)
     if isinstance(sample, HostSample):
-        scores = _host_scores(learner.loss, chunk_size, params, sample, keys, indices)
+        scores = _host_scores(learner.loss, chunk_size, training, params, sample, keys, indices)
     else:
         data = as_pytree(sample)
-        scores = _scores(learner.loss, None, chunk_size, params, data, keys, indices)
+        scores = _scores(learner.loss, None, chunk_size, training, params, data, keys, indices)
     return Evaluation(
         {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         episodes,
@@ -142,8 +144,9 @@ def evaluate(
 
 
 def _host_scores(
-    loss: TaskLoss,
+    loss: MetaLoss,
     chunk_size: int,
+    training: bool,
     params: Params,
     sample: HostSample,
     keys: tuple[Key, Key],
@@ -162,7 +165,7 @@ def _host_scores(
 
     scores = [
         _scores(
-            *(loss, sample.finish, chunk_size, params, None),
+            *(loss, sample.finish, chunk_size, training, params, None),
             (sample_keys[block], learner_keys[block]),
             fetched,
         )

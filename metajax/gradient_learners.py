@@ -8,8 +8,8 @@ import jax
 from metajax.checked_learners import make_learner
 from metajax.checks import check_parameters, check_shared
 from metajax.inner.loop import InnerLoop
+from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
-from metajax.query_batching import without_padding
 from metajax.types import (
     AdaptedTask,
     Array,
@@ -18,9 +18,11 @@ from metajax.types import (
     Examples,
     Fit,
     Init,
+    Inputs,
     Key,
     Learner,
     Objective,
+    Outputs,
     Params,
 )
 
@@ -58,35 +60,39 @@ def gradient_learner(
         params: Params,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None = None,
     ) -> tuple[Params, Any]:
         expected = jax.eval_shape(begin, jax.random.key(0), support.inputs)
         check_parameters(expected, params)
         check_shared(params, support)
         support = without_padding(support)
-        return fit(params, support, fit_key(key), observe)
+        return fit(params, support, fit_key(key), training, observe)
 
-    def loss(params: Params, episode: Episode, key: Key | None) -> tuple[Array, Aux]:
+    def loss(
+        params: Params, episode: Episode, key: Key | None, training: bool
+    ) -> tuple[Array, Aux]:
         support, query = (without_padding(examples) for examples in episode)
         # The same draws at every step, so that a curve over the steps compares like with like.
         drawn = query_key(key)
 
-        def report(phi: Params) -> tuple[Array | None, dict[str, Array]]:
-            value, aux = objective.loss(phi, query, drawn, support)
+        def report(phi: Params) -> tuple[Outputs | None, dict[str, Array]]:
+            value, aux = objective.loss(phi, query, drawn, support, training=training)
             return aux.outputs, {**aux.metrics, "query_loss": value}
 
         observe = (lambda phi: report(phi)[1]) if record_steps else None
-        phi, steps = checked_fit(params, support, key, observe)
+        phi, steps = checked_fit(params, support, key, training, observe)
         outputs, metrics = report(phi)
         metrics |= {f"{name}_per_step": values for name, values in (steps or {}).items()}
         return meta_loss(params, phi, metrics), Aux(outputs, metrics)
 
-    def adapt(params: Params, support: Examples, key: Key | None) -> AdaptedTask:
-        return AdaptedTask(checked_fit(params, support, key)[0], without_padding(support))
+    def adapt(params: Params, support: Examples, key: Key | None, training: bool) -> AdaptedTask:
+        phi, _ = checked_fit(params, support, key, training)
+        return AdaptedTask(phi, objective.keep(phi, without_padding(support)))
 
-    def predict(params: Params, task: AdaptedTask, inputs: Array) -> Array:
+    def predict(params: Params, task: AdaptedTask, inputs: Inputs) -> Outputs:
         del params
-        return objective.predict(task.params, inputs, task.support)
+        return objective.predict(task.params, inputs, task.kept)
 
     return make_learner(begin, loss, adapt, predict, title=title)
 
@@ -103,10 +109,13 @@ def support_fit(objective: Objective, loop: InnerLoop) -> Fit:
         params: Params,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
         return loop.run(
-            lambda phi, step_key: objective.loss(phi, support, step_key, None)[0],
+            lambda phi, step_key: objective.loss(phi, support, step_key, None, training=training)[
+                0
+            ],
             params,
             per_step=step_keys(key, loop.num_steps),
             observe=observe,

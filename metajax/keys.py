@@ -9,11 +9,15 @@
     a learner's key
     |-- FIT ........................ adaptation                      fit_key
     |   |-- cut by steps ........... one a step (maml)               step_keys
+    |   |-- START .................. what comes before them
+    |   |                            (proto_maml's prototypes)       start_key
     |   |-- STEPS, cut by steps .... one a step (reptile)            step_keys
     |   `-- BATCHES -- pass i ...... mini-batches (reptile)          batches_key
     `-- QUERY ...................... the query loss, alike at every
                                      inner step                      query_key
     a metric learner's key ......... the order of the support set (full context)
+    `-- ENCODERS, cut in 3 ......... dropout of support, queries,
+                                     comparison                      encoder_keys
 
     an episode's key
     |-- cut in parts ............... classes, items, turns (image_episodes); ways, classes, size,
@@ -35,7 +39,7 @@ from metajax.types import Array, Key
 _EPISODES = 2**32 - 1
 _FIT, _QUERY = 0, 1
 _STEPS, _BATCHES = 0, 1
-_AUGMENTATION = 2**31
+_START = _ENCODERS = _AUGMENTATION = 2**31
 
 
 def task_keys(key: Key, tasks: int, *, first: int | Array = 0) -> Key:
@@ -96,6 +100,19 @@ def step_keys(key: Key | None, num_steps: int, *, batches: bool = False) -> Key 
 def batches_key(key: Key) -> Key:
     """The key of an adaptation from which mini-batches are drawn."""
     return jax.random.fold_in(key, _BATCHES)
+
+
+def start_key(key: Key | None) -> Key | None:
+    """The key of an adaptation for what comes before its steps; None of None."""
+    return None if key is None else jax.random.fold_in(key, _START)
+
+
+def encoder_keys(key: Key | None) -> tuple[Key | None, Key | None, Key | None]:
+    """A metric learner's keys for support, queries and comparison; None of None."""
+    if key is None:
+        return None, None, None
+    first, second, third = jax.random.split(jax.random.fold_in(key, _ENCODERS), 3)
+    return first, second, third
 
 
 def augmentation_key(key: Key) -> Key:

@@ -1,9 +1,17 @@
 """Losses and scores of one set of items. All of them are means that leave out items of weight 0."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
+import optax
 
-from metajax.types import Array
+from metajax.checks import check_metric_names
+from metajax.items import count
+from metajax.signatures import called_by_name, takes
+from metajax.types import Array, LossFn, Outputs, Targets
+
+Score = Callable[[Outputs, Targets, Array | None], Array]
 
 
 def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -30,7 +38,7 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
     log_probabilities = jax.nn.log_softmax(outputs)
     index = jnp.where(valid, targets, 0)[:, None]
     picked = jnp.take_along_axis(log_probabilities, index, axis=-1)[:, 0]
-    return _mean(-jnp.where(valid, picked, jnp.nan), weights)
+    return weighted_mean(-jnp.where(valid, picked, jnp.nan), weights)
 
 
 def squared_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -58,7 +66,7 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
             "(for classification pass loss_fn=metajax.cross_entropy)"
         )
     errors = (outputs - targets) ** 2
-    return _mean(errors.reshape(errors.shape[0], -1).mean(axis=-1), weights)
+    return weighted_mean(errors, weights)
 
 
 def match_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -84,7 +92,7 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
     errors = jnp.where(counts, jnp.where(counts, outputs, 0) - matches, 0) ** 2
     means = errors.sum(axis=-1) / counts.sum(axis=-1)
     # A label without a score would only lose the term that it should match.
-    return _mean(jnp.where((counts & (matches > 0)).any(axis=-1), means, jnp.nan), weights)
+    return weighted_mean(jnp.where((counts & (matches > 0)).any(axis=-1), means, jnp.nan), weights)
 
 
 def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -100,7 +108,7 @@ def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Ar
     """
     precision = jnp.promote_types(outputs.dtype, jnp.float32)
     correct = (jnp.argmax(outputs, axis=-1) == targets).astype(precision)
-    return _mean(correct, weights)
+    return weighted_mean(correct, weights)
 
 
 def _check_labelled(loss: str, outputs: Array, targets: Array) -> None:
@@ -116,9 +124,91 @@ def _check_labelled(loss: str, outputs: Array, targets: Array) -> None:
         )
 
 
-def _mean(values: Array, weights: Array | None) -> Array:
+def weighted_mean(values: Array, weights: Array | None = None) -> Array:
+    """Mean over items, weighted; over the other axes, where there are any, plain.
+
+    >>> import jax.numpy as jnp, metajax
+    >>> float(metajax.weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])))
+    2.0
+
+    Args:
+      values: `[items, ...]`; what stands in a row of weight 0 does not count, NaN neither.
+      weights: `[items]` or None for the plain mean.
+
+    Returns:
+      `[]`; NaN when every weight is 0.
+    """
+    values = values.reshape(values.shape[0], -1).mean(axis=-1) if values.ndim > 1 else values
     if weights is None:
         return values.mean()
     # `where`, not a product: whatever stands in a padded row must not reach the sum.
     counted = jnp.where(weights > 0, weights * values, 0.0)
     return counted.sum() / weights.sum()
+
+
+def is_classification(loss_fn: LossFn) -> bool:
+    """Whether it is a loss of logits and integer labels that the library knows."""
+    known = (cross_entropy, optax.softmax_cross_entropy_with_integer_labels)
+    return any(loss_fn is loss for loss in known)
+
+
+def as_loss(loss_fn: LossFn) -> Score:
+    """A loss as people have it, as the function of outputs, targets and weights to `[]`.
+
+    Args:
+      loss_fn: `(outputs, targets) -> [items, ...]`, one value an item as optax's losses give, of
+        which the weighted mean is taken; or `-> []` of sets without weights; or, where it has a
+        parameter `weights`, `(outputs, targets, weights) -> []`.
+
+    Raises:
+      TypeError: it cannot be called so. From the loss: a result that is no array.
+      ValueError: from the loss: a result of another shape.
+    """
+    return _averaged(loss_fn, "loss_fn", scalar=True)
+
+
+def as_scores(
+    metrics: Mapping[str, LossFn] | None, own: Mapping[str, LossFn], *names: str
+) -> Callable[[Outputs, Targets, Array | None], dict[str, Array]]:
+    """All scores of a set, each a function like a loss, as one function to their values.
+
+    Args:
+      metrics: the user's, or None.
+      own: the library's beside them; the user's win where names are the same.
+      *names: that are the library's alone.
+    """
+    check_metric_names([*(metrics or {})], "loss", "query_loss", "grad_norm", *names)
+    functions = {
+        name: _averaged(score, f"the metric {name!r}", scalar=False)
+        for name, score in {**own, **(metrics or {})}.items()
+    }
+    return lambda *items: {name: score(*items) for name, score in functions.items()}
+
+
+def _averaged(function: LossFn, what: str, *, scalar: bool) -> Score:
+    call = called_by_name(function, what, ("outputs", "targets"), ("weights",))
+    weighs = takes(function, "weights")
+
+    def score(outputs: Outputs, targets: Targets, weights: Array | None) -> Array:
+        value = call(outputs, targets, weights=weights)
+        shape, items = jnp.shape(value), count(outputs)
+        if shape == () and weights is not None and not weighs:
+            raise ValueError(
+                f"{what} returned a scalar and takes no weights, but items of the episode have "
+                "some (padding has 0); expected one value an item, [items], or a parameter weights"
+            )
+        if weighs or shape == ():
+            if scalar and shape != ():
+                raise ValueError(
+                    f"{what} takes weights and returned the shape {shape}; expected a scalar, such "
+                    "as metajax.weighted_mean(values, weights)"
+                )
+            return value
+        if shape[:1] != (items,):
+            raise ValueError(
+                f"{what} returned the shape {shape} for {items} items; expected a scalar, or one "
+                "value an item, [items, ...]"
+            )
+        return weighted_mean(value, weights)
+
+    return score

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.checks import (
+    check_floats,
     check_optimizer,
     check_optional_integers,
     check_scalar,
@@ -73,6 +74,7 @@ def meta_gradient(
         the weights are not as above, or the meta-loss is no scalar.
     """
     check_optional_integers(1, chunk_size=chunk_size)
+    check_floats(params)
     tasks = count_tasks(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))

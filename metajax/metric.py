@@ -172,7 +172,7 @@ def present_classes(support: Examples, ways: int) -> Array:
 
 def count_ways(support: Examples, ways: int | None) -> int:
     """`ways`, or without it the most that there can be: one class a support item."""
-    return len(support.inputs) if ways is None else ways
+    return support.targets.shape[0] if ways is None else ways
 
 
 def _members(targets: Array, ways: int, weights: Array | None) -> Array:

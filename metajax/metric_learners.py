@@ -1,6 +1,6 @@
 """What learners that compare share: embed both sets, read the support set, compare the queries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,25 +12,39 @@ from metajax.checks import (
     check_optional_integers,
     check_parameters,
 )
-from metajax.losses import accuracy, cross_entropy
+from metajax.items import count, join, take, without_padding
+from metajax.keys import encoder_keys
+from metajax.losses import accuracy, as_loss, as_scores, cross_entropy
 from metajax.metric import count_ways, present_classes
 from metajax.query_batching import (
     Batching,
     apply_queries,
     check_batching,
     joined_weights,
-    without_padding,
+    kept_support,
 )
-from metajax.types import Array, Aux, Episode, Examples, Key, Learner, LossFn, Model, Params
+from metajax.signatures import called_by_name
+from metajax.types import (
+    Array,
+    Aux,
+    Episode,
+    Examples,
+    Inputs,
+    Key,
+    Learner,
+    LossFn,
+    Model,
+    Params,
+)
 
 
 class MetricTask(NamedTuple):
     """A task as a learner that compares holds it.
 
     Attributes:
-      support: the support set, where queries share a batch with it; else None.
-      reading: what was read off the support set (prototypes, say); None where that has to wait for
-        the queries, under `query_batching="joint"`.
+      support: inputs and weights of the support set, where queries share a batch with it; else
+        None.
+      reading: what was read off the support set (prototypes, say).
       present: `[ways]` booleans, which classes have a support item.
     """
 
@@ -41,14 +55,15 @@ class MetricTask(NamedTuple):
 
 def metric_learner(
     *,
-    init: Callable[[Key, Array], Params],
+    init: Callable[[Key, Inputs], Params],
     encoder: Model,
     read: Callable[[Params, Array, Examples, Array], Any],
-    compare: Callable[[Params, Any, Array, Array | None, Array], Array],
+    compare: Callable[..., Array],
     ways: int | None,
     query_batching: Batching,
     support_encoder: Model | None = None,
     loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
     arrange: Callable[[Examples, Key | None], Examples] = lambda support, key: support,
     title: str = "metric_learner(...)",
 ) -> Learner:
@@ -59,13 +74,16 @@ def metric_learner(
       encoder: embeds items; its `apply` takes the learner's whole parameters.
       read: `(params, support embeddings, support, present) -> reading`. `present`, `[ways]`
         booleans, says which classes have a support item; its length is the number of ways.
-      compare: `(params, reading, query embeddings, query weights, present) -> [queries, ways]`
-        scores. Those of classes that are not present are replaced by `-inf` here.
+      compare: `(params, reading, query embeddings, present) -> [queries, ways]` scores. Those of
+        classes that are not present are replaced by `-inf` here. Where it has parameters of these
+        names it is given `weights`, of the queries or None; `batching`, how queries are to share a
+        batch in a model of its own, see `apply_queries`; and `key`, of which to draw, or None.
       ways: the most ways there may be, or None.
       query_batching: which items share a batch; see `metajax.apply_queries`. Under `"joint"` the
         support set is embedded in the queries' batch, else in one of its own.
       support_encoder: embeds the support set, where it is not `encoder`.
-      loss_fn: loss of the scores.
+      loss_fn: loss of the scores, see `metajax.supervised`.
+      metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       arrange: reorders the support set with the key, before it is embedded.
       title: what the learner is, with its settings.
 
@@ -73,8 +91,9 @@ def metric_learner(
       A `Learner` whose tasks are `MetricTask`s.
 
     Raises:
-      TypeError: a number is no integer.
-      ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders.
+      TypeError: a number is no integer, or a function cannot be called so.
+      ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders, or
+        a metric has a name of the library's own.
     """
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
@@ -82,61 +101,74 @@ def metric_learner(
     if joint and support_encoder is not None:
         raise ValueError(
             'query_batching="joint" embeds both sets at once, but support and query have encoders '
-            'of their own; expected "separate" or "single"'
+            'of their own; expected "separate", "single" or "support"'
         )
+    given = ("params", "reading", "queries", "present")
+    compared = called_by_name(compare, "compare", given, ("weights", "batching", "key"))
+    loss_of = as_loss(loss_fn)
+    scores_of = as_scores(metrics, {"accuracy": accuracy})
 
-    def fit(params: Params, support: Examples, key: Key | None) -> MetricTask:
+    def prepare(params: Params, support: Examples, key: Key | None) -> tuple[Examples, Array]:
+        """The support set as it is read, and the classes that are present."""
         check_parameters(jax.eval_shape(init, jax.random.key(0), support.inputs), params)
         check_classes(support, ways=ways)
         support = arrange(without_padding(support), key)
-        present = present_classes(support, count_ways(support, ways))
-        if joint:
-            return MetricTask(support, None, present)
+        return support, present_classes(support, count_ways(support, ways))
+
+    def embed_support(params: Params, support: Examples, key: Key | None) -> Array:
         embed = (support_encoder or encoder).apply
-        embedded = embed(params, support.inputs, support.weights)
-        kept = support if query_batching == "single" else None
-        return MetricTask(kept, read(params, embedded, support, present), present)
+        return embed(params, support.inputs, support.weights, key)
 
-    def classify(params: Params, task: MetricTask, queries: Array, weights: Array | None) -> Array:
-        reading, embedded = pair(params, task, queries, weights)
-        scores = compare(params, reading, embedded, weights, task.present)
-        if scores.shape != (len(queries), len(task.present)):
-            raise ValueError(
-                f"compare returned scores of shape {scores.shape} for {len(queries)} queries and "
-                f"{len(task.present)} ways; expected [queries, ways]"
-            )
-        return jnp.where(task.present[None], scores, -jnp.inf)
-
-    def pair(
-        params: Params, task: MetricTask, queries: Array, weights: Array | None
-    ) -> tuple[Any, Array]:
-        if not joint:
-            return task.reading, apply_queries(
-                encoder, params, queries, weights, task.support, query_batching
-            )
-        support = task.support
-        assert support is not None
-        both = encoder.apply(
-            params,
-            jnp.concatenate([support.inputs, queries]),
-            joined_weights(support, weights, len(queries)),
+    def classify(
+        params: Params,
+        reading: Any,
+        present: Array,
+        embedded: Array,
+        weights: Array | None,
+        batching: Batching,
+        key: Key | None,
+    ) -> Array:
+        scores = compared(
+            params, reading, embedded, present, weights=weights, batching=batching, key=key
         )
-        first, second = both[: len(support.inputs)], both[len(support.inputs) :]
-        return read(params, first, support, task.present), second
+        if scores.shape != (embedded.shape[0], present.shape[0]):
+            raise ValueError(
+                f"compare returned scores of shape {scores.shape} for {embedded.shape[0]} queries "
+                f"and {present.shape[0]} ways; expected [queries, ways]"
+            )
+        return jnp.where(present[None], scores, -jnp.inf)
 
-    def loss(params: Params, episode: Episode, key: Key | None) -> tuple[Array, Aux]:
-        support, query = episode
-        check_classes(support, query, ways=ways)
-        query = without_padding(query)
-        outputs = classify(params, fit(params, support, key), query.inputs, query.weights)
-        value = loss_fn(outputs, query.targets, query.weights)
-        scores = {
-            "query_loss": value,
-            "accuracy": accuracy(outputs, query.targets, query.weights),
-        }
-        return value, Aux(outputs, scores)
+    def loss(
+        params: Params, episode: Episode, key: Key | None, training: bool
+    ) -> tuple[Array, Aux]:
+        check_classes(*episode, ways=ways)
+        support, present = prepare(params, episode.support, key)
+        query = without_padding(episode.query)
+        first, second, third = encoder_keys(key if training else None)
+        if joint:
+            weights = joined_weights(support, query.weights, count(query.inputs))
+            both = encoder.apply(params, join(support.inputs, query.inputs), weights, first)
+            items = count(support.inputs)
+            known, embedded = take(both, slice(items)), take(both, slice(items, None))
+        else:
+            known = embed_support(params, support, first)
+            embedded = apply_queries(
+                encoder, params, query.inputs, query.weights, support, query_batching, second
+            )
+        reading = read(params, known, support, present)
+        outputs = classify(params, reading, present, embedded, query.weights, query_batching, third)
+        value = loss_of(outputs, query.targets, query.weights)
+        scores = scores_of(outputs, query.targets, query.weights)
+        return value, Aux(outputs, {**scores, "query_loss": value})
 
-    def predict(params: Params, task: MetricTask, inputs: Array) -> Array:
-        return classify(params, task, inputs, None)
+    def adapt(params: Params, support: Examples, key: Key | None, training: bool) -> MetricTask:
+        support, present = prepare(params, support, key)
+        known = embed_support(params, support, encoder_keys(key if training else None)[0])
+        kept = kept_support(encoder, params, support)
+        return MetricTask(kept, read(params, known, support, present), present)
 
-    return make_learner(init, loss, fit, predict, title=title)
+    def predict(params: Params, task: MetricTask, inputs: Inputs) -> Array:
+        embedded = apply_queries(encoder, params, inputs, None, task.support, "support")
+        return classify(params, task.reading, task.present, embedded, None, "support", None)
+
+    return make_learner(init, loss, adapt, predict, title=title)

@@ -10,74 +10,92 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from metajax.types import Array, Examples, Model, Params
+from metajax.items import count, join, take
+from metajax.types import Array, Examples, Inputs, Key, Model, Outputs, Params
 
-Batching = Literal["separate", "joint", "single"]
+Batching = Literal["separate", "joint", "single", "support"]
 
 
 def apply_queries(
     model: Model,
     params: Params,
-    queries: Array,
+    queries: Inputs,
     weights: Array | None,
     support: Examples | None,
     batching: Batching,
-) -> Array:
+    key: Key | None = None,
+) -> Outputs:
     """Applies `model` to query items.
 
     - `"separate"`: all the queries in one batch, without the support (transductive; MAML's code).
     - `"joint"`: support and queries in one batch (transductive).
     - `"single"`: one query at a time, in a batch with the support (not transductive; the second
       evaluation of Nichol et al. 2018, section 6.1).
+    - `"support"`: support and queries in one batch in which the queries have weight 0, so that the
+      statistics are the support's (not transductive; Meta-Dataset's evaluation of Proto-MAML). A
+      model whose items see each other whatever their weights are is applied as under `"single"`.
 
     Args:
       model: the model.
       params: its parameters.
       queries: `[items, ...]`.
       weights: `[items]` or None.
-      support: the support set; only `"separate"` does without.
+      support: the support set, of which only inputs and weights matter; `"separate"` does without.
       batching: one of the above; static.
+      key: of what the model draws, as dropout does; None draws nothing.
 
     Returns:
       `[items, ...]` outputs.
     """
     if batching == "separate" or support is None:
-        return model.apply(params, queries, weights)
+        return model.apply(params, queries, weights, key)
+    sharing = model.sharing(params, queries)
+    if sharing == "none":
+        return model.apply(params, queries, None, key)
+    items = count(support.inputs)
     if batching == "joint":
-        inputs = jnp.concatenate([support.inputs, queries])
-        joined = joined_weights(support, weights, len(queries))
-        return model.apply(params, inputs, joined)[len(support.inputs) :]
-
-    def one(query: Array) -> Array:
-        inputs = jnp.concatenate([support.inputs, query[None]])
-        return model.apply(params, inputs, joined_weights(support, None, 1))[-1]
-
-    return jax.vmap(one)(queries)
+        joined = joined_weights(support, weights, count(queries))
+    elif batching == "support" and sharing == "weighted":
+        joined = joined_weights(support, jnp.zeros(count(queries)), count(queries))
+    else:
+        return _one_by_one(model, params, queries, support, key)
+    outputs = model.apply(params, join(support.inputs, queries), joined, key)
+    return take(outputs, slice(items, None))
 
 
-def without_padding(examples: Examples) -> Examples:
-    """The same set with zeros in the rows of weight 0: no junk in them reaches a gradient."""
-    weights = examples.weights
-    if weights is None:
-        return examples
+def _one_by_one(
+    model: Model, params: Params, queries: Inputs, support: Examples, key: Key | None
+) -> Outputs:
+    """Each query in a batch with the support."""
 
-    def clear(rows: Array) -> Array:
-        kept = (weights > 0).reshape(-1, *[1] * (rows.ndim - 1))
-        return jnp.where(kept, rows, jnp.zeros_like(rows))
+    def one(query: Inputs, key: Key | None) -> Outputs:
+        inputs = join(support.inputs, take(query, None))
+        return take(model.apply(params, inputs, joined_weights(support, None, 1), key), -1)
 
-    return Examples(clear(examples.inputs), clear(examples.targets), weights)
+    if key is None:
+        return jax.vmap(lambda query: one(query, None))(queries)
+    return jax.vmap(one)(queries, jax.random.split(key, count(queries)))
 
 
 def check_batching(batching: str) -> None:
-    """Raises unless `batching` is one of the three."""
-    if batching not in ("separate", "joint", "single"):
-        raise ValueError(f'query_batching={batching!r}; expected "separate", "joint" or "single"')
+    """Raises unless `batching` is one of the four."""
+    if batching not in ("separate", "joint", "single", "support"):
+        raise ValueError(
+            f'query_batching={batching!r}; expected "separate", "joint", "single" or "support"'
+        )
 
 
 def joined_weights(support: Examples, weights: Array | None, queries: int) -> Array | None:
     """Weights of the support set followed by those of `queries` items; None where all are 1."""
     if support.weights is None and weights is None:
         return None
-    first = jnp.ones(len(support.inputs)) if support.weights is None else support.weights
+    first = jnp.ones(count(support.inputs)) if support.weights is None else support.weights
     second = jnp.ones(queries) if weights is None else weights
     return jnp.concatenate([first, second])
+
+
+def kept_support(model: Model, params: Params, support: Examples) -> Examples | None:
+    """What a task keeps of its support set to answer each query on its own: mostly nothing."""
+    if model.sharing(params, support.inputs) == "none":
+        return None
+    return Examples(support.inputs, None, support.weights)

@@ -2,10 +2,31 @@
 
 from collections.abc import Mapping
 
-from metajax.checks import check_labels, check_metric_names, check_model, check_ways
-from metajax.losses import accuracy, cross_entropy
-from metajax.query_batching import Batching, apply_queries, check_batching
-from metajax.types import Array, Examples, Key, LossFn, Model, Objective, ObjectiveAux, Params
+import jax
+import jax.numpy as jnp
+
+from metajax.checks import (
+    check_labels,
+    check_model,
+    check_optional_integers,
+    check_ways,
+    is_labels,
+)
+from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, is_classification
+from metajax.query_batching import Batching, apply_queries, check_batching, kept_support
+from metajax.types import (
+    Array,
+    Examples,
+    Inputs,
+    Key,
+    LossFn,
+    Model,
+    Objective,
+    ObjectiveAux,
+    Outputs,
+    Params,
+    Targets,
+)
 
 
 def supervised(
@@ -14,49 +35,70 @@ def supervised(
     *,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
 ) -> Objective:
     """The objective `loss_fn(model(inputs), targets)` of classification and regression.
 
     Args:
       model: the model.
-      loss_fn: `(outputs, targets, weights) -> []`, such as `cross_entropy` or `squared_error`.
-      metrics: scores reported beside the loss, each a function like `loss_fn`. None means
-        `accuracy` for `cross_entropy` and nothing for other losses.
-      query_batching: which items share a batch when queries are classified; see
-        `metajax.apply_queries`. Support items always form a batch of their own.
+      loss_fn: `(outputs, targets) -> [items, ...]`, one value an item, of which the mean by the
+        items' weights is taken, such as optax's losses; `(outputs, targets, weights) -> []`, such
+        as `cross_entropy` or `squared_error`; or, for episodes without weights,
+        `(outputs, targets) -> []`.
+      metrics: scores reported beside the loss, each a function like `loss_fn`; for a loss of logits
+        and integer labels, `accuracy` is among them anyway.
+      query_batching: which items share a batch when the loss of queries is taken; see
+        `metajax.apply_queries`. Support items always form a batch of their own, and `predict`
+        answers each query on its own.
+      ways: number of classes, where there are classes. Then a model of another number of outputs is
+        an error in compiled programs too, and an episode of other labels than 0, ..., ways - 1 has
+        the loss NaN there. Where labels are known, outside of them, either is an error anyway.
 
     Returns:
       An `Objective`.
 
     Raises:
-      TypeError: `model` is not a `Model`.
-      ValueError: `query_batching` is unknown, or a metric has a name of the library's own.
+      TypeError: `model` is not a `Model`, a function cannot be called so, or `ways` no integer.
+      ValueError: `query_batching` is unknown, `ways` below 1, or a metric has a name of the
+        library's own.
     """
     check_model(model, "model")
     check_batching(query_batching)
-    if metrics is None:
-        metrics = {"accuracy": accuracy} if loss_fn is cross_entropy else {}
-    check_metric_names([*metrics], "loss", "query_loss", "grad_norm")
+    check_optional_integers(1, ways=ways)
+    classifies = is_classification(loss_fn)
+    loss_of = as_loss(loss_fn)
+    scores_of = as_scores(metrics, {"accuracy": accuracy} if classifies else {})
 
     def loss(
-        params: Params, examples: Examples, key: Key | None, context: Examples | None
+        params: Params,
+        examples: Examples,
+        key: Key | None,
+        context: Examples | None,
+        training: bool = False,
     ) -> tuple[Array, ObjectiveAux]:
-        del key
         inputs, targets, weights = examples
-        outputs = apply_queries(model, params, inputs, weights, context, query_batching)
-        if loss_fn is cross_entropy and outputs.ndim == 2:
+        drawn = key if training else None
+        outputs = apply_queries(model, params, inputs, weights, context, query_batching, drawn)
+        if ways is not None:
+            _check_width(outputs, targets, ways)
+        if classifies and outputs.ndim == 2:
             if context is None:
                 check_ways(examples, outputs.shape[-1])
             else:
                 check_labels(examples, outputs.shape[-1], "query")
-        value = loss_fn(outputs, targets, weights)
-        scores = {name: score(outputs, targets, weights) for name, score in metrics.items()}
-        return value, ObjectiveAux(outputs, scores)
+        value = loss_of(outputs, targets, weights)
+        if ways is not None:
+            whole = weights is None and context is None
+            # A product, so that the gradient of the support's loss is none either.
+            value *= jnp.where(_fit(targets, weights, ways, whole=whole), 1, jnp.nan)
+        return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
 
-    def predict(params: Params, inputs: Array, context: Examples | None) -> Array:
-        return apply_queries(model, params, inputs, None, context, query_batching)
+    def predict(params: Params, inputs: Inputs, kept: Examples | None) -> Outputs:
+        return apply_queries(model, params, inputs, None, kept, "support")
 
-    return Objective(model.init, loss, predict)
+    return Objective(
+        model.init, loss, predict, lambda params, support: kept_support(model, params, support)
+    )
 
 
 def as_objective(
@@ -64,6 +106,7 @@ def as_objective(
     loss_fn: LossFn,
     metrics: Mapping[str, LossFn] | None,
     query_batching: Batching,
+    ways: int | None,
     *,
     default_batching: Batching = "separate",
 ) -> Objective:
@@ -72,10 +115,36 @@ def as_objective(
     `default_batching` is the algorithm's own: an `Objective` that comes with another is an error.
     """
     if not isinstance(model, Objective):
-        return supervised(model, loss_fn, metrics=metrics, query_batching=query_batching)
-    if loss_fn is not cross_entropy or metrics is not None or query_batching != default_batching:
+        return supervised(model, loss_fn, metrics=metrics, query_batching=query_batching, ways=ways)
+    given = (metrics, ways, query_batching) != (None, None, default_batching)
+    if loss_fn is not cross_entropy or given:
         raise ValueError(
-            "an Objective brings its own loss, metrics and batching; drop loss_fn, metrics and "
-            "query_batching, or pass a Model"
+            "an Objective brings its own loss, metrics, batching and ways; drop loss_fn, metrics, "
+            "query_batching and ways, or pass a Model"
         )
     return model
+
+
+def _check_width(outputs: Outputs, targets: Targets, ways: int) -> None:
+    """Raises unless there is one output a way, and one integer label an item."""
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[-1] != ways:
+        raise ValueError(
+            f"the model gave outputs of shape {shape} with ways={ways}; expected [items, {ways}], "
+            "one output a way"
+        )
+    if not is_labels(targets):
+        shown = jax.tree.map(lambda x: f"{x.dtype}{[*x.shape]}", targets)
+        raise ValueError(
+            f"targets are {shown} with ways={ways}; expected [items] integer labels: "
+            "leave ways out where there are no classes"
+        )
+
+
+def _fit(labels: Array, weights: Array | None, ways: int, *, whole: bool) -> Array:
+    """Whether labels that count are 0, ..., ways - 1, and where the set is `whole` all of them."""
+    inside = (labels >= 0) & (labels < ways)
+    fit = inside.all() if weights is None else (inside | (weights == 0)).all()
+    if whole:
+        fit &= (labels[:, None] == jnp.arange(ways)[None]).any(axis=0).all()
+    return fit

@@ -150,6 +150,7 @@ def maml_step(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     chunk_size: int | None = None,
     task_transform: optax.GradientTransformation | None = None,
     task_weight: Callable[[Episode], Array] | None = None,
@@ -179,6 +180,8 @@ def maml_step(
       loss_fn: see `maml`.
       metrics: see `maml`.
       query_batching: see `maml`.
+      ways: see `maml`: in a compiled loop of one's own it is how a model of another number of
+        outputs is found.
       chunk_size: see `train_step`.
       task_transform: see `train_step`.
       task_weight: see `train_step`.
@@ -200,6 +203,7 @@ def maml_step(
         loss_fn=loss_fn,
         metrics=metrics,
         query_batching=query_batching,
+        ways=ways,
     )
     return train_step(
         learner,

@@ -1,30 +1,41 @@
-"""The contract: every type that algorithms, data and training share. Imports nothing of metajax."""
+"""The contract: every type that algorithms, data and training share."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+
+from metajax.signatures import called_by_name, takes
 
 Array = jax.Array
 Key = jax.Array
 Params = Any
 Task = Any
-LossFn = Callable[[Array, Array, Array | None], Array]
+# Pytrees whose arrays share one leading axis of items.
+Inputs = Any
+Targets = Any
+Outputs = Any
+# Values that a model keeps beside its parameters, running averages say.
+State = Any
+LossFn = Callable[..., Array]
+Sharing = Literal["none", "weighted", "batch"]
 
 
 class Examples(NamedTuple):
     """One set of labelled items.
 
     Attributes:
-      inputs: `[items, ...]`.
-      targets: `[items]` integer labels in `[0, ways)`, or `[items, outputs]` floats.
+      inputs: arrays `[items, ...]`: one, or a pytree of them (tokens and a mask, say).
+      targets: `[items]` integer labels in `[0, ways)`, `[items, outputs]` floats, or what else the
+        loss takes, a pytree too.
       weights: `[items]` non-negative; 0 marks padding, so that ways and shots may vary between
         episodes of one shape. None counts every item once. Losses, prototypes and attention weigh
         items by them; batch statistics only leave out items of weight 0.
     """
 
-    inputs: Array
-    targets: Array
+    inputs: Inputs
+    targets: Targets
     weights: Array | None = None
 
 
@@ -45,7 +56,7 @@ class ObjectiveAux(NamedTuple):
         the learner's own.
     """
 
-    outputs: Array | None
+    outputs: Outputs | None
     metrics: Mapping[str, Array]
 
 
@@ -60,25 +71,129 @@ class Aux(NamedTuple):
         each inner step.
     """
 
-    outputs: Array | None
+    outputs: Outputs | None
     metrics: Mapping[str, Array]
 
 
-class Model(NamedTuple):
-    """Anything with pytree parameters, as a pair of pure functions.
+class Model:
+    """Anything with pytree parameters, as a pair of pure functions as people write them.
+
+    >>> import jax, metajax
+    >>> model = metajax.Model(
+    ...     lambda key, x: {"w": jax.random.normal(key, (x.shape[-1], 5))},
+    ...     lambda params, x: x @ params["w"])
 
     Attributes:
-      init: `(key, inputs [items, ...]) -> params`. Only the shape and dtype of `inputs` matter.
-      apply: `(params, inputs [items, ...], weights [items] or None) -> outputs [items, ...]`.
-        `weights` matters only to models in which items share statistics: items of weight 0 are
-        to be left out of them.
+      init: `(key, inputs) -> params`.
+      statistics: `(params, state, inputs, weights) -> state`, see the argument; or None.
     """
 
-    init: Callable[[Key, Array], Params]
-    apply: Callable[[Params, Array, Array | None], Array]
+    def __init__(
+        self,
+        init: Callable[..., Params],
+        apply: Callable[..., Outputs],
+        *,
+        sharing: Sharing | Callable[[Params, Inputs], Sharing] | None = None,
+        statistics: Callable[[Params, State, Inputs, Array | None], State] | None = None,
+    ) -> None:
+        """Takes the functions.
+
+        Args:
+          init: `(key, inputs) -> params`, or `(key) -> params`. Inputs are arrays `[items, ...]`,
+            one or a pytree of them; only their shapes and dtypes matter here.
+          apply: `(params, inputs) -> outputs`, arrays `[items, ...]`. Where it has parameters of
+            these names it is given `weights`, `[items]` or None: items of weight 0 are to be left
+            out of what items share; and `key`: what it draws (dropout) it draws from it, and None
+            is a model that draws nothing.
+          sharing: what the outputs of an item depend on beside it: on nothing of its batch
+            (`"none"`), on statistics of it that leave out items of weight 0 (`"weighted"`), or on
+            the whole batch, which weights do not change (`"batch"`); or the function of parameters
+            and inputs that says it. None is `"weighted"` where `apply` takes `weights`, else
+            `"none"`.
+          statistics: how the values that a model keeps beside its parameters, the running averages
+            of batch normalisation say, change with a batch, from None on; see
+            `metajax.models.estimate_statistics`. None is a model without them.
+
+        Raises:
+          TypeError: a function cannot be called so.
+          ValueError: `sharing` is unknown.
+        """
+        self._apply = called_by_name(apply, "apply", ("params", "inputs"), ("weights", "key"))
+        if sharing is None:
+            sharing = "weighted" if takes(apply, "weights") else "none"
+        if not callable(sharing) and sharing not in ("none", "weighted", "batch"):
+            raise ValueError(f'sharing={sharing!r}; expected "none", "weighted" or "batch"')
+        self._sharing: Sharing | Callable[[Params, Inputs], Sharing] = sharing
+        self.init: Callable[[Key, Inputs], Params] = _init_of(init)
+        self.statistics = statistics
+
+    def apply(
+        self,
+        params: Params,
+        inputs: Inputs,
+        weights: Array | None = None,
+        key: Key | None = None,
+    ) -> Outputs:
+        """The outputs, arrays `[items, ...]`, of inputs `[items, ...]`.
+
+        Args:
+          params: the parameters.
+          inputs: the items.
+          weights: `[items]`; those of weight 0 are left out of what items share. None counts all.
+          key: of what is drawn, as dropout does; None draws nothing.
+
+        Raises:
+          ValueError: the outputs are not one an item, or there are weights and the items share
+            what cannot leave any out.
+        """
+        if weights is not None and self._sharing == "batch":
+            raise ValueError(
+                "the items have weights, and the model's items see each other whatever those are; "
+                "expected episodes without padding, or a model whose apply takes weights"
+            )
+        outputs = self._apply(params, inputs, weights=weights, key=key)
+        items = {leaf.shape[0] for leaf in jax.tree.leaves(inputs)}
+        for leaf in jax.tree.leaves(outputs):
+            if jnp.shape(leaf)[:1] not in {(count,) for count in items}:
+                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
+                raise ValueError(
+                    f"the model gave outputs of shape {jnp.shape(leaf)} for inputs of shape "
+                    f"{shapes}; expected [items, ...] of both: is it one item without an axis of "
+                    "items, inputs[None], or a model of one item, jax.vmap(model)?"
+                )
+        return outputs
+
+    def within(self, part: Callable[[Params], Params]) -> "Model":
+        """The same model as one of several: `apply` takes parameters of which it picks its own.
+
+        Args:
+          part: from those of the whole to the model's, such as `lambda params: params.encoder`.
+        """
+        return Model(
+            self.init,
+            lambda params, inputs, weights, key: self.apply(part(params), inputs, weights, key),
+            sharing=lambda params, inputs: self.sharing(part(params), inputs),
+        )
+
+    def sharing(self, params: Params, inputs: Inputs) -> Sharing:
+        """What the outputs of an item depend on beside it, see `Model`."""
+        if callable(self._sharing):
+            return self._sharing(params, inputs)
+        return self._sharing
 
 
-class Objective(NamedTuple):
+def _init_of(init: Callable[..., Params]) -> Callable[[Key, Inputs], Params]:
+    try:
+        return called_by_name(init, "init", ("key", "inputs"))
+    except TypeError as error:
+        try:
+            from_key = called_by_name(init, "init", ("key",))
+        except TypeError:
+            raise error from None
+        return lambda key, inputs: from_key(key)
+
+
+class Objective:
     """A task's loss as a function of the parameters: all that a gradient-based learner needs.
 
     `supervised` builds one from a model and a loss function. An objective may just as well draw its
@@ -86,14 +201,37 @@ class Objective(NamedTuple):
 
     Attributes:
       init: `(key, inputs) -> params`.
-      loss: `(params, examples, key, context) -> (loss, ObjectiveAux)`. `context` is the support
-        set when `examples` are queries, None when they are the support set itself.
-      predict: `(params, inputs, context) -> outputs`.
+      loss: `(params, examples, key, context, training=...) -> (loss, ObjectiveAux)`.
+      predict: `(params, inputs, kept) -> outputs`.
+      keep: `(params, support) -> kept`.
     """
 
-    init: Callable[[Key, Array], Params]
-    loss: Callable[[Params, Examples, Key | None, Examples | None], tuple[Array, ObjectiveAux]]
-    predict: Callable[[Params, Array, Examples | None], Array]
+    def __init__(
+        self,
+        init: Callable[..., Params],
+        loss: Callable[..., tuple[Array, ObjectiveAux]],
+        predict: Callable[[Params, Inputs, Any], Outputs],
+        keep: Callable[[Params, Examples], Any] = lambda params, support: support,
+    ) -> None:
+        """Takes the functions.
+
+        Args:
+          init: `(key, inputs) -> params`, or `(key) -> params`.
+          loss: `(params, examples, key, context) -> (loss, ObjectiveAux)`. `context` is the support
+            set when `examples` are queries, None when they are the support set itself. If it has a
+            parameter `training` it is given whether models are in training mode; the key says what
+            is drawn, in evaluation too.
+          predict: `(params, inputs, kept) -> outputs`.
+          keep: what of the support set a task holds on to for `predict`; the default is all of it.
+
+        Raises:
+          TypeError: a function cannot be called so.
+        """
+        given = ("params", "examples", "key", "context")
+        self.init: Callable[[Key, Inputs], Params] = _init_of(init)
+        self.loss = called_by_name(loss, "loss", given, ("training",))
+        self.predict = called_by_name(predict, "predict", ("params", "inputs", "kept"))
+        self.keep = called_by_name(keep, "keep", ("params", "support"))
 
 
 class FullContext(NamedTuple):
@@ -117,17 +255,17 @@ class AdaptedTask(NamedTuple):
 
     Attributes:
       params: the adapted parameters.
-      support: the support set, for models in which queries share a batch with it.
+      kept: what `predict` needs of the support set, see `Objective`: for most models nothing.
     """
 
     params: Params
-    support: Examples
+    kept: Any
 
 
 class Init(Protocol):
     """How a learner begins."""
 
-    def __call__(self, key: Key, inputs: Array) -> Params:
+    def __call__(self, key: Key, inputs: Inputs) -> Params:
         """Initial meta-parameters for inputs `[items, ...]` of this shape and dtype."""
         ...
 
@@ -136,7 +274,11 @@ class MetaLoss(Protocol):
     """A learner's loss of one task."""
 
     def __call__(
-        self, params: Params, episode: Episode, key: Key | None = None
+        self,
+        params: Params,
+        episode: Episode,
+        key: Key | None = None,
+        training: bool | None = None,
     ) -> tuple[Array, Aux]:
         """The meta-loss `[]`, whose gradient is the meta-gradient, and what is reported."""
         ...
@@ -145,7 +287,9 @@ class MetaLoss(Protocol):
 class Adapt(Protocol):
     """How a learner fits one task."""
 
-    def __call__(self, params: Params, support: Examples, key: Key | None = None) -> Task:
+    def __call__(
+        self, params: Params, support: Examples, key: Key | None = None, training: bool = False
+    ) -> Task:
         """The task, arrays in a pytree."""
         ...
 
@@ -153,8 +297,8 @@ class Adapt(Protocol):
 class Predict(Protocol):
     """How a learner uses a task."""
 
-    def __call__(self, params: Params, task: Task, inputs: Array) -> Array:
-        """The outputs `[items, ...]` for inputs `[items, ...]`."""
+    def __call__(self, params: Params, task: Task, inputs: Inputs) -> Outputs:
+        """The outputs `[items, ...]` for inputs `[items, ...]`, each as if asked alone."""
         ...
 
 
@@ -166,6 +310,7 @@ class Fit(Protocol):
         params: Params,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
         """The adapted parameters and what `observe` saw, as `InnerLoop.run` returns them."""
@@ -177,10 +322,12 @@ class Learner(NamedTuple):
 
     Attributes:
       init: `(key, inputs [items, ...]) -> params`.
-      loss: `(params, episode, key=None) -> (meta_loss, Aux)`. `jax.grad` of it is the
-        meta-gradient.
-      adapt: `(params, support, key=None) -> task`: fit one task.
-      predict: `(params, task, inputs [items, ...]) -> outputs`: use it.
+      loss: `(params, episode, key=None, training=None) -> (meta_loss, Aux)`. `jax.grad` of it is
+        the meta-gradient. The key says what is drawn; whether models are in training mode, dropout
+        say, `training`: None is if there is a key.
+      adapt: `(params, support, key=None, training=False) -> task`: fit one task.
+      predict: `(params, task, inputs [items, ...]) -> outputs`: use it. The answer for an item does
+        not depend on what else is asked.
       title: what it is, with its settings; shown in its place.
     """
 

@@ -1,7 +1,7 @@
 """The table of learners that the contract tests drive: one row an algorithm."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def noisy() -> mj.Objective:
             examples = examples._replace(inputs=inputs)
         return clean.loss(params, examples, key, context)
 
-    return clean._replace(loss=loss)
+    return mj.Objective(clean.init, loss, clean.predict, clean.keep)
 
 
 def matching_with_everything() -> mj.Learner:
@@ -97,9 +97,10 @@ def matching_with_everything() -> mj.Learner:
     )
 
 
-def relation() -> mj.Learner:
+def relation(**options: Any) -> mj.Learner:
     maps = mj.models.from_linen(mj.models.ConvNet(None, 4, blocks=1, features="map"))
-    return mj.relation_network(maps, mj.models.relation_module(filters=4, hidden=4), ways=WAYS)
+    module = mj.models.relation_module(filters=4, hidden=4)
+    return mj.relation_network(maps, module, ways=WAYS, query_batching="support", **options)
 
 
 def comparing(make: Callable[[], mj.Learner]) -> Callable[[int, float], mj.Learner]:

@@ -53,7 +53,7 @@ def tanh_encoder(features: int) -> mj.Model:
     def apply(params: dict[str, Array], inputs: Array) -> Array:
         return jnp.tanh(inputs @ params["kernel"] + params["bias"][None])
 
-    return mj.models.from_functions(init, apply)
+    return mj.Model(init, apply)
 
 
 def complex_step(function: Callable[[Any], Any], params: Any, direction: Any) -> float:

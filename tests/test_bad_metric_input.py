@@ -17,7 +17,7 @@ Factory = Callable[..., mj.Learner]
 
 
 def identity() -> mj.Model:
-    return mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+    return mj.Model(lambda key, inputs: {}, lambda params, inputs: inputs)
 
 
 def pair_module(width: int) -> mj.Model:
@@ -26,7 +26,7 @@ def pair_module(width: int) -> mj.Model:
     def init(key: jax.Array, pairs: jax.Array) -> jax.Array:
         return jnp.ones((pairs.shape[-1], width))
 
-    return mj.models.from_functions(init, lambda params, pairs: pairs @ params)
+    return mj.Model(init, lambda params, pairs: pairs @ params)
 
 
 def relation_network(encoder: mj.Model, **options: object) -> mj.Learner:
@@ -160,7 +160,7 @@ def test_second_module_that_is_no_model(make: Callable, name: str) -> None:
 
 @each
 def test_unknown_query_batching(factory: Factory) -> None:
-    message = r"query_batching='all'; expected \"separate\", \"joint\" or \"single\""
+    message = r"query_batching='all'; expected \"separate\", \"joint\", \"single\" or \"support\""
     with pytest.raises(ValueError, match=message):
         factory(identity(), query_batching="all")
 
@@ -168,7 +168,7 @@ def test_unknown_query_batching(factory: Factory) -> None:
 def test_joint_batch_of_two_encoders() -> None:
     message = (
         r"query_batching=\"joint\" embeds both sets at once, but support and query have encoders "
-        r"of their own; expected \"separate\" or \"single\""
+        r"of their own; expected \"separate\", \"single\" or \"support\""
     )
     with pytest.raises(ValueError, match=message):
         mj.matching_network(identity(), support_encoder=identity(), query_batching="joint")
@@ -265,7 +265,7 @@ def test_scores_of_another_shape() -> None:
         init=encoder.init,
         encoder=encoder,
         read=lambda params, embeddings, support, present: embeddings,
-        compare=lambda params, reading, queries, weights, present: queries[:, :1],
+        compare=lambda params, reading, queries, present: queries[:, :1],
         ways=3,
         query_batching="separate",
     )

@@ -3,7 +3,9 @@
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +25,39 @@ INNER = {"inner": optax.sgd(0.1), "num_steps": 2}
 def test_an_algorithm_is_given_jax_arrays_alone() -> None:
     given: list = []
 
-    def seen(result: object) -> object:
-        return lambda *args: given.extend(jax.tree.leaves(args)) or result
+    def seen(result: Callable[..., object]) -> Any:
+        return lambda *args: given.append(jax.tree.leaves(args)) or result(*args)
 
-    learner = make_learner(seen({}), seen((0, None)), seen({}), seen(0), title="a test")  # type: ignore[arg-type]
+    learner = make_learner(
+        seen(lambda *_: {}),
+        seen(lambda *_: (0, None)),
+        seen(lambda *_: {}),
+        seen(lambda params, task, inputs: inputs),
+        title="a test",
+    )
     task = jax.tree.map(np.asarray, episode(KEY))
     learner.init(KEY, task.support.inputs)
     learner.loss({"w": np.ones(2), "b": 1.0}, task, KEY)
     learner.adapt({"w": np.ones(2)}, task.support)
     learner.predict({"w": np.ones(2)}, {"reading": np.ones(3)}, task.query.inputs)
-    assert len(given) == 1 + 1 + 7 + 3 + 3
-    assert all(isinstance(leaf, jax.Array) for leaf in given)
+    counts = [len([x for x in leaves if isinstance(x, jax.Array)]) for leaves in given]
+    # `adapt` is traced for the checks of values, then compiled.
+    assert counts == [2, 2 + 4 + 1, 1 + 2, 1 + 2, 1 + 1 + 1]
+    others = [x for leaves in given for x in leaves if not isinstance(x, jax.Array)]
+    assert others == [True, False, False]  # Whether models are in training mode.
+
+
+def test_a_prediction_is_one_an_item() -> None:
+    def predict(params: object, task: object, inputs: jax.Array) -> jax.Array:
+        return inputs.sum()
+
+    def other(*_: object) -> Any:
+        return None
+
+    learner = make_learner(other, other, other, predict, title="a test")
+    for inputs in (jnp.ones((3, 2)), jnp.ones((4, 2))):
+        with pytest.raises(ValueError, match=r"outputs have shape \(\); expected \[items, ...\]"):
+            learner.predict({}, {}, inputs)
 
 
 def test_the_loss_of_a_learner_is_a_scalar() -> None:

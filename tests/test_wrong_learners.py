@@ -19,9 +19,9 @@ from learners import SIDE, WAYS, Row, everything
 
 import metajax as mj
 from metajax.gradient_learners import gradient_learner
+from metajax.items import without_padding
 from metajax.metric import prototypes, squared_distances
 from metajax.metric_learners import metric_learner
-from metajax.query_batching import without_padding
 from metajax.types import Array, Examples, Key, Objective, Params
 
 Make = Callable[[int, float], mj.Learner]
@@ -40,12 +40,11 @@ def init(key: Key, inputs: Array) -> dict[str, Array]:
     return jax.tree.map(jnp.float32, START)  # Nothing to compile.
 
 
-def embed(params: Params, inputs: Array, weights: Array | None) -> Array:
-    del weights
+def embed(params: Params, inputs: Array) -> Array:
     return jnp.tanh(inputs.reshape(len(inputs), -1) @ params["body"])
 
 
-MODEL = mj.Model(init, lambda params, *items: embed(params, *items) @ params["head"])
+MODEL = mj.Model(init, lambda params, inputs: embed(params, inputs) @ params["head"])
 
 
 def noisy_loss(
@@ -57,7 +56,7 @@ def noisy_loss(
     return mj.supervised(MODEL).loss(params, examples, key, context)
 
 
-NOISY = mj.supervised(MODEL)._replace(loss=noisy_loss)
+NOISY = Objective(MODEL.init, noisy_loss, mj.supervised(MODEL).predict, lambda *_: None)
 
 
 def maml(num_steps: int, rate: float, model: mj.Model | Objective = MODEL) -> mj.Learner:
@@ -80,7 +79,9 @@ def meta_sgd(sign: float = -1.0, cut: bool = False) -> Make:
             params = objective.init(key, inputs)
             return RatedParams(params, jax.tree.map(lambda x: jnp.full_like(x, rate), params))
 
-        def fit(params: RatedParams, support: Examples, key: Key | None, observe: Any) -> Any:
+        def fit(
+            params: RatedParams, support: Examples, key: Key | None, training: bool, observe: Any
+        ) -> Any:
             rates = jax.lax.stop_gradient(params.rates) if cut else params.rates
 
             def update(gradient: Params, state: Any, params: Any = None) -> Any:
@@ -88,7 +89,7 @@ def meta_sgd(sign: float = -1.0, cut: bool = False) -> Make:
 
             descent = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
             plain = mj.support_fit(objective, mj.InnerLoop(descent, num_steps))
-            return plain(params.model, support, key, observe)
+            return plain(params.model, support, key, training, observe)
 
         return gradient_learner(objective, fit, init=start, record_steps=False)
 
@@ -99,9 +100,11 @@ def anil(cut: bool = False) -> Make:
     objective = mj.supervised(MODEL)
 
     def make(num_steps: int, rate: float) -> mj.Learner:
-        def fit(params: Params, support: Examples, key: Key | None, observe: Any) -> Any:
-            del key, observe
-            features = embed(params, support.inputs, None)
+        def fit(
+            params: Params, support: Examples, key: Key | None, training: bool, observe: Any
+        ) -> Any:
+            del key, training, observe
+            features = embed(params, support.inputs)
             if cut:
                 features = jax.lax.stop_gradient(features)
             head, seen = mj.inner_loop(
@@ -141,7 +144,7 @@ def first_order(num_steps: int, rate: float) -> mj.Learner:
 
 def prototypical(cut: bool = False) -> Make:
     def read(params: Params, embeddings: Array, support: Examples, present: Array) -> Array:
-        centres = prototypes(embeddings, support.targets, len(present), support.weights)
+        centres = prototypes(embeddings, support.targets, present.shape[0], support.weights)
         return jax.lax.stop_gradient(centres) if cut else centres
 
     learner = metric_learner(
@@ -167,7 +170,10 @@ def dropped_key(num_steps: int, rate: float) -> mj.Learner:
 
 
 def one_key_for_all_steps(num_steps: int, rate: float) -> mj.Learner:
-    def fit(params: Params, support: Examples, key: Key | None, observe: Any) -> Any:
+    def fit(
+        params: Params, support: Examples, key: Key | None, training: bool, observe: Any
+    ) -> Any:
+        del training
         return mj.inner_loop(
             lambda phi, _: noisy_loss(phi, support, key, None)[0],
             params,

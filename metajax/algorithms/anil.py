@@ -35,6 +35,7 @@ def anil(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """Almost no inner loop (Raghu et al. 2020, section 4): a task adapts the head alone.
@@ -65,6 +66,8 @@ def anil(
       loss_fn: loss of the support and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`.
+      ways: number of classes, checked in compiled programs too, see `supervised`; static. None
+        leaves it to the model.
       record_steps: report the metrics before adaptation and after every step, see `maml`.
 
     Returns:
@@ -76,7 +79,7 @@ def anil(
         not fit the models.
     """
     objective = supervised(
-        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching
+        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching, ways=ways
     )
     loop = InnerLoop(inner, num_steps, first_order, backward, adapt="head")
     fit = support_fit(objective, loop)

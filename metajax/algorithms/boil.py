@@ -35,6 +35,7 @@ def boil(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """Body only update in inner loop (Oh et al. 2021, section 3): a task adapts the body alone.
@@ -67,6 +68,8 @@ def boil(
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`. The default is
         the authors'.
+      ways: number of classes, checked in compiled programs too, see `supervised`; static. None
+        leaves it to the model.
       record_steps: report the metrics before adaptation and after every step, see `maml`.
 
     Returns:
@@ -78,7 +81,7 @@ def boil(
         not fit the models.
     """
     objective = supervised(
-        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching
+        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching, ways=ways
     )
     loop = InnerLoop(inner, num_steps, first_order, backward, adapt="body")
     fit = support_fit(objective, loop)

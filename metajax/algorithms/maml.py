@@ -36,6 +36,7 @@ def maml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """Model-agnostic meta-learning (Finn et al. 2017, algorithm 1).
@@ -73,6 +74,8 @@ def maml(
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`. The default is
         the authors': all the queries together, transductive.
+      ways: number of classes, checked in compiled programs too, see `supervised`; static. None
+        leaves it to the model.
       record_steps: report the query loss and metrics before adaptation and after every step, as
         `query_loss_per_step` and `<metric>_per_step`, each `[num_steps + 1]`; static.
 
@@ -84,7 +87,7 @@ def maml(
       ValueError: see `InnerLoop`. From the learner's functions: an episode or parameters that do
         not fit the model.
     """
-    objective = as_objective(model, loss_fn, metrics, query_batching)
+    objective = as_objective(model, loss_fn, metrics, query_batching, ways)
     loop = InnerLoop(inner, num_steps, first_order, backward, adapt)
 
     return gradient_learner(
@@ -104,6 +107,7 @@ def fomaml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """First-order MAML (Finn et al. 2017, section 5.2): `maml` with `first_order=True`."""
@@ -116,5 +120,6 @@ def fomaml(
         loss_fn=loss_fn,
         metrics=metrics,
         query_batching=query_batching,
+        ways=ways,
         record_steps=record_steps,
     )

@@ -11,16 +11,18 @@ Embeddings f and g also see the whole support set (section 2.1.2), see
 `metajax.models.full_context`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 
 from metajax.checks import check_embeddings, check_model, check_temperature
+from metajax.items import count, take
+from metajax.losses import cross_entropy
 from metajax.metric import class_log_probabilities, cosine_similarities, log_attention
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
-from metajax.types import Array, Examples, FullContext, Key, Learner, Model, Params
+from metajax.types import Array, Examples, FullContext, Key, Learner, LossFn, Model, Params
 
 
 class MatchingParams(NamedTuple):
@@ -37,7 +39,9 @@ class MatchingParams(NamedTuple):
     full_context: Params
 
 
-class _Reading(NamedTuple):
+class MatchingReading(NamedTuple):
+    """What is read off a support set: it itself, embedded."""
+
     embeddings: Array
     targets: Array
     weights: Array | None
@@ -51,6 +55,8 @@ def matching_network(
     similarity: Callable[[Array, Array], Array] = cosine_similarities,
     temperature: float | Array | None = None,
     ways: int | None = None,
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
 ) -> Learner:
     """Matching networks (Vinyals et al. 2016), with or without Full Context Embeddings.
@@ -71,6 +77,8 @@ def matching_network(
       temperature: divides the similarities; may be traced. None is 1, as published.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the log-probability `-inf`.
+      loss_fn: loss of the scores, see `metajax.supervised`.
+      metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch; see `metajax.apply_queries`.
 
     Returns:
@@ -99,24 +107,16 @@ def matching_network(
             None if full_context is None else full_context.init(third),
         )
 
-    def embed_query(params: Params, inputs: Array, weights: Array | None) -> Array:
-        return encoder.apply(params.encoder if wrapped else params, inputs, weights)
-
-    def embed_support(params: Params, inputs: Array, weights: Array | None) -> Array:
-        assert support_encoder is not None
-        return support_encoder.apply(params.support_encoder, inputs, weights)
-
-    def read(params: Params, embeddings: Array, support: Examples, present: Array) -> _Reading:
+    def read(
+        params: Params, embeddings: Array, support: Examples, present: Array
+    ) -> MatchingReading:
         del present
         check_embeddings(embeddings, "matching_network")
         if full_context is not None:
             embeddings = full_context.support(params.full_context, embeddings, support.weights)
-        return _Reading(embeddings, support.targets, support.weights)
+        return MatchingReading(embeddings, support.targets, support.weights)
 
-    def compare(
-        params: Params, reading: _Reading, queries: Array, weights: Array | None, present: Array
-    ) -> Array:
-        del weights
+    def compare(params: Params, reading: MatchingReading, queries: Array, present: Array) -> Array:
         if full_context is not None:
             queries = full_context.query(
                 params.full_context, queries, reading.embeddings, reading.weights
@@ -125,25 +125,32 @@ def matching_network(
         if temperature is not None:
             scores = scores / temperature
         attention = log_attention(scores, reading.weights)
-        return class_log_probabilities(attention, reading.targets, len(present), reading.weights)
+        return class_log_probabilities(
+            attention, reading.targets, present.shape[0], reading.weights
+        )
 
     def shuffle(support: Examples, key: Key | None) -> Examples:
         if full_context is None or key is None:
             return support
-        order = jax.random.permutation(key, len(support.inputs))
-        return jax.tree.map(lambda x: x[order], support)
+        return take(support, jax.random.permutation(key, count(support.inputs)))
 
     settings = f"ways={ways}, query_batching={query_batching!r}"
     if full_context is not None:
         settings += ", full_context=..."
     return metric_learner(
         init=init,
-        encoder=Model(init, embed_query),
-        support_encoder=None if support_encoder is None else Model(init, embed_support),
+        encoder=encoder.within(lambda params: params.encoder) if wrapped else encoder,
+        support_encoder=(
+            None
+            if support_encoder is None
+            else support_encoder.within(lambda params: params.support_encoder)
+        ),
         read=read,
         compare=compare,
         ways=ways,
         query_batching=query_batching,
+        loss_fn=loss_fn,
+        metrics=metrics,
         arrange=shuffle,
         title=f"matching_network({settings})",
     )

@@ -57,6 +57,7 @@ def meta_sgd(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """Meta-SGD (Li et al. 2017, algorithm 1): inner rates that are learned.
@@ -89,6 +90,8 @@ def meta_sgd(
       loss_fn: loss of the support and of the query set, see `supervised`.
       metrics: scores on the query set, see `supervised`.
       query_batching: which items share a batch with a query, see `apply_queries`.
+      ways: number of classes, checked in compiled programs too, see `supervised`; static. None
+        leaves it to the model.
       record_steps: report the metrics before adaptation and after every step, see `maml`.
 
     Returns:
@@ -100,7 +103,7 @@ def meta_sgd(
       ValueError: `rate` is not finite or no range, or `granularity` unknown; see `InnerLoop`. From
         the learner's functions: an episode or parameters that do not fit the model.
     """
-    objective = as_objective(model, loss_fn, metrics, query_batching)
+    objective = as_objective(model, loss_fn, metrics, query_batching, ways)
     low, high = rate if isinstance(rate, tuple) and len(rate) == 2 else (rate, rate)
     check_numbers(math.isfinite, "a finite number, or the range (low, high)", rate=low)
     check_numbers(lambda x: low <= x < math.inf, f"the end of the range from {low}", rate=high)
@@ -132,11 +135,12 @@ def meta_sgd(
         params: MetaSGDParams,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
         descent = _descent(params.rates, per_step)
         learned = dataclasses.replace(loop, inner=descent)
-        return support_fit(objective, learned)(params.model, support, key, observe)
+        return support_fit(objective, learned)(params.model, support, key, training, observe)
 
     return gradient_learner(
         objective,

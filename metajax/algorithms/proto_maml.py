@@ -9,7 +9,7 @@ so that with no inner step it is the prototypical network. Body and head are ada
 meta-gradient flows back through that initial head into the parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -25,10 +25,22 @@ from metajax.gradient_learners import gradient_learner
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection
-from metajax.losses import accuracy, cross_entropy
+from metajax.keys import start_key, step_keys
+from metajax.losses import accuracy, as_loss, as_scores, cross_entropy
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
-from metajax.query_batching import Batching, apply_queries, check_batching
-from metajax.types import Array, Examples, Key, Learner, Model, Objective, ObjectiveAux, Params
+from metajax.query_batching import Batching, apply_queries, check_batching, kept_support
+from metajax.types import (
+    Array,
+    Examples,
+    Inputs,
+    Key,
+    Learner,
+    LossFn,
+    Model,
+    Objective,
+    ObjectiveAux,
+    Params,
+)
 
 
 class ProtoMAMLParams(NamedTuple):
@@ -54,6 +66,8 @@ def proto_maml(
     backward: Backward = Backward(),
     adapt: Selection | None = None,
     ways: int | None = None,
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     record_steps: bool = False,
 ) -> Learner:
@@ -73,6 +87,8 @@ def proto_maml(
         `("weights", "biases")` is the head alone. None adapts all.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the logit `-inf`.
+      loss_fn: loss of the logits, of support and query set, see `metajax.supervised`.
+      metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
       record_steps: report the metrics before adaptation and after every step, see `metajax.maml`.
 
@@ -91,51 +107,60 @@ def proto_maml(
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
 
-    def classify(
-        phi: ProtoMAMLParams, inputs: Array, weights: Array | None, context: Examples | None
-    ) -> Array:
-        features = apply_queries(encoder, phi.body, inputs, weights, context, query_batching)
-        return features @ phi.weights + phi.biases[None]
+    loss_of = as_loss(loss_fn)
+    scores_of = as_scores(metrics, {"accuracy": accuracy})
 
-    def masked(logits: Array, support: Examples) -> Array:
-        present = present_classes(support, logits.shape[-1])
+    def classify(phi: ProtoMAMLParams, features: Array, present: Array) -> Array:
+        logits = features @ phi.weights + phi.biases[None]
         return jnp.where(present[None], logits, -jnp.inf)
 
     def loss(
-        phi: ProtoMAMLParams, examples: Examples, key: Key | None, context: Examples | None
+        phi: ProtoMAMLParams,
+        examples: Examples,
+        key: Key | None,
+        context: Examples | None,
+        training: bool = False,
     ) -> tuple[Array, ObjectiveAux]:
-        del key
         inputs, targets, weights = examples
         if context is not None:
             check_classes(context, examples, ways=ways)
-        outputs = classify(phi, inputs, weights, context)
-        outputs = masked(outputs, examples if context is None else context)
-        value = cross_entropy(outputs, targets, weights)
-        return value, ObjectiveAux(outputs, {"accuracy": accuracy(outputs, targets, weights)})
+        drawn = key if training else None
+        features = apply_queries(encoder, phi.body, inputs, weights, context, query_batching, drawn)
+        support = examples if context is None else context
+        outputs = classify(phi, features, present_classes(support, phi.biases.shape[0]))
+        value = loss_of(outputs, targets, weights)
+        return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
 
-    def predict(phi: ProtoMAMLParams, inputs: Array, context: Examples | None) -> Array:
-        assert context is not None
-        return masked(classify(phi, inputs, None, context), context)
+    def keep(phi: ProtoMAMLParams, support: Examples) -> tuple[Array, Examples | None]:
+        present = present_classes(support, phi.biases.shape[0])
+        return present, kept_support(encoder, phi.body, support)
+
+    def predict(phi: ProtoMAMLParams, inputs: Inputs, kept: tuple[Array, Examples | None]) -> Array:
+        present, support = kept
+        features = apply_queries(encoder, phi.body, inputs, None, support, "support")
+        return classify(phi, features, present)
 
     def fit(
         params: Params,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
-        del key
         check_classes(support, ways=ways)
-        features = encoder.apply(params, support.inputs, support.weights)
+        drawn = start_key(key) if training else None
+        features = encoder.apply(params, support.inputs, support.weights, drawn)
         check_embeddings(features, "proto_maml")
         centres = prototypes(features, support.targets, count_ways(support, ways), support.weights)
         return loop.run(
-            lambda phi, _: loss(phi, support, None, None)[0],
+            lambda phi, step_key: loss(phi, support, step_key, None, training)[0],
             ProtoMAMLParams(params, *linear_reading(centres)),
+            per_step=step_keys(key, num_steps),
             observe=observe,
         )
 
     return gradient_learner(
-        Objective(encoder.init, loss, predict),
+        Objective(encoder.init, loss, predict, keep),
         fit,
         record_steps=record_steps,
         title=f"proto_maml({loop}, ways={ways})",
@@ -149,6 +174,8 @@ def fo_proto_maml(
     num_steps: int,
     adapt: Selection | None = None,
     ways: int | None = None,
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     record_steps: bool = False,
 ) -> Learner:
@@ -160,6 +187,8 @@ def fo_proto_maml(
         first_order=True,
         adapt=adapt,
         ways=ways,
+        loss_fn=loss_fn,
+        metrics=metrics,
         query_batching=query_batching,
         record_steps=record_steps,
     )

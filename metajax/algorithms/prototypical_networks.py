@@ -9,13 +9,14 @@ NIPS 2017, arXiv 1703.05175.
 (equations 1 and 2). The distance is the *squared* one; leaving the square out is another loss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from metajax.checks import check_embeddings, check_model
+from metajax.losses import cross_entropy
 from metajax.metric import prototypes, squared_distances
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
-from metajax.types import Array, Examples, Learner, Model, Params
+from metajax.types import Array, Examples, Learner, LossFn, Model, Params
 
 
 def prototypical_network(
@@ -23,6 +24,8 @@ def prototypical_network(
     *,
     distance: Callable[[Array, Array], Array] = squared_distances,
     ways: int | None = None,
+    loss_fn: LossFn = cross_entropy,
+    metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "joint",
 ) -> Learner:
     """Prototypical networks (Snell et al. 2017, algorithm 1).
@@ -39,6 +42,8 @@ def prototypical_network(
         `metajax.metric.squared_distances` as published, or `metajax.metric.cosine_distances`.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible; classes without items then have the logit `-inf`.
+      loss_fn: loss of the scores, see `metajax.supervised`.
+      metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch; see `metajax.apply_queries`. Published: support
         and query in one batch.
 
@@ -56,12 +61,10 @@ def prototypical_network(
     def read(params: Params, embeddings: Array, support: Examples, present: Array) -> Array:
         del params
         check_embeddings(embeddings, "prototypical_network")
-        return prototypes(embeddings, support.targets, len(present), support.weights)
+        return prototypes(embeddings, support.targets, present.shape[0], support.weights)
 
-    def compare(
-        params: Params, centres: Array, queries: Array, weights: Array | None, present: Array
-    ) -> Array:
-        del params, weights, present
+    def compare(params: Params, centres: Array, queries: Array, present: Array) -> Array:
+        del params, present
         return -distance(queries, centres)
 
     return metric_learner(
@@ -71,5 +74,7 @@ def prototypical_network(
         compare=compare,
         ways=ways,
         query_batching=query_batching,
+        loss_fn=loss_fn,
+        metrics=metrics,
         title=f"prototypical_network(ways={ways}, query_batching={query_batching!r})",
     )

@@ -3,18 +3,28 @@
 from metajax.algorithms.anil import anil
 from metajax.algorithms.boil import boil
 from metajax.algorithms.maml import fomaml, maml
-from metajax.algorithms.matching_networks import MatchingParams, matching_network
+from metajax.algorithms.matching_networks import (
+    MatchingParams,
+    MatchingReading,
+    matching_network,
+)
 from metajax.algorithms.meta_sgd import MetaSGDParams, meta_sgd
 from metajax.algorithms.proto_maml import ProtoMAMLParams, fo_proto_maml, proto_maml
 from metajax.algorithms.prototypical_networks import prototypical_network
-from metajax.algorithms.relation_networks import RelationParams, relation_network
+from metajax.algorithms.relation_networks import (
+    RelationParams,
+    RelationReading,
+    relation_network,
+)
 from metajax.algorithms.reptile import ReptileParams, reptile
 
 __all__ = [
     "MatchingParams",
+    "MatchingReading",
     "MetaSGDParams",
     "ProtoMAMLParams",
     "RelationParams",
+    "RelationReading",
     "ReptileParams",
     "anil",
     "boil",

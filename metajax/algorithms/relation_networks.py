@@ -10,6 +10,7 @@ Network for Few-Shot Learning", CVPR 2018, arXiv 1711.06025.
 the query's, and a learned module gives a score in (0, 1).
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,8 @@ from metajax.checks import check_model
 from metajax.losses import match_error
 from metajax.metric import class_sums
 from metajax.metric_learners import metric_learner
-from metajax.query_batching import Batching
-from metajax.types import Array, Examples, Key, Learner, Model, Params
+from metajax.query_batching import Batching, apply_queries, kept_support
+from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Params, Sharing
 
 
 class RelationParams(NamedTuple):
@@ -30,11 +31,25 @@ class RelationParams(NamedTuple):
     relation: Params
 
 
+class RelationReading(NamedTuple):
+    """What is read off a support set.
+
+    Attributes:
+      sums: `[ways, ..., channels]` of the embeddings.
+      support: the embeddings with their weights, where pairs share statistics; else None.
+    """
+
+    sums: Array
+    support: Examples | None
+
+
 def relation_network(
     encoder: Model,
     relation: Model,
     *,
     ways: int | None = None,
+    loss_fn: LossFn = match_error,
+    metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
 ) -> Learner:
     """Relation networks (Sung et al. 2018).
@@ -50,9 +65,12 @@ def relation_network(
         which is applied here; published as `metajax.models.relation_module()`.
       ways: number of classes; static. None takes as many as there are support items, the most
         possible, and the relation module runs for all of them: pass it with more than one shot.
-      query_batching: which items share a batch in the encoder; see `metajax.apply_queries`.
-        Published: support and query each in a batch of their own. In the relation module all
-        pairs of an episode share one; under `"single"` the pairs of one query.
+      loss_fn: loss of the scores, see `metajax.supervised`.
+      metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
+      query_batching: which items share a batch; see `metajax.apply_queries`.
+        Published: support and query each in a batch of their own. The relation module batches the
+        pairs of items and classes as the items are: under `"support"` the statistics are those of
+        the support's pairs.
 
     Returns:
       A `Learner`. Its outputs are scores `[queries, ways]` in (0, 1), and `-inf` for classes
@@ -74,43 +92,66 @@ def relation_network(
         pairs = jnp.zeros((1, *embeddings.shape[1:-1], 2 * embeddings.shape[-1]), embeddings.dtype)
         return RelationParams(params, relation.init(second, pairs))
 
-    def embed(params: RelationParams, inputs: Array, weights: Array | None) -> Array:
-        return encoder.apply(params.encoder, inputs, weights)
-
-    def read(params: RelationParams, embeddings: Array, support: Examples, present: Array) -> Array:
-        del params
-        return class_sums(embeddings, support.targets, len(present), support.weights)[0]
-
-    def compare(
-        params: RelationParams, sums: Array, queries: Array, weights: Array | None, present: Array
+    def compare_pairs(
+        given: tuple[Params, Array, Array],
+        embeddings: Array,
+        weights: Array | None,
+        key: Key | None,
     ) -> Array:
-        if query_batching == "single" and len(queries) > 1:
-            one = jax.vmap(lambda query: compare(params, sums, query[None], None, present)[0])
-            return one(queries)
-        shape = (len(queries), len(sums), *sums.shape[1:])
+        """Scores `[items, ways]` of embeddings, whose pairs with all classes share a batch."""
+        params, sums, present = given
+        items, ways = embeddings.shape[0], sums.shape[0]
+        shape = (items, ways, *sums.shape[1:])
         pairs = jnp.concatenate(
-            [jnp.broadcast_to(sums[None], shape), jnp.broadcast_to(queries[:, None], shape)],
+            [jnp.broadcast_to(sums[None], shape), jnp.broadcast_to(embeddings[:, None], shape)],
             axis=-1,
         )
-        counted = jnp.ones(len(queries), bool) if weights is None else weights > 0
-        pair_weights = (counted[:, None] & present[None]).astype(queries.dtype)
+        counted = jnp.ones(items, bool) if weights is None else weights > 0
+        pair_weights = (counted[:, None] & present[None]).astype(embeddings.dtype)
         scores = relation.apply(
-            params.relation, pairs.reshape(-1, *pairs.shape[2:]), pair_weights.reshape(-1)
+            params, pairs.reshape(-1, *pairs.shape[2:]), pair_weights.reshape(-1), key
         )
-        if scores.shape != (len(queries) * len(sums), 1):
+        if scores.shape != (items * ways, 1):
             raise ValueError(
-                f"the relation module gave outputs of shape {scores.shape} for "
-                f"{len(queries) * len(sums)} pairs; expected [pairs, 1]"
+                f"the relation module gave outputs of shape {scores.shape} for {items * ways} "
+                "pairs; expected [pairs, 1]"
             )
-        return jax.nn.sigmoid(scores.reshape(len(queries), len(sums)))
+        return jax.nn.sigmoid(scores.reshape(items, ways))
+
+    def sharing(given: tuple[Params, Array, Array], embeddings: Array) -> Sharing:
+        return relation.sharing(given[0], jnp.concatenate([embeddings, embeddings], axis=-1))
+
+    module = Model(relation.init, compare_pairs, sharing=sharing)
+
+    def read(
+        params: RelationParams, embeddings: Array, support: Examples, present: Array
+    ) -> RelationReading:
+        ways = present.shape[0]
+        sums, _ = class_sums(embeddings, support.targets, ways, support.weights)
+        embedded = Examples(embeddings, None, support.weights)
+        kept = kept_support(module, (params.relation, sums, present), embedded)
+        return RelationReading(sums, kept)
+
+    def compare(
+        params: RelationParams,
+        reading: RelationReading,
+        queries: Array,
+        present: Array,
+        weights: Array | None,
+        batching: Batching,
+        key: Key | None,
+    ) -> Array:
+        given = (params.relation, reading.sums, present)
+        return apply_queries(module, given, queries, weights, reading.support, batching, key)
 
     return metric_learner(
         init=init,
-        encoder=Model(init, embed),
+        encoder=encoder.within(lambda params: params.encoder),
         read=read,
         compare=compare,
         ways=ways,
         query_batching=query_batching,
-        loss_fn=match_error,
+        metrics=metrics,
+        loss_fn=loss_fn,
         title=f"relation_network(ways={ways}, query_batching={query_batching!r})",
     )

@@ -22,11 +22,22 @@ from metajax.checks import check_optional_integers
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection, select, selects
+from metajax.items import count, take
 from metajax.keys import batches_key, step_keys
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
 from metajax.task_objectives import as_objective
-from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Objective, Params
+from metajax.types import (
+    Array,
+    Examples,
+    Key,
+    Learner,
+    LossFn,
+    Model,
+    Objective,
+    ObjectiveAux,
+    Params,
+)
 
 
 class ReptileParams(NamedTuple):
@@ -52,6 +63,7 @@ def reptile(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "single",
+    ways: int | None = None,
     record_steps: bool = False,
 ) -> Learner:
     """Reptile (Nichol et al. 2018, algorithm 2), as a loss with the right gradient.
@@ -84,6 +96,8 @@ def reptile(
       query_batching: which items share a batch with a query, see `apply_queries`: `"single"` is
         the paper's evaluation, `"separate"` its transductive one (table 2 has both). The queries
         are only reported, so train with the cheaper `"separate"`.
+      ways: number of classes, checked in compiled programs too, see `supervised`; static. None
+        leaves it to the model.
       record_steps: report the metrics before adaptation and after every step, see `maml`.
 
     Returns:
@@ -96,7 +110,9 @@ def reptile(
         episode or parameters that do not fit the model, or with `carry_state` an inner optimiser
         that counts its steps.
     """
-    objective = as_objective(model, loss_fn, metrics, query_batching, default_batching="single")
+    objective = as_objective(
+        model, loss_fn, metrics, query_batching, ways, default_batching="single"
+    )
     check_optional_integers(1, batch_size=batch_size)
     # No derivative is taken of the loop.
     loop = InnerLoop(inner, num_steps, first_order=True, adapt=adapt)
@@ -108,6 +124,7 @@ def reptile(
         params: Params,
         support: Examples,
         key: Key | None,
+        training: bool,
         observe: Callable[[Params], Any] | None,
     ) -> tuple[Params, Any]:
         if key is None and batch_size is not None:
@@ -119,12 +136,14 @@ def reptile(
         if key is not None and batch_size is not None:
             rows = mini_batches(batches_key(key), support, num_steps=num_steps, size=batch_size)
             # The labels of a mini-batch are never known; those of the whole set may be.
-            jax.eval_shape(lambda phi: objective.loss(phi, support, key, None), params)
+            jax.eval_shape(
+                lambda phi: objective.loss(phi, support, key, None, training=training), params
+            )
 
         def step_loss(phi: Params, step: tuple[Array | None, Key | None]) -> Array:
             chosen, step_key = step
-            batch = support if chosen is None else jax.tree.map(lambda x: x[chosen], support)
-            return objective.loss(phi, batch, step_key, None)[0]
+            batch = support if chosen is None else take(support, chosen)
+            return objective.loss(phi, batch, step_key, None, training=training)[0]
 
         return loop.run(
             step_loss,
@@ -176,10 +195,20 @@ def _with_state(objective: Objective, loop: InnerLoop) -> tuple[Objective, Inner
         of_model = path.removeprefix("model/")
         return of_model == path or (adapt is not None and selects(adapt, of_model, leaf))
 
+    def loss(
+        phi: ReptileParams,
+        examples: Examples,
+        key: Key | None,
+        context: Examples | None,
+        training: bool = False,
+    ) -> tuple[Array, ObjectiveAux]:
+        return objective.loss(phi.model, examples, key, context, training=training)
+
     lifted = Objective(
         init,
-        lambda phi, *rest: objective.loss(phi.model, *rest),
-        lambda phi, *rest: objective.predict(phi.model, *rest),
+        loss,
+        lambda phi, inputs, kept: objective.predict(phi.model, inputs, kept),
+        lambda phi, support: objective.keep(phi.model, support),
     )
     carrying = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     part = None if adapt is None else moved
@@ -198,12 +227,12 @@ def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> A
     Returns:
       `[num_steps, size]` integers.
     """
-    items = len(support.inputs)
+    items = count(support.inputs)
     padding = jnp.zeros(items, bool) if support.weights is None else support.weights == 0
-    count = items - padding.sum()
+    left = items - padding.sum()
 
     def row(position: Array) -> Array:
-        noise = jax.random.uniform(jax.random.fold_in(key, position // count), (items,))
-        return jnp.argsort(noise + padding)[position % count]
+        noise = jax.random.uniform(jax.random.fold_in(key, position // left), (items,))
+        return jnp.argsort(noise + padding)[position % left]
 
     return jax.vmap(row)(jnp.arange(num_steps * size)).reshape(num_steps, size)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks import check_model
-from metajax.types import Array, Model, Params
+from metajax.types import Array, Inputs, Key, Model, Outputs, Params
 
 
 def computing_in(model: Model, dtype: Any) -> Model:
@@ -35,12 +35,15 @@ def computing_in(model: Model, dtype: Any) -> Model:
     def cast(x: Array) -> Array:
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    def apply(params: Params, inputs: Array, weights: Array | None = None) -> Array:
-        outputs = model.apply(jax.tree.map(cast, params), cast(inputs), weights)
-        given = [leaf.dtype for leaf in (*jax.tree.leaves(params), inputs)]
-        floats = [kind for kind in given if jnp.issubdtype(kind, jnp.floating)]
-        if not floats or not jnp.issubdtype(outputs.dtype, jnp.floating):
+    def apply(params: Params, inputs: Inputs, weights: Array | None, key: Key | None) -> Outputs:
+        outputs = model.apply(jax.tree.map(cast, params), jax.tree.map(cast, inputs), weights, key)
+        kinds = [leaf.dtype for leaf in jax.tree.leaves((params, inputs))]
+        floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+        if not floats:
             return outputs
-        return outputs.astype(jnp.result_type(*floats))
+        wide = jnp.result_type(*floats)
+        return jax.tree.map(
+            lambda x: x.astype(wide) if jnp.issubdtype(x.dtype, jnp.floating) else x, outputs
+        )
 
-    return Model(model.init, apply)
+    return Model(model.init, apply, sharing=model.sharing, statistics=model.statistics)

@@ -18,7 +18,7 @@ SUPPORT, QUERY, FEATURES, HIDDEN, OUTPUTS = 6, 9, 4, 5, 3
 
 
 def _body() -> mj.Model:
-    return mj.models.from_functions(
+    return mj.Model(
         lambda key, inputs: jax.random.normal(key, (inputs.shape[-1], HIDDEN), inputs.dtype),
         lambda params, inputs: jax.nn.relu(inputs @ params),
     )

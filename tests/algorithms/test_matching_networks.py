@@ -20,7 +20,7 @@ WAYS, INPUTS, FEATURES = 3, 4, 3
 
 
 def identity() -> mj.Model:
-    return mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+    return mj.Model(lambda key, inputs: {}, lambda params, inputs: inputs)
 
 
 def conv_encoder() -> mj.Model:

@@ -26,7 +26,7 @@ def tanh_encoder() -> mj.Model:
         kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
         return {"kernel": kernel, "bias": jnp.zeros(FEATURES)}
 
-    return mj.models.from_functions(init, encode)
+    return mj.Model(init, encode)
 
 
 def encode(params: dict[str, Array], inputs: Array) -> Array:

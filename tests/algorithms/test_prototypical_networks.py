@@ -24,7 +24,7 @@ def conv_encoder() -> mj.Model:
 
 
 def identity() -> mj.Model:
-    return mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+    return mj.Model(lambda key, inputs: {}, lambda params, inputs: inputs)
 
 
 def numpy_logits(
@@ -174,10 +174,13 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
     singles = jnp.stack(
         [apply(params, jnp.concatenate([support, item[None]]), None)[shots] for item in query]
     )
+    counted = jnp.arange(shots + len(query)) < shots
+    under_support = apply(params, jnp.concatenate([support, query]), counted)[shots:]
     expected = {
         "joint": numpy_logits(whole[:shots], whole[shots:], squared, np.ones(shots)),
         "separate": numpy_logits(alone, apply(params, query, None), squared, np.ones(shots)),
         "single": numpy_logits(alone, singles, squared, np.ones(shots)),
+        "support": numpy_logits(alone, under_support, squared, np.ones(shots)),
     }
     for batching, logits in expected.items():
         learner = mj.prototypical_network(encoder, ways=WAYS, query_batching=batching)
@@ -185,7 +188,8 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
         oracles.assert_close(aux.outputs, logits)
         np.testing.assert_allclose(value, numpy_loss(logits, np.ones(len(query))), rtol=1e-12)
         task = learner.adapt(params, episode.support)
-        oracles.assert_close(jax.jit(learner.predict)(params, task, query), logits)
+        predicted = jax.jit(learner.predict)(params, task, query)
+        oracles.assert_close(predicted, expected["support"])
     for one, other in (("separate", "joint"), ("joint", "single"), ("separate", "single")):
         assert np.abs(expected[one] - expected[other]).max() > 1e-2
     default = jax.jit(mj.prototypical_network(encoder, ways=WAYS).loss)(params, episode)

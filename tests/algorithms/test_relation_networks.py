@@ -28,7 +28,7 @@ def tiny_encoder() -> mj.Model:
     def init(key: Array, inputs: Array) -> Array:
         return jax.random.normal(key, (inputs.shape[-1], CHANNELS))
 
-    return mj.models.from_functions(init, lambda params, inputs: jnp.tanh(inputs @ params))
+    return mj.Model(init, lambda params, inputs: jnp.tanh(inputs @ params))
 
 
 def tiny_relation() -> mj.Model:
@@ -42,7 +42,7 @@ def tiny_relation() -> mj.Model:
         flat = pairs.reshape(pairs.shape[0], -1)
         return jnp.tanh(flat @ params["hidden"]) @ params["out"] + params["bias"][None]
 
-    return mj.models.from_functions(init, apply)
+    return mj.Model(init, apply)
 
 
 def start(learner: mj.Learner, *shape: int, seed: int = 1) -> tuple[Any, mj.Episode]:
@@ -110,13 +110,13 @@ def test_scores_loss_and_gradient_are_those_of_the_equations(weighted: bool) -> 
 
 def linear_pair(weights: list[float]) -> mj.Model:
     """The relation module `pair @ weights` of vectors."""
-    return mj.models.from_functions(
+    return mj.Model(
         lambda key, pairs: {}, lambda params, pairs: pairs @ jnp.array(weights)[:, None]
     )
 
 
 def identity() -> mj.Model:
-    return mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: inputs)
+    return mj.Model(lambda key, inputs: {}, lambda params, inputs: inputs)
 
 
 def test_shots_are_summed_and_stand_before_the_query() -> None:

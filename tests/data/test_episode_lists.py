@@ -12,7 +12,7 @@ import metajax as mj
 DATA = numbered([4, 6, 5, 4])
 SAMPLE = mj.data.image_episodes(DATA, ways=2, shots=1, queries=2)
 DRAWN = jax.vmap(SAMPLE.draw)(jax.random.split(jax.random.key(0), 5))
-ENCODER = mj.models.from_functions(
+ENCODER = mj.Model(
     lambda key, x: jax.random.normal(key, (16, 3)) / 4,
     lambda params, x: x.reshape(len(x), 16) @ params,
 )

@@ -19,7 +19,7 @@ from metajax.streaming import _finished, run_ahead
 
 COUNTS = [6, 9, 7, 8, 12, 6]
 KEYS = jax.random.split(jax.random.key(0), 4)
-ENCODER = mj.models.from_functions(
+ENCODER = mj.Model(
     lambda key, x: jax.random.normal(key, (16, 3)) / 4,
     lambda params, x: x.reshape(len(x), 16) @ params,
 )

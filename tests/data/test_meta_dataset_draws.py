@@ -106,7 +106,7 @@ def test_a_padded_episode_is_the_same_task(float64) -> None:
     data = numbered(COUNTS)
     noise = np.random.default_rng(0).normal(size=(sum(COUNTS), 4, 4, 1))
     data = mj.data.ImageClasses(noise, data.starts, data.counts, data.names)
-    encoder = mj.models.from_functions(
+    encoder = mj.Model(
         lambda key, x: jax.random.normal(key, (16, 3)),
         lambda params, x: x.reshape(len(x), 16) @ params,
     )

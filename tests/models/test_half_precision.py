@@ -18,7 +18,7 @@ def test_what_is_in_which_precision() -> None:
         seen.append((params.dtype, inputs.dtype))
         return inputs @ params
 
-    plain = mj.models.from_functions(lambda key, inputs: jnp.ones((inputs.shape[-1], 3)), apply)
+    plain = mj.Model(lambda key, inputs: jnp.ones((inputs.shape[-1], 3)), apply)
     model = mj.models.computing_in(plain, jnp.bfloat16)
     params = model.init(KEY, jnp.ones((2, 4)))
     assert params.dtype == jnp.float32
@@ -47,7 +47,7 @@ def test_meta_gradients_point_the_same_way(first_order: bool) -> None:
 
 
 def test_a_model_without_parameters() -> None:
-    plain = mj.models.from_functions(lambda key, inputs: {}, lambda params, inputs: 2 * inputs)
+    plain = mj.Model(lambda key, inputs: {}, lambda params, inputs: 2 * inputs)
     outputs = mj.models.computing_in(plain, jnp.bfloat16).apply({}, jnp.ones((2, 3)), None)
     assert outputs.dtype == jnp.float32
 

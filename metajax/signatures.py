@@ -1,0 +1,64 @@
+"""How functions that people bring are called: by the names of their parameters. Imports nothing."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether `function` has a parameter of this name; what `**kwargs` swallow has none."""
+    return name in _parameters(function, "it")
+
+
+def called_by_name(
+    function: Callable[..., Any],
+    what: str,
+    positional: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+    """`function`, to be called with all of `optional`, of which it gets those that it names.
+
+    Args:
+      function: of somebody who may have no use for what is optional.
+      what: its name in messages.
+      positional: what it is given in order, whatever it calls them.
+      optional: what it is given by keyword, where it has a parameter of that name.
+
+    Returns:
+      The function of all of `positional`, in order, and all of `optional`, by keyword.
+
+    Raises:
+      TypeError: it is no function, or cannot be called so.
+    """
+    parameters = _parameters(function, what)
+    wanted = tuple(name for name in optional if name in parameters)
+    signature = inspect.Signature(list(parameters.values()))
+    early = {*list(parameters)[: len(positional)]}
+    try:
+        if parameters:
+            signature.bind(*positional, **dict.fromkeys(wanted))
+        # With *args anything would fit: hk.transform(f).apply is (params, rng, *args).
+        if taken := sorted(early & {"rng", "key", *optional} - {*positional}):
+            raise TypeError(f"{taken[0]!r} stands in the place of {' or '.join(positional)}")
+    except TypeError as error:
+        by_name = f", and {', '.join(optional)} where it has parameters of these names"
+        raise TypeError(
+            f"{what} has the parameters {signature}, and is called with ({', '.join(positional)})"
+            f"{by_name if optional else ''}: {error}. Bind what is left, such as a flag, by "
+            "functools.partial; modules of Flax, Equinox and Haiku have adapters, see "
+            "metajax.models"
+        ) from None
+
+    def call(*args: Any, **options: Any) -> Any:
+        return function(*args, **{name: options[name] for name in wanted if name in options})
+
+    return call
+
+
+def _parameters(function: Any, what: str) -> dict[str, inspect.Parameter]:
+    if not callable(function):
+        raise TypeError(f"{what} is {function!r}; expected a function")
+    try:
+        return dict(inspect.signature(function).parameters)
+    except ValueError:  # Some functions written in C have none.
+        return {}

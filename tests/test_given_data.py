@@ -1,0 +1,151 @@
+"""Data as people have them: tuples, lists, NumPy's numbers; and what cannot be meant."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax as mj
+from metajax.given_data import as_episode, as_examples
+
+KEY = jax.random.key(0)
+X, Y = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32), [0, 1, 2, 0, 1, 2]
+
+
+def linear() -> mj.Model:
+    return mj.Model(
+        lambda key, inputs: {"w": jnp.ones((inputs.shape[-1], 3))},
+        lambda params, x: x @ params["w"],
+    )
+
+
+def learner(**options: Any) -> mj.Learner:
+    return mj.maml(linear(), inner=optax.sgd(0.1), num_steps=1, **options)
+
+
+WHOLE = mj.Episode(
+    mj.Examples(jnp.asarray(X), jnp.array(Y)), mj.Examples(jnp.asarray(X), jnp.array(Y))
+)
+
+
+@pytest.mark.parametrize(
+    "episode",
+    [
+        ((X, Y), (X, Y)),
+        mj.Episode((X, Y), (X, Y)),  # type: ignore[arg-type]
+        [[X, np.array(Y)], (X, Y, None)],
+        ((X.tolist(), Y), (X, tuple(Y))),
+        mj.Episode(mj.Examples(X, Y), mj.Examples(X, [np.int64(y) for y in Y])),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_an_episode(episode: Any) -> None:
+    taken = as_episode(episode)
+    assert jax.tree.structure(taken) == jax.tree.structure(WHOLE)
+    for ours, theirs in zip(*map(jax.tree.leaves, (taken, WHOLE)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    params = linear().init(KEY, X)
+    task = learner().adapt(params, episode[0])
+    assert learner().loss(params, episode)[1].outputs.shape == (6, 3)
+    assert learner().predict(params, task, X.tolist()).shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("episode", "error", "message"),
+    [
+        (WHOLE.support, TypeError, "the episode is a Examples; expected metajax.Episode"),
+        ({"support": 1}, TypeError, "the episode is a dict; expected metajax.Episode"),
+        ((X, Y), TypeError, "support is a ndarray; expected metajax.Examples"),
+        (((X, Y), (X, Y), (X, Y)), TypeError, "the episode is a tuple"),
+        (
+            ((X, ["a"] * 6), (X, Y)),
+            TypeError,
+            "support targets at '0' is 'a'; expected arrays alone",
+        ),
+        (((X[0], 0), (X, Y)), ValueError, "is it one item without an axis of items, inputs"),
+        (((X, Y[:2]), (X, Y)), ValueError, "6 inputs but targets of shape"),
+        (
+            (({"a": X, "b": X[:2]}, Y), (X, Y)),
+            ValueError,
+            r"support inputs have the shapes .*'b': \(2, 4\).* the same number of them everywhere",
+        ),
+        (((X, Y), ({"a": X}, Y)), ValueError, "expected the same item shape in both"),
+        (((X, Y), (X[:, :2], Y)), ValueError, "expected the same item shape in both"),
+    ],
+)
+def test_what_is_none(episode: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        as_episode(episode)
+
+
+def test_an_episode_is_no_support_set() -> None:
+    with pytest.raises(TypeError, match=r"support is a Episode; .*: episode\.support"):
+        as_examples(WHOLE, "support")
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"w": jnp.ones((4, 3), jnp.int32)}, TypeError, "parameter w is of int32; expected floats"),
+        ({"params": {"w": jnp.ones((4, 3))}}, ValueError, r"the whole variables of a module"),
+        (
+            {"params": {"w": jnp.ones((4, 3))}, "batch_stats": {"mean": jnp.ones(3)}},
+            ValueError,
+            r"\['batch_stats', 'params'\]; expected those of 'params' alone, and \['batch_stats'\]",
+        ),
+        ({"w": jax.nn.relu}, TypeError, "the parameters at 'w' is .*; expected arrays alone: a"),
+    ],
+)
+def test_parameters_of_another_kind(params: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        learner().loss(params, WHOLE)
+
+
+def test_an_integer_among_the_parameters_is_named_where_they_are_made() -> None:
+    counting = mj.Model(
+        lambda key, x: {"w": jnp.ones((4, 3)), "count": jnp.zeros((), jnp.int32)},
+        lambda params, x: x @ params["w"],
+    )
+    counted = mj.maml(counting, inner=optax.sgd(0.1), num_steps=1)
+    with pytest.raises(TypeError, match="the parameter count is of int32; expected floats"):
+        counted.init(KEY, X)
+    state = mj.init_state(linear().init(KEY, X), optax.sgd(0.1), KEY)
+    state = state._replace(params={"w": jnp.ones((4, 3), jnp.int32)})
+    with pytest.raises(TypeError, match="the parameter w is of int32"):
+        mj.train_step(counted, optax.sgd(0.1))(state, jax.tree.map(lambda x: x[None], WHOLE))
+
+
+def test_one_item_without_its_axis_is_named() -> None:
+    params = linear().init(KEY, X)
+    task = learner().adapt(params, WHOLE.support)
+    with pytest.raises(
+        ValueError, match=r"gave outputs of shape \(3,\) for inputs of shape \(4,\)"
+    ):
+        learner().predict(params, task, X[0])
+
+
+@pytest.mark.parametrize("ways", [3, 4])
+def test_ways_in_a_program_of_ones_own(ways: int) -> None:
+    """The model's width is found while tracing; an episode of other ways makes the loss NaN."""
+    params = linear().init(KEY, X)
+    loss = jax.jit(learner(ways=ways).loss)
+    if ways == 4:
+        with pytest.raises(ValueError, match=r"outputs of shape \(6, 3\) with ways=4; expected"):
+            loss(params, WHOLE)
+        return
+    assert np.isfinite(loss(params, WHOLE)[0])
+    for labels in ([0, 1, 0, 1, 0, 1], [0, 1, 2, 3, 4, 2]):
+        other = WHOLE._replace(support=WHOLE.support._replace(targets=jnp.array(labels)))
+        assert np.isnan(loss(params, other)[0])
+    padded = WHOLE.support._replace(
+        targets=jnp.array([0, 1, 0, 1, 0, 9]), weights=jnp.array([1.0] * 5 + [0.0])
+    )
+    assert np.isfinite(loss(params, WHOLE._replace(support=padded))[0])
+
+
+def test_ways_are_of_labels() -> None:
+    regression = mj.Episode(mj.Examples(X, X[:, :3]), mj.Examples(X, X[:, :3]))
+    with pytest.raises(ValueError, match=r"with ways=3; expected \[items\] integer labels"):
+        learner(ways=3, loss_fn=mj.squared_error).loss(linear().init(KEY, X), regression)

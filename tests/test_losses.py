@@ -1,0 +1,121 @@
+"""Losses and scores as people have them: one value an item, two arguments, weights by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from learners import WAYS, encoder, episode, model, relation
+
+import metajax as mj
+from metajax.losses import as_loss, as_scores
+
+INTEGER_LABELS = optax.softmax_cross_entropy_with_integer_labels
+SGD = {"inner": optax.sgd(0.1), "num_steps": 1}
+
+
+def case(*, weighted: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    (logits,) = oracles.normals(0, (5, 3))
+    weights = jnp.array([1.0, 2.0, 0.0, 1.0, 0.5]) if weighted else None
+    return logits, jnp.array([0, 2, 1, 1, 0]), weights
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_value_an_item_is_averaged_by_the_weights(weighted: bool) -> None:
+    logits, labels, weights = case(weighted=weighted)
+    got = as_loss(INTEGER_LABELS)(logits, labels, weights)
+    np.testing.assert_allclose(got, mj.cross_entropy(logits, labels, weights), rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_values_of_several_axes_are_averaged_within_an_item(weighted: bool) -> None:
+    logits, _, weights = case(weighted=weighted)
+    targets = jnp.ones_like(logits)
+    got = as_loss(optax.squared_error)(logits, targets, weights)
+    np.testing.assert_allclose(got, mj.squared_error(logits, targets, weights), rtol=1e-12)
+
+
+def test_a_scalar_of_two_arguments() -> None:
+    logits, labels, _ = case(weighted=False)
+    got = as_loss(lambda outputs, targets: INTEGER_LABELS(outputs, targets).mean())
+    np.testing.assert_allclose(
+        got(logits, labels, None), mj.cross_entropy(logits, labels), rtol=1e-12
+    )
+
+
+def test_padding_of_a_loss_by_item_reaches_nothing() -> None:
+    logits, labels, weights = case(weighted=True)
+    junk = logits.at[2].set(jnp.nan)
+    loss = as_loss(INTEGER_LABELS)
+    value, slope = jax.value_and_grad(lambda x: loss(x, labels, weights))(junk)
+    np.testing.assert_allclose(value, loss(logits, labels, weights), rtol=1e-12)
+    assert np.isfinite(slope[:2]).all()
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "error", "message"),
+    [
+        (lambda x, y: x.mean(), ValueError, "returned a scalar and takes no weights"),
+        (lambda x, y, weights: x, ValueError, r"takes weights and returned the shape \(5, 3\)"),
+        (lambda x, y: x[:2], ValueError, r"returned the shape \(2, 3\) for 5 items"),
+        (lambda x: x, TypeError, r"loss_fn has the parameters \(x\), and is called with"),
+        (lambda x, y, z: x, TypeError, "missing a required argument: 'z'"),
+        ("mse", TypeError, "loss_fn is 'mse'; expected a function"),
+    ],
+)
+def test_what_a_loss_cannot_be(loss_fn: Callable, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        as_loss(loss_fn)(*case(weighted=True))
+
+
+def test_weighted_mean() -> None:
+    values, weights = jnp.array([[1.0, 3.0], [jnp.nan, 0.0]]), jnp.array([2.0, 0.0])
+    assert mj.weighted_mean(values, weights) == 2.0
+    assert mj.weighted_mean(values[:1]) == 2.0
+
+
+def test_scores_are_added_to_the_librarys() -> None:
+    logits, labels, _ = case(weighted=False)
+    own = {"accuracy": mj.accuracy}
+    top = {"second": lambda x, y: (jnp.argsort(x)[:, -2] == y) * 1.0}
+    scores = as_scores(top, own)(logits, labels, None)
+    assert sorted(scores) == ["accuracy", "second"]
+    replaced = as_scores({"accuracy": lambda x, y: jnp.zeros(5)}, own)(logits, labels, None)
+    assert replaced["accuracy"] == 0
+
+
+def halves(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return 0.5 * INTEGER_LABELS(jnp.maximum(outputs, -1e3), targets)
+
+
+FACTORIES = {
+    "maml": lambda **options: mj.maml(model(), **SGD, **options),
+    "fomaml": lambda **options: mj.fomaml(model(), **SGD, **options),
+    "anil": lambda **options: mj.anil(encoder(), mj.models.mlp((WAYS,)), **SGD, **options),
+    "boil": lambda **options: mj.boil(encoder(), mj.models.mlp((WAYS,)), **SGD, **options),
+    "meta_sgd": lambda **options: mj.meta_sgd(model(), num_steps=1, **options),
+    "reptile": lambda **options: mj.reptile(model(), **SGD, **options),
+    "proto_maml": lambda **options: mj.proto_maml(encoder(), **SGD, **options),
+    "fo_proto_maml": lambda **options: mj.fo_proto_maml(encoder(), **SGD, **options),
+    "prototypical_network": lambda **options: mj.prototypical_network(encoder(), **options),
+    "matching_network": lambda **options: mj.matching_network(encoder(), **options),
+    "relation_network": relation,
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_learner_takes_losses_and_metrics(name: str) -> None:
+    learner = FACTORIES[name](loss_fn=halves, metrics={"loss_again": halves})
+    task = episode(jax.random.key(0))
+    params = jax.eval_shape(learner.init, jax.random.key(0), task.support.inputs)
+    params = oracles.normal_like(0, params, 0.3)
+    _, aux = jax.jit(learner.loss)(params, task)
+    np.testing.assert_allclose(
+        aux.metrics["query_loss"], halves(aux.outputs, task.query.targets).mean(), rtol=1e-6
+    )
+    np.testing.assert_allclose(aux.metrics["query_loss"], aux.metrics["loss_again"], rtol=1e-6)
+    compares = "network" in name or "proto" in name
+    assert ("accuracy" in aux.metrics) == compares  # halves is no classification that is known.
