@@ -2,7 +2,11 @@
 
 from metajax.chains import ChainParams, chain
 from metajax.models import kernels
-from metajax.models.adapters import from_functions, from_linen, from_nnx
+from metajax.models.adapters.equinox import from_equinox
+from metajax.models.adapters.estimation import estimate_statistics
+from metajax.models.adapters.haiku import from_haiku
+from metajax.models.adapters.linen import from_linen
+from metajax.models.adapters.nnx import from_nnx
 from metajax.models.batch_statistics import BatchStatistics
 from metajax.models.conv_nets import (
     ConvNet,
@@ -30,7 +34,9 @@ __all__ = [
     "chain",
     "computing_in",
     "embedding_net",
-    "from_functions",
+    "estimate_statistics",
+    "from_equinox",
+    "from_haiku",
     "from_linen",
     "from_nnx",
     "full_context",

@@ -112,7 +112,7 @@ def _functions() -> mj.Model:
     def init(key: jax.Array, inputs: jax.Array) -> jax.Array:
         return 0.1 * jax.random.normal(key, (inputs[0].size, 3))
 
-    return mj.models.from_functions(init, lambda w, x: x.reshape(x.shape[0], -1) @ w)
+    return mj.Model(init, lambda w, x: x.reshape(x.shape[0], -1) @ w)
 
 
 MODELS = {
@@ -162,33 +162,11 @@ def test_nnx_parameters_and_outputs_are_the_modules() -> None:
 
 @pytest.mark.exact
 def test_weights_reach_a_model_that_takes_them() -> None:
-    model = mj.models.from_functions(
+    model = mj.Model(
         lambda key, x: jnp.zeros(()), lambda params, x, weights=None: x * weights[:, None]
     )
     outputs = model.apply(jnp.zeros(()), jnp.ones((2, 1)), jnp.array([0.0, 2.0]))
     np.testing.assert_array_equal(outputs, [[0.0], [2.0]])
-
-
-@pytest.mark.parametrize(
-    ("adapter", "argument", "message"),
-    [
-        (mj.models.from_linen, _Linen, r"expected an instance of flax.linen.Module"),
-        (mj.models.from_nnx, 3, r"expected a function from nnx.Rngs"),
-        (
-            lambda x: mj.models.from_functions(x, len),
-            None,
-            r"got init=None.*expected two functions",
-        ),
-    ],
-)
-def test_what_is_no_model(adapter, argument, message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        adapter(argument)
-
-
-def test_a_built_nnx_module_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"a module already built cannot be initialised anew"):
-        mj.models.from_nnx(_NNX(nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize(
