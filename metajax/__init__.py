@@ -4,7 +4,9 @@ Learners, training and types are here; what they work on is in modules of its ow
 `metajax.models`, `metajax.metric`, `metajax.parallel`.
 """
 
-from metajax import data, metric, models, parallel
+import sys
+
+from metajax import data, exporting, metric, models, parallel
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
@@ -86,6 +88,7 @@ __all__ = [
     "weighted_mean",
 ]
 __all__ += public_names.__all__
+exporting.register(sys.modules[__name__], models)
 
 
 def __dir__() -> list[str]:
