@@ -318,7 +318,8 @@ def check_floats(params: Params) -> None:
             place = jax.tree_util.keystr(path, simple=True, separator="/")
             raise TypeError(
                 f"the parameter {place or '(the only leaf)'} is of {dtype}; expected floats, which "
-                "a gradient can move: close over what is constant in apply"
+                "a gradient can move: close over what is constant in apply; a module of Equinox "
+                "becomes a model by metajax.models.from_equinox"
             )
 
 
