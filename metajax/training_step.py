@@ -85,7 +85,7 @@ def train_step(
 
     Raises:
       TypeError: `optimizer` or, from the step, `task_transform` is not an optax transformation, or
-        `task_weight` is no function.
+        `task_weight` is no function; from the step: `optimizer` searches along a line.
       ValueError: from the step: `chunk_size` does not divide the tasks, a weight is no scalar or
         negative, all are 0, it is under `jax.shard_map` with its check on, or the learner's errors.
     """
@@ -113,9 +113,18 @@ def train_step(
             task_weights=weights,
             axis_name=axis_name,
         )
-        updates, opt_state = update(
-            gradient, state.opt_state, state.params, value=loss, grad=gradient
-        )
+        try:
+            updates, opt_state = update(
+                gradient, state.opt_state, state.params, value=loss, grad=gradient
+            )
+        except TypeError as error:
+            if "'value_fn'" not in str(error):
+                raise
+            raise TypeError(
+                "the outer optimiser searches along a line and asks for value_fn, the meta-loss as "
+                "a function, which a meta-step does not give; expected one without a search, such "
+                "as optax.lbfgs(rate, scale_init_precond=False, linesearch=None)"
+            ) from error
         params = optax.apply_updates(state.params, updates)
         metrics = {**metrics, "loss": loss, "grad_norm": _norm(gradient)}
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
