@@ -22,7 +22,8 @@ class UpdateTraits(NamedTuple):
 
     Attributes:
       climbing: paths of the parameters whose update is the gradient itself, which would be added.
-      infinite_slope: where the slope of the first updates is infinite.
+      infinite_slope: where the slope of the first updates is infinite, with exact steps with
+        respect to gradient and parameters, else with respect to the parameters alone.
       searches: whether it searches along a line, by a loop that has no reverse derivative.
     """
 
@@ -44,7 +45,8 @@ def checked_update(
     Returns:
       `(gradient, state, params, *, value, grad, value_fn, grad_fn) -> (updates, state)`. That of an
       optimiser that searches along a line raises a `ValueError` where it is differentiated, with
-      `exact`, and has no derivative without.
+      `exact`, and has no derivative without; nor has then that of one which has none at any of its
+      first steps, of the distance from where it began say (`optax.contrib.dog`).
 
     Raises:
       ValueError: see `update_traits`.
@@ -59,7 +61,7 @@ def checked_update(
             "those to adapt with adapt=..., or give the others optax.set_to_zero() by "
             "optax.partition; optax.masked passes on the gradient of what it masks out"
         )
-    if traits.infinite_slope == "at zero":
+    if exact and traits.infinite_slope == "at zero":
         warn_user(
             "the inner optimiser's update has an infinite slope where the gradient is exactly 0, "
             "which makes exact meta-gradients NaN as soon as a unit is dead (of a norm, as soon as "
@@ -67,16 +69,17 @@ def checked_update(
             "eps_in_sqrt=True to optax.rmsprop, clip by value (optax.clip) in place of by norm, or "
             "take first_order=True"
         )
-    if traits.infinite_slope == "anywhere":
+    if exact and traits.infinite_slope == "anywhere":
         warn_user(
             "the inner optimiser's update has an infinite slope in one of its first steps, "
             "whatever the gradient is, which makes exact meta-gradients NaN. Take "
             "first_order=True, or another optimiser"
         )
     update = _accepting(optimizer)
-    if not traits.searches:
-        return update
-    return _undifferentiated(update) if exact else _constant(update)
+    if exact:
+        return _undifferentiated(update) if traits.searches else update
+    steep = traits.infinite_slope == "anywhere"
+    return _constant(update) if traits.searches or steep else update
 
 
 @jax.disable_jit(False)  # A search cannot be traced without, nor a number be computed then.
@@ -88,7 +91,7 @@ def update_traits(
     Args:
       optimizer: any optax transformation that an inner loop can run.
       params: pytree of float arrays, traced or not; only their shapes are used.
-      exact: look for an infinite slope, too; static.
+      exact: whether a derivative goes through the gradients; static.
 
     Returns:
       The traits. Where numbers of the optimiser are traced, its slope is that for other numbers in
@@ -129,7 +132,7 @@ def update_traits(
         if change is given
     )
     searches = any(equation.primitive.name == "while" for equation in equations(program.jaxpr))
-    slope = infinite_slope(init, program) if exact and not searches else "nowhere"
+    slope = "nowhere" if searches else infinite_slope(init, program, through_gradient=exact)
     return UpdateTraits(climbing, slope, searches)
 
 

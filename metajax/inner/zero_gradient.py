@@ -68,7 +68,9 @@ def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
                 yield from equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
 
 
-def infinite_slope(init: ClosedJaxpr, update: ClosedJaxpr) -> Slope:
+def infinite_slope(
+    init: ClosedJaxpr, update: ClosedJaxpr, *, through_gradient: bool = True
+) -> Slope:
     """Where the derivative of the first steps is not finite.
 
     It is the reverse derivative that is taken: it is not finite, either, where `jnp.where` hides
@@ -77,6 +79,7 @@ def infinite_slope(init: ClosedJaxpr, update: ClosedJaxpr) -> Slope:
     Args:
       init: `*params -> *state`.
       update: `*gradient, *params, *state -> *updates, *state`.
+      through_gradient: whether the gradient is differentiated beside the parameters.
 
     Returns:
       `"nowhere"` also where it is not known.
@@ -93,7 +96,8 @@ def infinite_slope(init: ClosedJaxpr, update: ClosedJaxpr) -> Slope:
             cast = {kind.dtype: number.astype(kind.dtype) for kind in init.in_avals}
             return [cast[kind.dtype] for kind in init.in_avals]
 
-        gradients, params = leaves(gradient), leaves(parameter)
+        seen = gradient if through_gradient else jax.lax.stop_gradient(gradient)
+        gradients, params = leaves(seen), leaves(parameter)
         state = calculator.run(init, params)
         total = jnp.zeros_like(gradient)
         for _ in range(_STEPS):

@@ -256,6 +256,20 @@ def test_without_exact_steps_nothing_is_said_of_the_slope(options: dict[str, Any
     )
 
 
+@pytest.mark.parametrize("make", [contrib.dog, lambda rate: contrib.mechanize(optax.sgd(rate))])
+def test_first_order_is_finite_where_the_first_step_has_no_derivative(make: Callable) -> None:
+    """Of the distance from where it began, say: the step is a constant then."""
+
+    def adapted(params: Array) -> Array:
+        return mj.inner_loop(
+            lambda phi, _: ((phi - 1) ** 2).sum(), params, make(0.1), num_steps=2, first_order=True
+        )[0]
+
+    params = jnp.array([0.3, 0.4])
+    slope = jax.jit(jax.grad(lambda params: ((adapted(params) - 2) ** 2).sum()))(params)
+    np.testing.assert_allclose(slope, 2 * (jax.jit(adapted)(params) - 2), rtol=1e-12)
+
+
 def test_reptile_takes_no_derivative_of_its_loop() -> None:
     learner = mj.reptile(mj.models.mlp((2,)), inner=optax.adam(0.1), num_steps=2)
     items = mj.Examples(jnp.ones((2, 3)), jnp.arange(2))
