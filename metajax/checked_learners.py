@@ -46,7 +46,7 @@ def make_learner(
           key: random key.
           inputs: `[items, ...]`; only their shape and dtype matter.
         """
-        params = init(key, as_arrays(inputs, "inputs", lists=True))
+        params = as_arrays(init(key, as_arrays(inputs, "inputs", lists=True)), "the parameters")
         check_floats(params)
         return params
 
@@ -124,9 +124,11 @@ def make_learner(
             return outputs
         size = max(2, 1 << (items - 1).bit_length())
         whole = _filled(inputs, size, jnp.broadcast_to)
+        case = _kind((params, task, whole))
+        if case not in probed:
+            _check_any_number(predict_compiled, params, task, inputs, whole)
         outputs = predict_compiled(params, task, whole)
         check_items(outputs, "outputs")
-        case = _kind((params, task, whole))
         if case not in probed and not _is_traced(outputs):
             first = _filled(
                 take(inputs, slice(1)), size, lambda x, shape: jnp.zeros(shape, x.dtype)
@@ -164,6 +166,20 @@ def _filled(items: Inputs, size: int, fill: Callable[[Array, tuple[int, ...]], A
     if not rest:
         return items
     return jax.tree.map(lambda x: jnp.concatenate([x, fill(x[:1], (rest, *x.shape[1:]))]), items)
+
+
+def _check_any_number(
+    predict: Any, params: Params, task: Task, inputs: Inputs, whole: Inputs
+) -> None:
+    """Raises where a model takes the items, and not the larger number that is computed at once."""
+    try:
+        predict.eval_shape(params, task, whole)
+    except Exception as error:
+        predict.eval_shape(params, task, inputs)  # Its own error, of the shapes that were given.
+        raise ValueError(
+            f"the model takes {count(inputs)} items and not {count(whole)}: is it one item without "
+            "an axis of items, inputs[None]? Expected [items, ...] for any number of items"
+        ) from error
 
 
 def _check_alone(outputs: Outputs, among_others: Outputs) -> None:

@@ -126,6 +126,18 @@ def test_one_item_without_its_axis_is_named() -> None:
         learner().predict(params, task, X[0])
 
 
+def test_one_item_of_as_many_numbers_as_there_are_ways_is_named() -> None:
+    """Its outputs look like those of items, until there are more of them."""
+    params = jnp.ones((3, 3))
+    square = mj.Model(lambda key: jnp.ones((3, 3)), lambda params, x: x @ params)
+    made = mj.maml(square, inner=optax.sgd(0.1), num_steps=1)
+    task = made.adapt(params, (X[:, :3], Y))
+    with pytest.raises(ValueError, match=r"takes 3 items and not 4: is it one item without an axi"):
+        made.predict(params, task, X[0, :3])
+    with pytest.raises(TypeError, match=r"got \(2,\) and \(3,\)"):  # As given: not 4 items.
+        made.predict(params, task, X[:3, :2])
+
+
 @pytest.mark.parametrize("ways", [3, 4])
 def test_ways_in_a_program_of_ones_own(ways: int) -> None:
     """The model's width is found while tracing; an episode of other ways makes the loss NaN."""
