@@ -25,7 +25,7 @@ extensions = [
     "linked_names",
     "source_signatures",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "guides/trials_table.md"]  # The table is part of a guide.
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
