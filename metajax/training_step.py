@@ -1,7 +1,7 @@
 """Meta-training steps: pure functions for a user's own loop, `jit`, `lax.scan` or `pmap`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from metajax.algorithms.maml import maml
 from metajax.checks import check_optimizer, check_scalar, check_shared
 from metajax.inner.backward import Backward
 from metajax.inner.selection import Selection
+from metajax.inner.update_traits import accepting
 from metajax.keys import learner_keys
 from metajax.losses import cross_entropy
 from metajax.meta_gradients import count_tasks, meta_gradient
@@ -50,9 +51,20 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key
 
     Raises:
       TypeError: `optimizer` is not an optax transformation.
+      ValueError: it needs parameters in pairs (`optax.lookahead`).
     """
     check_optimizer(optimizer, "optimizer")
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
+    opt_state = optimizer.init(params)
+    if any(map(_in_pairs, jax.tree.leaves(opt_state, is_leaf=_in_pairs))):
+        raise ValueError(
+            "optax.lookahead needs parameters in pairs, fast and slow, and a learner takes one set "
+            "of them; expected the optimiser within it"
+        )
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key)
+
+
+def _in_pairs(state: Any) -> bool:
+    return isinstance(state, optax.LookaheadState)
 
 
 def train_step(
@@ -95,7 +107,7 @@ def train_step(
             f"task_weight is {task_weight!r}; expected a function of one episode, such as "
             "lambda episode: episode.query.weights.sum()"
         )
-    update = optax.with_extra_args_support(optimizer).update
+    update = accepting(optimizer)
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         check_shared(state.params, episodes)

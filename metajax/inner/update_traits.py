@@ -75,7 +75,7 @@ def checked_update(
             "whatever the gradient is, which makes exact meta-gradients NaN. Take "
             "first_order=True, or another optimiser"
         )
-    update = _accepting(optimizer)
+    update = accepting(optimizer)
     if exact:
         return _undifferentiated(update) if traits.searches else update
     steep = traits.infinite_slope == "anywhere"
@@ -104,7 +104,7 @@ def update_traits(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
     init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(shapes)
     _check_state(state)
-    call = _accepting(optimizer)
+    call = accepting(optimizer)
 
     def update(gradient: Params, params: Params, state: optax.OptState) -> Any:
         def paraboloid(at: Params, grad_fn: Any = None) -> Array:
@@ -156,7 +156,7 @@ def _check_state(state: optax.OptState) -> None:
             )
 
 
-def _accepting(optimizer: optax.GradientTransformation) -> Callable:
+def accepting(optimizer: optax.GradientTransformation) -> Callable:
     """`optimizer.update`, given the extra arguments that it takes and no others."""
     update = optax.with_extra_args_support(optimizer).update
     parameters = inspect.signature(update).parameters
