@@ -84,6 +84,28 @@ def test_one_step_inside_is_as_by_hand(name: str) -> None:
     oracles.assert_close(*both(params), 1e-8)
 
 
+@pytest.mark.slow
+def test_sam_steps_outside() -> None:
+    """It takes nothing beside the gradient, and every second step goes back down."""
+    params, episode = task()
+    uphill = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    optimizer = optax.contrib.sam(optax.sgd(0.1), uphill)
+    tasks = jax.tree.map(lambda x: x[None], episode)
+    step = jax.jit(mj.train_step(learner(optax.sgd(0.1), num_steps=0), optimizer))
+    state = mj.init_state(params, optimizer, jax.random.key(0))
+    at, own = params, optimizer.init(params)
+    for _ in range(2):
+        state, _ = step(state, tasks)
+        updates, own = optimizer.update(jax.grad(loss)(at, episode.query), own, at)
+        at = optax.apply_updates(at, updates)
+    oracles.assert_close(state.params, at, 1e-8)
+
+
+def test_lookahead_is_refused_outside() -> None:
+    with pytest.raises(ValueError, match="needs parameters in pairs, fast and slow"):
+        mj.init_state(task()[0], optax.lookahead(optax.sgd(0.1), 2, 0.5), jax.random.key(0))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_outside_is_as_by_hand(name: str) -> None:
     params, episode = task()

@@ -22,7 +22,7 @@ class OptimiserTrial(NamedTuple):
 
 TRIALS = (
     OptimiserTrial(
-        "the optimisers of `optax` and `optax.contrib` that a rate makes",
+        "the optimisers of `optax` and `optax.contrib` that a rate makes; `sam`",
         "`inner=`, and outside",
         "steps as by hand; a warning where exact derivatives are NaN at a gradient of 0",
     ),
@@ -32,9 +32,9 @@ TRIALS = (
         "refused outside, and where the derivative is exact",
     ),
     OptimiserTrial(
-        "`optax.contrib.schedule_free`",
-        "outside",
-        "refused inside: its result is another point than its iterate",
+        "`optax.contrib.schedule_free`, `optax.lookahead`",
+        "the first outside",
+        "refused: their result is another point than their iterate",
     ),
 )
 
