@@ -52,7 +52,7 @@ def supervised(
         answers each query on its own.
       ways: number of classes, where there are classes. Then a model of another number of outputs is
         an error in compiled programs too, and an episode of other labels than 0, ..., ways - 1 has
-        the loss NaN there. Where labels are known, outside of them, either is an error anyway.
+        the query loss NaN there. Where labels are known, either is an error anyway.
 
     Returns:
       An `Objective`.
@@ -87,10 +87,9 @@ def supervised(
             else:
                 check_labels(examples, outputs.shape[-1], "query")
         value = loss_of(outputs, targets, weights)
-        if ways is not None:
-            whole = weights is None and context is None
-            # A product, so that the gradient of the support's loss is none either.
-            value *= jnp.where(_fit(targets, weights, ways, whole=whole), 1, jnp.nan)
+        if ways is not None and context is not None:
+            # A product, so that the gradient is NaN as well.
+            value *= jnp.where(_fit(context, examples, ways), 1, jnp.nan)
         return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
 
     def predict(params: Params, inputs: Inputs, kept: Examples | None) -> Outputs:
@@ -141,10 +140,14 @@ def _check_width(outputs: Outputs, targets: Targets, ways: int) -> None:
         )
 
 
-def _fit(labels: Array, weights: Array | None, ways: int, *, whole: bool) -> Array:
-    """Whether labels that count are 0, ..., ways - 1, and where the set is `whole` all of them."""
-    inside = (labels >= 0) & (labels < ways)
-    fit = inside.all() if weights is None else (inside | (weights == 0)).all()
-    if whole:
-        fit &= (labels[:, None] == jnp.arange(ways)[None]).any(axis=0).all()
+def _fit(support: Examples, query: Examples, ways: int) -> Array:
+    """Whether labels that count are 0, ..., ways - 1: of an unpadded support set, all of them."""
+
+    def inside(examples: Examples) -> Array:
+        known = (examples.targets >= 0) & (examples.targets < ways)
+        return (known if examples.weights is None else known | (examples.weights == 0)).all()
+
+    fit = inside(support) & inside(query)
+    if support.weights is None:
+        fit &= (support.targets[:, None] == jnp.arange(ways)[None]).any(axis=0).all()
     return fit

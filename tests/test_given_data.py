@@ -161,3 +161,9 @@ def test_ways_are_of_labels() -> None:
     regression = mj.Episode(mj.Examples(X, X[:, :3]), mj.Examples(X, X[:, :3]))
     with pytest.raises(ValueError, match=r"with ways=3; expected \[items\] integer labels"):
         learner(ways=3, loss_fn=mj.squared_error).loss(linear().init(KEY, X), regression)
+
+
+def test_a_mini_batch_need_not_hold_all_ways() -> None:
+    made = mj.reptile(linear(), inner=optax.sgd(0.1), num_steps=2, batch_size=1, ways=3)
+    value, aux = jax.jit(made.loss)(linear().init(KEY, X), WHOLE, KEY)
+    assert np.isfinite([value, aux.metrics["query_loss"]]).all()
