@@ -14,6 +14,7 @@ import metajax as mj
 from metajax.losses import as_loss, as_scores
 
 INTEGER_LABELS = optax.softmax_cross_entropy_with_integer_labels
+SLOW = pytest.mark.slow
 SGD = {"inner": optax.sgd(0.1), "num_steps": 1}
 
 
@@ -106,7 +107,13 @@ FACTORIES = {
 }
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("reptile", "prototypical_network") else pytest.param(name, marks=SLOW)
+        for name in FACTORIES
+    ],
+)
 def test_every_learner_takes_losses_and_metrics(name: str) -> None:
     learner = FACTORIES[name](loss_fn=halves, metrics={"loss_again": halves})
     task = episode(jax.random.key(0))

@@ -62,13 +62,19 @@ LEARNERS: dict[str, Callable[[], mj.Learner]] = {
 }
 
 
+def some_of(*names: str) -> list:
+    """All names of learners; those but these are slow."""
+    slow = pytest.mark.slow
+    return [name if name in names else pytest.param(name, marks=slow) for name in LEARNERS]
+
+
 def start(learner: mj.Learner) -> tuple[Any, mj.Episode]:
     task = episode(KEY)
     shapes = jax.eval_shape(learner.init, KEY, task.support.inputs)
     return oracles.normal_like(0, shapes, 0.3), task
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", some_of("maml, strided", "maml, no weights", "relation"))
 def test_predictions_one_at_a_time_are_those_of_the_batch(name: str) -> None:
     learner = LEARNERS[name]()
     params, task = start(learner)
@@ -79,7 +85,9 @@ def test_predictions_one_at_a_time_are_those_of_the_batch(name: str) -> None:
     oracles.assert_close(jnp.stack(alone), together, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["maml", "relation", "prototypical"])
+@pytest.mark.parametrize(
+    "name", ["maml", pytest.param("relation", marks=pytest.mark.slow), "prototypical"]
+)
 def test_they_are_those_of_a_loss_that_batches_by_the_support(name: str) -> None:
     learner = {
         "maml": lambda: mj.maml(conv(WAYS), **SGD, query_batching="support"),
@@ -162,13 +170,7 @@ def test_inside_programs_of_ones_own() -> None:
     np.testing.assert_array_equal(many.argmax(-1), expected.argmax(-1))
 
 
-EXPORTED = ("maml, of two", "prototypical", "relation")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in EXPORTED else pytest.param(name, marks=pytest.mark.slow) for name in LEARNERS],
-)
+@pytest.mark.parametrize("name", some_of("maml, of two"))
 def test_a_task_is_used_by_an_exported_program(name: str) -> None:
     pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
     learner = LEARNERS[name]()

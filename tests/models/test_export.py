@@ -55,7 +55,10 @@ def _agree(program: Callable[..., Any], function: Callable[..., Any], *args: Any
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "mlp" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
 def test_networks_take_any_number_of_items(name: str) -> None:
     model, shape = NETWORKS[name]
     support = _draw((FIXED, *shape))
@@ -72,6 +75,7 @@ def test_networks_take_any_number_of_items(name: str) -> None:
         _agree(program, outputs, params, support, _draw((count, *shape)))
 
 
+@pytest.mark.slow
 def test_full_context_takes_any_number_of_items_and_queries() -> None:
     context = mj.models.full_context(4, read_steps=2)
     params = _params(context.init)

@@ -53,29 +53,31 @@ def interceptor(modes: Modes) -> Any:
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **kwargs)
+        # A subclass's own call, and then the one above it, each by its own parameters.
+        signature = inspect.signature(context.orig_method)
         if isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention):
-            said, arguments = _said(module, "deterministic", args, kwargs)
+            said, arguments = _said(module, "deterministic", signature, args, kwargs)
             return _call(call, arguments, module, "deterministic", bool(said) or not modes.dropout)
         if not isinstance(module, nn.BatchNorm):
             return call(*args, **kwargs)
         if modes.found is not None:
             modes.found(module.path)
-        said, arguments = _said(module, "use_running_average", args, kwargs)
+        said, arguments = _said(module, "use_running_average", signature, args, kwargs)
         running = module.path in modes.averaged or (modes.natural and bool(said))
-        if modes.weights is not None and not running:
+        if modes.weights is not None and not running and "mask" in signature.parameters:
             given = arguments.arguments
             norm = f"the batch normalisation {'/'.join(module.path)}".rstrip()
-            given["mask"] = counted(modes.weights, given["x"], given.get("mask"), norm)
+            given["mask"] = counted(modes.weights, arguments.args[0], given.get("mask"), norm)
         return _call(call, arguments, module, "use_running_average", running)
 
     return intercept
 
 
 def _said(
-    module: nn.Module, name: str, args: Any, kwargs: Any
+    module: nn.Module, name: str, signature: inspect.Signature, args: Any, kwargs: Any
 ) -> tuple[bool | None, inspect.BoundArguments]:
     """What a call or the module says of `name`, and the call's arguments without it."""
-    arguments = inspect.signature(type(module).__call__).bind(module, *args, **kwargs)
+    arguments = signature.bind(*args, **kwargs)
     said = arguments.arguments.pop(name, None)
     own = getattr(module, name)
     return (said if own is None else own), arguments
@@ -89,9 +91,17 @@ def _call(
     value: bool,
 ) -> Any:
     """The call with another attribute: Flax allows it no argument that is said twice."""
-    own = getattr(module, name)
-    object.__setattr__(module, name, value)  # Modules are frozen dataclasses, bound to this call.
+    parameter = arguments.signature.parameters.get(name)
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        arguments.arguments[name] = value  # A subclass's own.
+    changed = {name: value}
+    if name == "use_running_average":
+        changed["axis_name"] = None  # The items of a task are on one device.
+    own = {name: getattr(module, name) for name in changed}
+    for name in changed:
+        object.__setattr__(module, name, changed[name])  # A frozen dataclass, of this call alone.
     try:
-        return call(*arguments.args[1:], **arguments.kwargs)
+        return call(*arguments.args, **arguments.kwargs)
     finally:
-        object.__setattr__(module, name, own)
+        for name in own:
+            object.__setattr__(module, name, own[name])

@@ -65,6 +65,7 @@ def set_modes(
     for path, norm in norms(module):
         running = True if path in averaged else None if natural else False
         object.__setattr__(norm, "__class__", _told(type(norm), running))
+        norm.axis_name = None  # The items of a task are on one device.
         if running is False and weights is not None:
             norm.weights_of_call = _Held(weights)  # pyright: ignore[reportAttributeAccessIssue]
 

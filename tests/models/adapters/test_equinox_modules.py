@@ -70,6 +70,7 @@ def test_dropout_follows_the_key_whatever_the_module_says(inference: bool) -> No
     assert model.sharing(params, X) == "none"
 
 
+@pytest.mark.slow
 def test_one_that_is_built_begins_where_it_is_and_a_builder_begins_anew() -> None:
     linear = eqx.nn.Linear(3, 2, key=KEY)
     built, anew = from_equinox(linear), from_equinox(functools.partial(eqx.nn.Linear, 3, 2))
@@ -81,6 +82,7 @@ def test_one_that_is_built_begins_where_it_is_and_a_builder_begins_anew() -> Non
     np.testing.assert_array_equal(learned(X[0]), linear(X[0]))
 
 
+@pytest.mark.slow
 def test_a_builder_that_makes_lambdas_has_parameters_of_one_structure() -> None:
     model, same = (compiled(from_equinox(Drop)) for _ in range(2))
     params = model.init(KEY, X)
@@ -91,6 +93,7 @@ def test_a_builder_that_makes_lambdas_has_parameters_of_one_structure() -> None:
         model.apply({"w": X}, X)
 
 
+@pytest.mark.slow
 def test_switches_are_set_where_they_are_static_and_inside_each_other() -> None:
     class Outer(eqx.Module):
         drop: Drop
@@ -106,6 +109,7 @@ def test_switches_are_set_where_they_are_static_and_inside_each_other() -> None:
         assert (model.apply(params, X, key=key) != 0).all() == (key is None)
 
 
+@pytest.mark.slow
 def test_an_adapter_may_be_made_inside_a_program() -> None:
     @jax.jit
     def inside(key: jax.Array) -> jax.Array:
@@ -117,6 +121,7 @@ def test_an_adapter_may_be_made_inside_a_program() -> None:
     np.testing.assert_allclose(inside(KEY), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_items_are_pytrees_and_integers_are_no_parameters() -> None:
     class Lookup(eqx.Module):
         table: eqx.nn.Embedding
@@ -153,6 +158,7 @@ def test_batch_norm_takes_the_batch_where_no_averages_are_given() -> None:
 
 
 @pytest.mark.parametrize("mode", ["batch", "ema"])
+@pytest.mark.slow
 def test_averages_are_estimated_given_and_used_in_training_too(mode: str) -> None:
     build = functools.partial(Normed, mode=mode)
     model = compiled(from_equinox(build))
@@ -181,6 +187,7 @@ def test_averages_that_every_call_depends_on_are_refused_unless_given() -> None:
             jax.jit(model.apply)(params, X, key=key)
 
 
+@pytest.mark.slow
 def test_one_that_is_built_needs_its_state() -> None:
     module, state = eqx.nn.make_with_state(Normed)(KEY)
     frozen = compiled(from_equinox(module, frozen=state))
@@ -198,6 +205,7 @@ def test_one_that_is_built_needs_its_state() -> None:
     )
 
 
+@pytest.mark.slow
 def test_spectral_norm_is_refused_unless_its_vectors_are_given() -> None:
     @eqx.filter_jit
     def build(key: jax.Array) -> Any:
@@ -212,6 +220,7 @@ def test_spectral_norm_is_refused_unless_its_vectors_are_given() -> None:
     np.testing.assert_array_equal(frozen.apply(params, X, key=KEY), frozen.apply(params, X))
 
 
+@pytest.mark.slow
 def test_a_key_that_has_to_be_given_draws_nothing_without_one() -> None:
     class Split(eqx.Module):
         drop: Drop
@@ -259,6 +268,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_the_meta_gradient_is_that_of_the_module_itself() -> None:
     class Net(eqx.Module):
         layer: eqx.nn.Linear
@@ -294,6 +304,7 @@ def test_the_meta_gradient_is_that_of_the_module_itself() -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_is_pure() -> None:
     model = from_equinox(Normed)
     params = jax.vmap(model.init, (0, None))(jax.random.split(KEY, 2), X)

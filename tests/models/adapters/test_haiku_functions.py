@@ -68,6 +68,7 @@ def test_dropout_follows_the_key(wrap: Callable[..., Any]) -> None:
     assert model.sharing(params, X) == "none"
 
 
+@pytest.mark.slow
 def test_one_that_draws_always_is_refused_without_a_key() -> None:
     model = from_haiku(always_dropping)
     params = jax.jit(model.init)(KEY, X)
@@ -80,6 +81,7 @@ def test_one_that_draws_always_is_refused_without_a_key() -> None:
 
 
 @pytest.mark.parametrize("transform", [hk.transform, hk.transform_with_state])
+@pytest.mark.slow
 def test_one_without_a_key_is_called_without(transform: Callable[..., Any]) -> None:
     model = from_haiku(hk.without_apply_rng(transform(lambda x: hk.Linear(2)(x["a"]))))
     inputs = {"a": X, "b": X[:, 0]}
@@ -110,6 +112,7 @@ def test_batch_norm_takes_the_batch_where_no_averages_are_given() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, hk.transform_with_state])
+@pytest.mark.slow
 def test_averages_are_estimated_given_and_used_in_training_too(wrap: Callable[..., Any]) -> None:
     model = compiled(from_haiku(wrap(normed)))
     params = model.init(KEY, X)
@@ -131,6 +134,7 @@ def test_averages_are_estimated_given_and_used_in_training_too(wrap: Callable[..
     np.testing.assert_allclose(mean, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_state_that_outputs_depend_on_is_refused_unless_given() -> None:
     model = from_haiku(spectral)
     params = jax.jit(model.init)(KEY, X)
@@ -198,6 +202,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_the_meta_gradient_is_that_of_the_function_itself() -> None:
     def net(x: jax.Array, is_training: bool) -> jax.Array:
         x = jnp.tanh(hk.Linear(8)(x))
@@ -225,6 +230,7 @@ def test_the_meta_gradient_is_that_of_the_function_itself() -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_is_pure() -> None:
     model = from_haiku(normed)
     params = jax.jit(jax.vmap(model.init, (0, None)))(jax.random.split(KEY, 2), X)

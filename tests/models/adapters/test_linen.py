@@ -53,6 +53,7 @@ def _applied(model: Any, *args: Any) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_what_is_drawn_comes_from_the_key() -> None:
     module = _Net(norms=False)
     params = _variables(module, train=True)["params"]
@@ -84,6 +85,7 @@ def test_dropout_is_off_without_a_key_and_stays_off(said: bool | None) -> None:
     assert dropped == (said is not True)
 
 
+@pytest.mark.slow
 def test_attention_drops_with_a_key_alone() -> None:
     module = _Written(
         lambda self, x: nn.MultiHeadDotProductAttention(
@@ -205,6 +207,7 @@ def test_items_of_weight_0_are_left_out() -> None:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), without, whole)
 
 
+@pytest.mark.slow
 def test_a_query_of_weight_0_is_answered() -> None:
     module = nn.BatchNorm(use_running_average=False)
     model = from_linen(module)
@@ -318,6 +321,7 @@ def test_mistakes() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_the_meta_gradient_of_an_inner_loop_that_drops() -> None:
     module = _Net()
     params = _variables(module, train=True)["params"]
@@ -352,6 +356,7 @@ def test_the_meta_gradient_of_an_inner_loop_that_drops() -> None:
     assert np.abs(got["Dense_0"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_program_is_the_modules_own() -> None:
     module = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
     params = module.init(KEY, X)["params"]

@@ -61,6 +61,7 @@ def _applied(model: Any, *args: Any) -> np.ndarray:
     return np.asarray(jax.jit(model.apply)(*args))
 
 
+@pytest.mark.slow
 def test_what_is_drawn_comes_from_the_key() -> None:
     model = from_nnx(lambda rngs: _Net(rngs, norms=False))
     params = model.init(KEY, X)
@@ -279,6 +280,7 @@ def test_mistakes() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_the_meta_gradient_of_an_inner_loop_that_drops() -> None:
     model = from_nnx(lambda rngs: _Net(rngs))
     params = _moved(model.init(KEY, X))
@@ -313,6 +315,7 @@ def test_the_meta_gradient_of_an_inner_loop_that_drops() -> None:
     assert np.abs(got["first"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_many_models_at_once() -> None:
     model = from_nnx(lambda rngs: _Net(rngs))
     params = jax.vmap(lambda key: model.init(key, X))(jax.random.split(KEY, 2))
