@@ -257,11 +257,17 @@ def check_classes(
         )
 
 
+def in_brief(value: object) -> str:
+    """What it is, for a message: a module would print all its layers, a tree all its arrays."""
+    text = repr(value).split("\n")[0]
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def check_model(model: object, name: str) -> None:
     """Raises unless `model`, an argument called `name`, is a `Model`."""
     if not isinstance(model, Model):
         raise TypeError(
-            f"{name} is {model!r}; expected a metajax.Model: wrap a Flax module with "
+            f"{name} is {in_brief(model)}; expected a metajax.Model: wrap a Flax module with "
             "metajax.models.from_linen or metajax.models.from_nnx, one of Equinox or Haiku with "
             "from_equinox or from_haiku, and a pair of functions is metajax.Model(init, apply)"
         )
@@ -296,11 +302,16 @@ def check_parameters(expected: Params, params: Params) -> None:
             "'params' alone"
             + (f", and {rest} given to the adapter: from_linen(module, frozen=...)" if rest else "")
         )
+    hint = ""
+    if type(params).__module__.startswith("flax.nnx"):
+        hint = ": expected nnx.to_pure_dict(nnx.state(module, nnx.Param))"
     for path in sorted(want.keys() | got.keys()):
         if path not in got:
-            raise ValueError(f"the parameters lack {path or 'a leaf'}, which the model has")
+            raise ValueError(f"the parameters lack {path or 'a leaf'}, which the model has{hint}")
         if path not in want:
-            raise ValueError(f"the parameters hold {path or 'a leaf'}, which the model has not")
+            raise ValueError(
+                f"the parameters hold {path or 'a leaf'}, which the model has not{hint}"
+            )
         if want[path] != got[path]:
             raise ValueError(
                 f"the parameter {path or '(the only leaf)'} has shape {got[path]}; the model "

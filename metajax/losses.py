@@ -178,6 +178,11 @@ def as_scores(
       *names: that are the library's alone.
     """
     check_metric_names([*(metrics or {})], "loss", "query_loss", "grad_norm", *names)
+    if curves := [name for name in metrics or {} if name.endswith("_per_step")]:
+        raise ValueError(
+            f"metrics has the names {curves}; those that end in _per_step are the library's own, "
+            "of scores after every step: rename them"
+        )
     functions = {
         name: _averaged(score, f"the metric {name!r}", scalar=False)
         for name, score in {**own, **(metrics or {})}.items()
@@ -208,6 +213,13 @@ def _averaged(function: LossFn, what: str, *, scalar: bool) -> Score:
             raise ValueError(
                 f"{what} returned the shape {shape} for {items} items; expected a scalar, or one "
                 "value an item, [items, ...]"
+            )
+        given = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
+        if shape[:2] == (items, items) and not any(x[:2] == shape[:2] for x in given):
+            raise ValueError(
+                f"{what} returned the shape {shape} for {items} items, each against every other, "
+                f"of outputs and targets {', '.join(map(str, given))}; expected both of one shape: "
+                "targets[:, None], or outputs[:, 0] in the model"
             )
         return weighted_mean(value, weights)
 

@@ -33,7 +33,7 @@ def apply_queries(
       evaluation of Nichol et al. 2018, section 6.1).
     - `"support"`: support and queries in one batch in which the queries have weight 0, so that the
       statistics are the support's (not transductive; Meta-Dataset's evaluation of Proto-MAML). A
-      model whose items see each other whatever their weights are is applied as under `"single"`.
+      model that does not leave out items of weight 0 is applied as under `"single"`.
 
     Args:
       model: the model.
@@ -49,13 +49,10 @@ def apply_queries(
     """
     if batching == "separate" or support is None:
         return model.apply(params, queries, weights, key)
-    sharing = model.sharing(params, queries)
-    if sharing == "none":
-        return model.apply(params, queries, None, key)
     items = count(support.inputs)
     if batching == "joint":
         joined = joined_weights(support, weights, count(queries))
-    elif batching == "support" and sharing == "weighted":
+    elif batching == "support" and model.sharing(params, queries) == "weighted":
         joined = joined_weights(support, jnp.zeros(count(queries)), count(queries))
     else:
         return _one_by_one(model, params, queries, support, key)

@@ -1,8 +1,14 @@
 """How functions that people bring are called: by the names of their parameters. Imports nothing."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+
+_BIND = (
+    "Bind what is left, such as a flag, by functools.partial; modules of Flax, Equinox and Haiku "
+    "have adapters, see metajax.models"
+)
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -15,6 +21,8 @@ def called_by_name(
     what: str,
     positional: tuple[str, ...],
     optional: tuple[str, ...] = (),
+    *,
+    remedy: str = _BIND,
 ) -> Callable[..., Any]:
     """`function`, to be called with all of `optional`, of which it gets those that it names.
 
@@ -23,6 +31,7 @@ def called_by_name(
       what: its name in messages.
       positional: what it is given in order, whatever it calls them.
       optional: what it is given by keyword, where it has a parameter of that name.
+      remedy: the last sentence of the error.
 
     Returns:
       The function of all of `positional`, in order, and all of `optional`, by keyword.
@@ -44,9 +53,7 @@ def called_by_name(
         by_name = f", and {', '.join(optional)} where it has parameters of these names"
         raise TypeError(
             f"{what} has the parameters {signature}, and is called with ({', '.join(positional)})"
-            f"{by_name if optional else ''}: {error}. Bind what is left, such as a flag, by "
-            "functools.partial; modules of Flax, Equinox and Haiku have adapters, see "
-            "metajax.models"
+            f"{by_name if optional else ''}: {error}. {remedy}"
         ) from None
 
     def call(*args: Any, **options: Any) -> Any:
@@ -59,6 +66,10 @@ def _parameters(function: Any, what: str) -> dict[str, inspect.Parameter]:
     if not callable(function):
         raise TypeError(f"{what} is {function!r}; expected a function")
     try:
-        return dict(inspect.signature(function).parameters)
+        parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # Some functions written in C have none.
         return {}
+    while isinstance(function, functools.partial):  # What is bound is not to be given.
+        parameters = {name: p for name, p in parameters.items() if name not in function.keywords}
+        function = function.func
+    return parameters

@@ -79,6 +79,11 @@ def supervised(
         inputs, targets, weights = examples
         drawn = key if training else None
         outputs = apply_queries(model, params, inputs, weights, context, query_batching, drawn)
+        if classifies and not hasattr(outputs, "ndim"):
+            raise ValueError(
+                f"the model gave a {type(outputs).__name__}; expected the logits [items, ways] "
+                "alone: a module that returns no more, or a loss_fn of all that it returns"
+            )
         if ways is not None:
             _check_width(outputs, targets, ways)
         if classifies and outputs.ndim == 2:

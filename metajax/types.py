@@ -115,12 +115,18 @@ class Model:
             `metajax.models.estimate_statistics`. None is a model without them.
 
         Raises:
-          TypeError: a function cannot be called so.
+          TypeError: a function cannot be called so, or `sharing` is `"weighted"` and `apply` takes
+            no `weights`.
           ValueError: `sharing` is unknown.
         """
         self._apply = called_by_name(apply, "apply", ("params", "inputs"), ("weights", "key"))
         if sharing is None:
             sharing = "weighted" if takes(apply, "weights") else "none"
+        if sharing == "weighted" and not takes(apply, "weights"):
+            raise TypeError(
+                'sharing="weighted", but apply has no parameter weights; expected one, by which it '
+                'leaves out items of weight 0, or sharing="batch"'
+            )
         if not callable(sharing) and sharing not in ("none", "weighted", "batch"):
             raise ValueError(f'sharing={sharing!r}; expected "none", "weighted" or "batch"')
         self._sharing: Sharing | Callable[[Params, Inputs], Sharing] = sharing
@@ -151,7 +157,17 @@ class Model:
                 "the items have weights, and the model's items see each other whatever those are; "
                 "expected episodes without padding, or a model whose apply takes weights"
             )
-        outputs = self._apply(params, inputs, weights=weights, key=key)
+        try:
+            outputs = self._apply(params, inputs, weights=weights, key=key)
+        except Exception as error:
+            said = [str(error), *getattr(error, "__notes__", ())]
+            if not any("expected" in text.lower() for text in said):  # As the library's errors say.
+                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
+                error.add_note(
+                    f"The model was applied to inputs of shape {shapes}; expected [items, ...]. Is "
+                    "it one item without an axis of items, inputs[None]?"
+                )
+            raise
         items = {leaf.shape[0] for leaf in jax.tree.leaves(inputs)}
         for leaf in jax.tree.leaves(outputs):
             if jnp.shape(leaf)[:1] not in {(count,) for count in items}:

@@ -126,6 +126,14 @@ def test_one_item_without_its_axis_is_named() -> None:
         learner().predict(params, task, X[0])
 
 
+def test_the_error_of_a_network_is_noted_with_what_it_was_given() -> None:
+    params = linear().init(KEY, X)
+    with pytest.raises(TypeError, match="dot_general") as raised:
+        linear().apply(params, X[:, :2])
+    note = "The model was applied to inputs of shape (6, 2); expected [items, ...]."
+    assert sum(noted.startswith(note) for noted in raised.value.__notes__) == 1
+
+
 def test_one_item_of_as_many_numbers_as_there_are_ways_is_named() -> None:
     """Its outputs look like those of items, until there are more of them."""
     params = jnp.ones((3, 3))

@@ -127,3 +127,16 @@ def test_an_objective_is_told_of_training_where_it_asks() -> None:
         assert objective.loss(*given, training=True)[0] == seen
     with pytest.raises(TypeError, match=r"loss has the parameters \(x, y\), and is called with"):
         mj.Objective(start, lambda x, y: 0, lambda params, inputs, kept: inputs)
+
+
+def test_what_is_bound_by_name_stays_bound() -> None:
+    model = mj.Model(start, functools.partial(with_weights, weights=jnp.full(2, 3.0)))
+    params = model.init(KEY, INPUTS)
+    outputs = model.apply(params, INPUTS, jnp.full(4, 0.5))
+    assert jnp.allclose(outputs, INPUTS @ params["w"] * 6.0)
+    assert model.sharing(params, INPUTS) == "none"
+
+
+def test_sharing_by_weights_takes_weights() -> None:
+    with pytest.raises(TypeError, match="but apply has no parameter weights; expected one"):
+        mj.Model(start, lambda params, x: x @ params["w"], sharing="weighted")

@@ -60,7 +60,7 @@ ALLOWED = {
         "metric",
         "metric_learners",
     },
-    "models": {"types", "signatures", "checks", "chains", "keys", "metric"},
+    "models": {"types", "signatures", "checks", "chains", "keys", "metric", "user_warnings"},
     "streaming": {"types", "checks"},
     "data": {"types", "checks", "keys", "streaming", "user_warnings"},
     "meta_gradients": {"types", "checks"},

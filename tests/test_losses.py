@@ -72,6 +72,24 @@ def test_what_a_loss_cannot_be(loss_fn: Callable, error: type, message: str) -> 
         as_loss(loss_fn)(*case(weighted=True))
 
 
+def test_outputs_and_targets_that_are_broadcast() -> None:
+    """A column less a row is a square, whose mean would look like a loss."""
+    column, row = jnp.ones((5, 1)), jnp.ones(5)
+    with jax.numpy_rank_promotion("allow"):
+        loss = as_loss(lambda outputs, targets: (outputs - targets) ** 2)
+        with pytest.raises(ValueError, match=r"\(5, 5\) for 5 items, each against every other, of"):
+            loss(column, row, None)
+    assert loss(jnp.ones((5, 5)), jnp.zeros((5, 5)), None) == 1
+
+
+@pytest.mark.parametrize("loss_fn", [mj.cross_entropy, INTEGER_LABELS])
+def test_a_model_that_gives_more_than_logits(loss_fn: Callable) -> None:
+    pair = mj.Model(lambda key: jnp.ones((3, 2)), lambda params, x: (x @ params, x))
+    items = mj.Examples(jnp.ones((2, 3)), jnp.arange(2))
+    with pytest.raises(ValueError, match=r"the model gave a tuple; expected the logits \[items"):
+        mj.supervised(pair, loss_fn).loss(jnp.ones((3, 2)), items, None, None)
+
+
 def test_weighted_mean() -> None:
     values, weights = jnp.array([[1.0, 3.0], [jnp.nan, 0.0]]), jnp.array([2.0, 0.0])
     assert mj.weighted_mean(values, weights) == 2.0

@@ -111,6 +111,35 @@ def test_where_items_share_nothing_no_support_set_is_kept() -> None:
         assert (adapted.kept if learner is gradient else adapted.support) is None
 
 
+def test_only_what_could_show_it_is_a_proof() -> None:
+    learner = mj.maml(by_hand(), **SGD)
+    params, task = start(learner)
+    adapted = learner.adapt(params, task.support)
+    images = task.query.inputs[:4]
+    learner.predict(params, adapted, jnp.zeros_like(images))
+    with pytest.raises(ValueError, match="depend on what is asked with it"):
+        learner.predict(params, adapted, images)
+
+
+def test_a_model_whose_items_see_the_earlier_ones() -> None:
+    model = mj.Model(by_hand().init, lambda w, x: jnp.cumsum(x.reshape(x.shape[0], -1), 0) @ w)
+    learner = mj.maml(model, **SGD)
+    params, task = start(learner)
+    adapted = learner.adapt(params, task.support)
+    with pytest.raises(ValueError, match="depend on what is asked with it"):
+        learner.predict(params, adapted, task.query.inputs[:4])
+
+
+@pytest.mark.parametrize("batching", ["single", "support"])
+def test_a_loss_of_single_queries_is_so_of_models_that_say_nothing(batching: Any) -> None:
+    learner = mj.maml(by_hand(), **SGD, query_batching=batching)
+    params, task = start(learner)
+    loss = jax.jit(learner.loss)
+    others = task._replace(query=task.query._replace(inputs=task.query.inputs.at[1:].mul(7.0)))
+    first, again = (loss(params, given)[1].outputs[0] for given in (task, others))
+    oracles.assert_close(first, again, 1e-5)
+
+
 @pytest.mark.parametrize("queries", [1, 3])
 def test_a_model_that_does_not_say_that_its_items_see_each_other(queries: int) -> None:
     learner = mj.maml(by_hand(), **SGD)

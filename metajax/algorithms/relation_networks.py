@@ -20,7 +20,7 @@ from metajax.checks import check_model
 from metajax.losses import match_error
 from metajax.metric import class_sums
 from metajax.metric_learners import metric_learner
-from metajax.query_batching import Batching, apply_queries, kept_support
+from metajax.query_batching import Batching, apply_queries
 from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Params, Sharing
 
 
@@ -36,11 +36,11 @@ class RelationReading(NamedTuple):
 
     Attributes:
       sums: `[ways, ..., channels]` of the embeddings.
-      support: the embeddings with their weights, where pairs share statistics; else None.
+      support: the embeddings with their weights, for pairs that share statistics.
     """
 
     sums: Array
-    support: Examples | None
+    support: Examples
 
 
 def relation_network(
@@ -106,11 +106,13 @@ def relation_network(
             [jnp.broadcast_to(sums[None], shape), jnp.broadcast_to(embeddings[:, None], shape)],
             axis=-1,
         )
+        pairs = pairs.reshape(-1, *pairs.shape[2:])
         counted = jnp.ones(items, bool) if weights is None else weights > 0
-        pair_weights = (counted[:, None] & present[None]).astype(embeddings.dtype)
-        scores = relation.apply(
-            params, pairs.reshape(-1, *pairs.shape[2:]), pair_weights.reshape(-1), key
-        )
+        pair_weights = (counted[:, None] & present[None]).astype(embeddings.dtype).reshape(-1)
+        whole = weights is None and relation.sharing(params, pairs) == "batch"
+        scores = relation.apply(params, pairs, None if whole else pair_weights, key)
+        if whole:  # It would take the pairs of absent classes for others.
+            scores = jnp.where(present.all(), scores, jnp.nan)
         if scores.shape != (items * ways, 1):
             raise ValueError(
                 f"the relation module gave outputs of shape {scores.shape} for {items * ways} "
@@ -126,11 +128,9 @@ def relation_network(
     def read(
         params: RelationParams, embeddings: Array, support: Examples, present: Array
     ) -> RelationReading:
-        ways = present.shape[0]
-        sums, _ = class_sums(embeddings, support.targets, ways, support.weights)
-        embedded = Examples(embeddings, None, support.weights)
-        kept = kept_support(module, (params.relation, sums, present), embedded)
-        return RelationReading(sums, kept)
+        del params
+        sums, _ = class_sums(embeddings, support.targets, present.shape[0], support.weights)
+        return RelationReading(sums, Examples(embeddings, None, support.weights))
 
     def compare(
         params: RelationParams,
@@ -141,8 +141,11 @@ def relation_network(
         batching: Batching,
         key: Key | None,
     ) -> Array:
-        given = (params.relation, reading.sums, present)
-        return apply_queries(module, given, queries, weights, reading.support, batching, key)
+        sums, support = reading
+        given = (params.relation, sums, present)
+        alone = batching == "support" and module.sharing(given, queries) == "none"
+        context = None if alone else support
+        return apply_queries(module, given, queries, weights, context, batching, key)
 
     return metric_learner(
         init=init,

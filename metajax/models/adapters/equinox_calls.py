@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from metajax.checks import in_brief
 from metajax.models.adapters.equinox_layers import batch_axis, state_indices, switched
 from metajax.models.adapters.equinox_modules import Parts
 from metajax.models.adapters.modes import mode_flags
@@ -59,8 +60,8 @@ def over_items(parts: Parts) -> OverItems:
         made = module(item, state=state, **options) if by_name else module(item, state, **options)
         if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], eqx.nn.State)):
             raise TypeError(
-                f"{name} keeps state and returned {made!r}; expected (outputs, state), the state "
-                "as its layers left it"
+                f"{name} keeps state and returned {in_brief(made)}; expected (outputs, "
+                "state), the state as its layers left it"
             )
         return made
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.checks import in_brief
 from metajax.models.adapters.equinox_layers import state_indices
 from metajax.signatures import takes
 from metajax.types import Key, Params, State
@@ -34,7 +35,7 @@ def take_apart(module: Any) -> Parts:
     if not isinstance(module, eqx.Module):
         if not callable(module):
             raise TypeError(
-                f"module is {module!r}; expected an eqx.Module, or a function key -> module"
+                f"module is {in_brief(module)}; expected an eqx.Module, or a function key -> module"
             )
         return _of_builder(module)
     if any(jax.tree.leaves(index.init) for index in state_indices(module)):
@@ -56,7 +57,7 @@ def _of_builder(builder: Callable[..., Any]) -> Parts:
         module, state = made if isinstance(made, tuple) else (made, None)
         if not isinstance(module, eqx.Module):
             raise TypeError(
-                f"module built {made!r}; expected an eqx.Module, or (module, state) as "
+                f"module built {in_brief(made)}; expected an eqx.Module, or (module, state) as "
                 "eqx.nn.make_with_state builds it"
             )
         if state is not None:
@@ -122,7 +123,7 @@ def check_state(static: Any, frozen: Any, initial: State | None) -> None:
         return
     if not isinstance(frozen, eqx.nn.State):
         raise TypeError(
-            f"frozen is {frozen!r}; expected an eqx.nn.State, such as the second of what "
+            f"frozen is {in_brief(frozen)}; expected an eqx.nn.State, such as the second of what "
             "eqx.nn.make_with_state builds"
         )
     if not stateful:

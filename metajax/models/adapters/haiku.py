@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax.checks import in_brief
 from metajax.models.adapters.given_state import depends_on
 from metajax.models.adapters.haiku_calls import calls
 from metajax.models.adapters.refusals import not_given, refuse_padding, updating
@@ -43,7 +44,8 @@ def from_haiku(function: Callable[..., Any] | Any, *, frozen: Any = None) -> Mod
         ) from error
     if frozen is not None and not isinstance(frozen, Mapping):
         raise TypeError(
-            f"frozen is {frozen!r}; expected the state of hk.transform_with_state, a dictionary"
+            f"frozen is {in_brief(frozen)}; expected the state of hk.transform_with_state, "
+            "a dictionary"
         )
     given = frozen is not None
     haiku_function = calls(function)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from metajax.checks import in_brief
 from metajax.models.adapters.modes import mode_flags
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Inputs, Key, Outputs, Params, State
@@ -39,9 +40,9 @@ def calls(function: Any) -> Calls:
     transformed = isinstance(function, hk.Transformed | hk.TransformedWithState)
     if not transformed and (isinstance(function, tuple | hk.Module) or not callable(function)):
         raise TypeError(
-            f"function is {function!r}; expected a function that makes Haiku modules and calls "
-            "them, such as lambda inputs: hk.nets.MLP([32, 5])(inputs), or what hk.transform or "
-            "hk.transform_with_state makes of one"
+            f"function is {in_brief(function)}; expected a function that makes Haiku modules and "
+            "calls them, such as lambda inputs: hk.nets.MLP([32, 5])(inputs), or what hk.transform "
+            "or hk.transform_with_state makes of one"
         )
     pure: Any = function if transformed else hk.transform_with_state(function)
     stateful = isinstance(pure, hk.TransformedWithState)

@@ -94,7 +94,7 @@ def _call(
     parameter = arguments.signature.parameters.get(name)
     if parameter is not None and parameter.default is inspect.Parameter.empty:
         arguments.arguments[name] = value  # A subclass's own.
-    changed = {name: value}
+    changed: dict[str, bool | None] = {name: value}
     if name == "use_running_average":
         changed["axis_name"] = None  # The items of a task are on one device.
     own = {name: getattr(module, name) for name in changed}

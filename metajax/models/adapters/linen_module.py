@@ -10,8 +10,9 @@ from flax.core import DenyList, unfreeze
 from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from metajax.checks import in_brief
 from metajax.models.adapters.linen_interception import Modes, Path, interceptor
-from metajax.models.adapters.modes import mode_flags
+from metajax.models.adapters.modes import check_call, mode_flags
 from metajax.models.adapters.refusals import check_given, nothing_drawn_from
 from metajax.signatures import takes
 from metajax.types import Array, Inputs, Key, Outputs, Params, State
@@ -116,9 +117,10 @@ def linen_module(module: object, frozen: Mapping[str, Any] | None) -> LinenModul
         elif isinstance(module, nnx.Module):
             remedy = "; modules of Flax NNX go to metajax.models.from_nnx"
         raise TypeError(
-            f"module is {module!r}; expected an instance of flax.linen.Module with a "
+            f"module is {in_brief(module)}; expected an instance of flax.linen.Module with a "
             f"__call__{remedy}"
         )
+    check_call(module, "weights")
     if frozen is not None and not isinstance(frozen, Mapping):
         raise TypeError(
             f'frozen is {type(frozen).__name__}; expected a dict of collections, {{"batch_stats": '

@@ -1,5 +1,6 @@
 """The model of a Flax NNX module."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -55,6 +56,8 @@ def from_nnx(
       TypeError: `module` is neither, or `frozen` no state.
       ValueError: `frozen` holds what the module does not keep, or parameters.
     """
+    if isinstance(module, type) and issubclass(module, nnx.Module):
+        module = functools.partial(_made, module)
     pure = nnx_module(module, frozen)
     own = nnx.to_pure_dict(nnx.state(module, nnx.Param)) if isinstance(module, nnx.Module) else None
 
@@ -84,7 +87,7 @@ def from_nnx(
     def init(key: Key, inputs: Inputs) -> Params:
         del inputs
         if own is not None:
-            return own
+            return jax.tree.map(jnp.array, own)  # Whoever donates them keeps the module.
         return nnx.to_pure_dict(nnx.state(cast(Any, module)(nnx.Rngs(key)), nnx.Param))
 
     def apply(
@@ -109,3 +112,8 @@ def from_nnx(
 
     shared = pure.weighted or pure.normalised
     return Model(init, apply, sharing="weighted" if shared else "none", statistics=statistics)
+
+
+def _made(kind: Any, rngs: nnx.Rngs) -> nnx.Module:
+    """A module of a class that takes streams of random numbers alone, by keyword as they do."""
+    return kind(rngs=rngs)

@@ -72,7 +72,11 @@ def set_modes(
 
 @functools.cache
 def _told(kind: type[nnx.BatchNorm], running: bool | None) -> type[nnx.BatchNorm]:
-    """The subclass that uses its running averages, the batch, or what it is asked for (None)."""
+    """The subclass that uses its running averages, the batch, or what it is asked for (None).
+
+    It comes between a class of the user's and `nnx.BatchNorm`, so that a `__call__` of theirs is
+    called as it is.
+    """
 
     def call(self: Any, x: Any, use_running_average: bool | None = None, **options: Any) -> Any:
         held = getattr(self, "weights_of_call", None)
@@ -85,7 +89,9 @@ def _told(kind: type[nnx.BatchNorm], running: bool | None) -> type[nnx.BatchNorm
             if wide != average.dtype:
                 setattr(self, name, average.replace(average[...].astype(wide)))
         said = use_running_average if running is None else running
-        return kind.__call__(self, x, use_running_average=said, **options)
+        return nnx.BatchNorm.__call__(self, x, use_running_average=said, **options)
 
     metaclass: Any = type(kind)
-    return metaclass(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    names = {"__module__": kind.__module__}
+    told = metaclass(kind.__name__, (nnx.BatchNorm,), {"__call__": call, **names})
+    return told if kind is nnx.BatchNorm else metaclass(kind.__name__, (kind, told), names)

@@ -5,12 +5,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from metajax.checks import in_brief
+from metajax.models.adapters.modes import check_call
 from metajax.models.adapters.nnx_modes import Path, named, norms
 from metajax.models.adapters.nnx_module import NNXModule, arrays, with_values
 from metajax.models.adapters.refusals import check_given
+from metajax.user_warnings import warn_user
 
 
 def nnx_module(module: Any, frozen: Any) -> NNXModule:
@@ -18,6 +22,7 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
     given = _given(frozen)
     built = isinstance(module, nnx.Module)
     whole = module if built else _build(module)
+    check_call(whole, "weights", "rngs")
     graph, params, rngs, rest = nnx.split(whole, nnx.Param, nnx.RngState, ...)
     own = arrays(rest)
     paths = {named(path): path for path in own}
@@ -39,6 +44,7 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
             averaged.add(path)
         elif built:
             missing |= averages
+            _warn_of_unused(path, norm)
     if not built:
         flat = nnx.to_flat_state(rest)
         missing = {named(path) for path, x in flat if isinstance(x, nnx.Variable)}
@@ -57,18 +63,29 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
     )
 
 
+def _warn_of_unused(path: Path, norm: nnx.BatchNorm) -> None:
+    """Warns of running averages that have been trained, of a module in training mode."""
+    mean, variance = (np.asarray(average[...]) for average in (norm.mean, norm.var))
+    if (mean != 0).any() or (variance != 1).any():
+        warn_user(
+            f"the batch norm {'/'.join(path)} of the module holds trained running averages and is "
+            "in training mode, so that it will use the batch in their place; module.eval() before "
+            "from_nnx(module) uses them"
+        )
+
+
 def _build(build: Any) -> nnx.Module:
     if isinstance(build, nn.Module) or not callable(build):
         remedy = "; modules of linen go to from_linen" if isinstance(build, nn.Module) else ""
         raise TypeError(
-            f"module is {build!r}; expected an nnx.Module or a function from nnx.Rngs to one, "
-            f"lambda rngs: MyModule(rngs=rngs){remedy}"
+            f"module is {in_brief(build)}; expected an nnx.Module or a function from nnx.Rngs to "
+            f"one, lambda rngs: MyModule(rngs=rngs){remedy}"
         )
     with jax.ensure_compile_time_eval():
         module = build(nnx.Rngs(0))
     if not isinstance(module, nnx.Module):
         raise TypeError(
-            f"the function made {module!r}; expected an nnx.Module, "
+            f"the function made {in_brief(module)}; expected an nnx.Module, "
             "lambda rngs: MyModule(rngs=rngs)"
         )
     return module

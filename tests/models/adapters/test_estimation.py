@@ -64,7 +64,10 @@ MODELS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "nnx" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def test_the_averages_of_training(name: str) -> None:
     make, first, averages = MODELS[name]
     model = make()

@@ -393,3 +393,60 @@ def test_a_module_that_compiles_itself() -> None:
         weights = jnp.zeros(6).at[rows].set(1)
         weighted = model.apply(params, X, weights)[rows]
         np.testing.assert_allclose(weighted, model.apply(params, X[rows]), rtol=1e-4, atol=1e-5)
+
+
+class _ScaledDropout(nn.Dropout):
+    @nn.compact
+    def __call__(self, x: Any, scale: float, deterministic: bool) -> Any:  # pyright: ignore
+        return super().__call__(x * scale, deterministic)
+
+
+class _GainedNorm(nn.BatchNorm):
+    @nn.compact
+    def __call__(self, x: Any, gain: float) -> Any:  # pyright: ignore
+        return gain * super().__call__(x)
+
+
+def test_subclasses_with_calls_of_their_own() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            x = _GainedNorm(use_running_average=not train, axis_name="devices")(x, 2.0)
+            return _ScaledDropout(0.5)(x, 3.0, not train)
+
+    model = from_linen(Net())
+    params = model.init(KEY, X)
+    still = model.apply(params, X)
+    expected = 6 * (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
+    np.testing.assert_allclose(still, expected, rtol=1e-4, atol=1e-4)
+    weights = jnp.array([1.0, 1, 1, 1, 0, 0])
+    assert model.sharing(params, X) == "weighted"
+    fewer = model.apply(params, X, weights)[:4]
+    np.testing.assert_allclose(fewer, model.apply(params, X[:4]), rtol=1e-5, atol=1e-5)
+    dropped = model.apply(params, X, None, KEY)
+    np.testing.assert_allclose(dropped[dropped != 0], 2 * still[dropped != 0], rtol=1e-5)
+    assert (np.asarray(dropped) == 0).any()
+
+
+@pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated")
+def test_self_attention_takes_its_mask() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            mask = nn.make_attention_mask(x[..., 0] > 0, x[..., 0] > 0)
+            return nn.SelfAttention(1, dropout_rate=0.5, deterministic=not train)(x, mask)
+
+    module, x = Net(), X[None]
+    model = from_linen(module)
+    params = model.init(KEY, x)
+    expected = module.apply({"params": params}, x, train=False)
+    np.testing.assert_allclose(model.apply(params, x), expected, rtol=1e-6)
+
+
+def test_what_the_call_lacks_is_named() -> None:
+    class Two(nn.Module):
+        def __call__(self, ids: Any, mask: Any) -> Any:
+            return ids * mask
+
+    with pytest.raises(TypeError, match=r"the __call__ of Two .*'mask'. Expected a module of one"):
+        from_linen(Two())

@@ -245,7 +245,8 @@ def test_a_module_already_built() -> None:
     module.train()
     for _ in range(3):
         module(jnp.asarray(X))
-    model = from_nnx(module)
+    with pytest.warns(RuntimeWarning, match=r"norm of the module holds trained .*module.eval\(\)"):
+        model = from_nnx(module)
     params = model.init(jax.random.key(5), X)
     np.testing.assert_array_equal(params["first"]["kernel"], module.first.kernel[...])
     assert model.sharing(params, X) == "weighted"
@@ -261,6 +262,42 @@ def test_a_module_already_built() -> None:
     assert type(module.norm) is nnx.BatchNorm
     assert module.drop.deterministic
     assert module.drop.rate == 0.5
+
+
+class _GainedNorm(nnx.BatchNorm):
+    def __call__(self, x: Any, training: bool = False) -> Any:  # pyright: ignore
+        return 2.0 * super().__call__(x, use_running_average=not training)
+
+
+def test_a_norm_with_a_call_of_its_own() -> None:
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.norm = _GainedNorm(3, rngs=rngs)
+
+        def __call__(self, x: Any, train: bool) -> Any:
+            return self.norm(x, training=train)
+
+    model = from_nnx(Net)
+    params, x = model.init(KEY, X), jnp.asarray(X)
+    expected = 2 * (x - x.mean(0)[None]) / jnp.sqrt(x.var(0) + 1e-5)[None]
+    np.testing.assert_allclose(model.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+    weights = jnp.array([1.0, 1, 1, 1, 0, 0])
+    fewer = model.apply(params, x, weights)[:4]
+    np.testing.assert_allclose(fewer, model.apply(params, x[:4]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_that_takes_rngs_alone_builds_itself() -> None:
+    made, by_hand = from_nnx(_Net), from_nnx(lambda rngs: _Net(rngs))  # pyright: ignore
+    jax.tree.map(np.testing.assert_array_equal, made.init(KEY, X), by_hand.init(KEY, X))
+
+
+def test_what_the_call_lacks_is_named() -> None:
+    class Two(nnx.Module):
+        def __call__(self, ids: Any, mask: Any) -> Any:
+            return ids * mask
+
+    with pytest.raises(TypeError, match=r"the __call__ of Two .*'mask'. Expected a module of one"):
+        from_nnx(Two())
 
 
 def test_mistakes() -> None:
