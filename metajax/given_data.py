@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_episode, check_examples
+from metajax.checks import check_episode, check_examples, in_brief
 from metajax.types import Episode, Examples
 
 
@@ -31,8 +31,8 @@ def as_arrays(tree: Any, name: str, *, lists: bool = False) -> Any:
             place = jax.tree_util.keystr(path, simple=True, separator="/")
             at = f"{name} at {place!r}" if place else name
             raise TypeError(
-                f"{at} is {leaf!r}; expected arrays alone: a module of Equinox becomes a model by "
-                "metajax.models.from_equinox, which takes the rest out"
+                f"{at} is {in_brief(leaf)}; expected arrays alone: a module of Equinox becomes a "
+                "model by metajax.models.from_equinox, which takes the rest out"
             ) from error
 
     return jax.tree_util.tree_map_with_path(

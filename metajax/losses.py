@@ -168,16 +168,19 @@ def as_loss(loss_fn: LossFn) -> Score:
 
 
 def as_scores(
-    metrics: Mapping[str, LossFn] | None, own: Mapping[str, LossFn], *names: str
+    metrics: Mapping[str, LossFn] | None, own: Mapping[str, LossFn]
 ) -> Callable[[Outputs, Targets, Array | None], dict[str, Array]]:
     """All scores of a set, each a function like a loss, as one function to their values.
 
     Args:
       metrics: the user's, or None.
       own: the library's beside them; the user's win where names are the same.
-      *names: that are the library's alone.
+
+    Raises:
+      TypeError: one is no function, or cannot be called so.
+      ValueError: a metric has a name of the library's own.
     """
-    check_metric_names([*(metrics or {})], "loss", "query_loss", "grad_norm", *names)
+    check_metric_names([*(metrics or {})], "loss", "query_loss", "grad_norm")
     if curves := [name for name in metrics or {} if name.endswith("_per_step")]:
         raise ValueError(
             f"metrics has the names {curves}; those that end in _per_step are the library's own, "

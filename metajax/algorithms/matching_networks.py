@@ -40,7 +40,13 @@ class MatchingParams(NamedTuple):
 
 
 class MatchingReading(NamedTuple):
-    """What is read off a support set: it itself, embedded."""
+    """What is read off a support set: it itself, embedded.
+
+    Attributes:
+      embeddings: `[items, features]`, with full context where there is one.
+      targets: `[items]` integer labels.
+      weights: `[items]` or None.
+    """
 
     embeddings: Array
     targets: Array

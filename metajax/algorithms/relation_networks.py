@@ -36,7 +36,8 @@ class RelationReading(NamedTuple):
 
     Attributes:
       sums: `[ways, ..., channels]` of the embeddings.
-      support: the embeddings with their weights, for pairs that share statistics.
+      support: the embeddings `[items, ..., channels]` with their weights, for pairs that share
+        statistics.
     """
 
     sums: Array
@@ -121,7 +122,8 @@ def relation_network(
         return jax.nn.sigmoid(scores.reshape(items, ways))
 
     def sharing(given: tuple[Params, Array, Array], embeddings: Array) -> Sharing:
-        return relation.sharing(given[0], jnp.concatenate([embeddings, embeddings], axis=-1))
+        pairs = jax.eval_shape(lambda x: jnp.concatenate([x, x], axis=-1), embeddings)
+        return relation.sharing(given[0], pairs)
 
     module = Model(relation.init, compare_pairs, sharing=sharing)
 

@@ -37,6 +37,7 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
     given = {path: value for path, value in given.items() if path not in streams}
     check_given(given, {name: own[path] for name, path in paths.items()})
     averaged: set[Path] = set()
+    unused: list[Path] = []
     missing: set[Path] = set()
     for path, norm in norms(whole):
         averages = {(*path, "mean"), (*path, "var")}
@@ -44,7 +45,13 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
             averaged.add(path)
         elif built:
             missing |= averages
-            _warn_of_unused(path, norm)
+            unused += [path] if _is_trained(norm) else []
+    if unused:
+        warn_user(
+            f"the batch norm {'/'.join(unused[0])} of the module, and {len(unused) - 1} more, hold "
+            "trained running averages and are in training mode, so that they will use the batch in "
+            "their place; module.eval() before from_nnx(module) uses them"
+        )
     if not built:
         flat = nnx.to_flat_state(rest)
         missing = {named(path) for path, x in flat if isinstance(x, nnx.Variable)}
@@ -63,15 +70,10 @@ def nnx_module(module: Any, frozen: Any) -> NNXModule:
     )
 
 
-def _warn_of_unused(path: Path, norm: nnx.BatchNorm) -> None:
-    """Warns of running averages that have been trained, of a module in training mode."""
+def _is_trained(norm: nnx.BatchNorm) -> bool:
+    """Whether its running averages are others than they begin as."""
     mean, variance = (np.asarray(average[...]) for average in (norm.mean, norm.var))
-    if (mean != 0).any() or (variance != 1).any():
-        warn_user(
-            f"the batch norm {'/'.join(path)} of the module holds trained running averages and is "
-            "in training mode, so that it will use the batch in their place; module.eval() before "
-            "from_nnx(module) uses them"
-        )
+    return bool((mean != 0).any() or (variance != 1).any())
 
 
 def _build(build: Any) -> nnx.Module:

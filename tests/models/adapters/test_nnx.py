@@ -245,7 +245,9 @@ def test_a_module_already_built() -> None:
     module.train()
     for _ in range(3):
         module(jnp.asarray(X))
-    with pytest.warns(RuntimeWarning, match=r"norm of the module holds trained .*module.eval\(\)"):
+    with pytest.warns(
+        RuntimeWarning, match=r"norm of the module, and 0 more, hold trained .*module.eval\(\)"
+    ):
         model = from_nnx(module)
     params = model.init(jax.random.key(5), X)
     np.testing.assert_array_equal(params["first"]["kernel"], module.first.kernel[...])
