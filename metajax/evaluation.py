@@ -10,8 +10,9 @@ import numpy as np
 from metajax.checks import check_integers
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
+from metajax.sample_checks import check_sample
 from metajax.streaming import HostSample, keys_on_host, run_ahead
-from metajax.training_program import as_pytree, check_sample
+from metajax.training_feed import as_pytree
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
 
 

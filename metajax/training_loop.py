@@ -1,12 +1,11 @@
 """The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
 import contextlib
-import itertools
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +19,19 @@ from metajax.checks import check_integers, check_optional_integers
 from metajax.parallel.placement import (
     TASKS,
     place_state,
-    replicate,
     task_devices,
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
-from metajax.streaming import HostSample
-from metajax.training_program import (
-    NonFinite,
-    Sample,
-    as_pytree,
-    check_sample,
-    dispatch_length,
-    dispatch_program,
-    fetched_dispatches,
-)
+from metajax.sample_checks import check_sample
+from metajax.training_feed import Sample, dispatches
+from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
+from metajax.training_records import record_of, warn_of_non_finite
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner, Params
-from metajax.user_warnings import warn_user
+
+Stopped = Literal["finished", "interrupted", "terminated", "non-finite"]
 
 
 class TrainResult(NamedTuple):
@@ -55,7 +48,7 @@ class TrainResult(NamedTuple):
     """
 
     state: TrainState
-    stopped: Literal["finished", "interrupted", "terminated", "non-finite"]
+    stopped: Stopped
     history: list[Record]
     compile_seconds: float
     run_seconds: float
@@ -170,25 +163,21 @@ def train(
         check_step(step, state, sample(jax.random.key(0)), tasks=meta_batch, mesh=mesh)
     if checkpoints is not None:
         checkpoints.begin(state)
-    program = dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
-    compiled: dict[int, Callable[..., Any]] = {}
+    run = CompiledDispatches(
+        dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
+    )
     history: list[Record] = []
-    stopped: Literal["finished", "interrupted", "terminated", "non-finite"] = "finished"
-    compile_seconds = run_seconds = 0.0
+    stopped: Stopped = "finished"
+    run_seconds = 0.0
     done = began = int(state.step)
     speaks = jax.process_index() == 0
-    if isinstance(sample, HostSample):
-        feed = fetched_dispatches(
-            sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
-        )
-    else:
-        data = as_pytree(sample)
-        feed = itertools.repeat(data if mesh is None else replicate(data, mesh))
+    feed = dispatches(
+        sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
+    )
     report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
-        if isinstance(feed, Generator):
-            stack.enter_context(contextlib.closing(feed))
+        stack.enter_context(contextlib.closing(feed))
         metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
         signals = stack.enter_context(StopSignal())
         if checkpoints is not None:
@@ -196,26 +185,22 @@ def train(
                 lambda error, *_: _save_last(checkpoints, state, began, failed=error is not None)
             )
         while done < iterations:
-            length = dispatch_length(done, iterations, dispatch)
             started = time.perf_counter()
-            data = next(feed)
+            each = next(feed)
             waited = time.perf_counter() - started
-            if length not in compiled:
-                started = time.perf_counter()
-                compiled[length] = program.lower(state, data, length).compile()
-                compile_seconds += time.perf_counter() - started
+            run.prepare(state, each)
             started = time.perf_counter() - waited
-            state, metrics = jax.block_until_ready(compiled[length](state, data))
+            state, metrics = run(state, each)
             seconds = time.perf_counter() - started
             run_seconds += seconds
             finite = np.asarray(metrics["finite"])
             if not finite.all():
-                _warn_of_non_finite(done, finite, state, non_finite)
+                warn_of_non_finite(done, finite, state, non_finite)
                 if non_finite == "stop" or not finite.any():
                     stopped = "non-finite"
                     break
-            done += length
-            record = _record(done, run_seconds, length * meta_batch / seconds, metrics)
+            done += each.length
+            record = record_of(done, run_seconds, each.length * meta_batch / seconds, metrics)
             due = checkpoints is not None and checkpoints.due(done)
             if validate is not None and (due or done == iterations):
                 record["validation"] = float(validate(state.params))
@@ -223,7 +208,7 @@ def train(
                 checkpoints.save(state, score=record.get("validation"))
             history.append(record)
             metrics_lines.append(record)
-            report.update(record, length)
+            report.update(record, each.length)
             if on_dispatch is not None:
                 on_dispatch(state, record)
             if largest_of_processes(signals.received) and done < iterations:
@@ -231,7 +216,7 @@ def train(
                 break
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
-    return TrainResult(state, stopped, history, compile_seconds, run_seconds)
+    return TrainResult(state, stopped, history, run.seconds, run_seconds)
 
 
 def _step_of(
@@ -281,40 +266,3 @@ def _save_last(checkpoints: Checkpoints, state: TrainState, began: int, *, faile
         return  # The processes save together, and the others may know of no exception.
     checkpoints.save(state)
     checkpoints.wait()
-
-
-def _warn_of_non_finite(
-    done: int, finite: np.ndarray, state: TrainState, non_finite: NonFinite
-) -> None:
-    bad = (done + np.flatnonzero(~finite)).tolist()
-    what = "the meta-loss, its gradient or the update was not finite at step "
-    if non_finite == "stop":
-        what += f"{bad[0]}; stopped, keeping the parameters of step {int(state.step)}"
-    else:
-        named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        what += f"{named}; went on without {len(bad)} of {len(finite)} updates"
-        if len(bad) == len(finite):
-            what += ", and stopped, since none was left"
-    warn_user(
-        f"{what}. A smaller inner or outer rate, or clipping, may help. An inner optax.adam or its "
-        "kin needs eps_root=1e-8"
-    )
-
-
-def _record(
-    step: int, seconds: float, tasks_per_second: float, metrics: Mapping[str, Array]
-) -> Record:
-    finite = np.asarray(metrics["finite"])
-    means = {
-        name: np.mean(np.asarray(values)[finite], axis=0).tolist()
-        for name, values in metrics.items()
-        if name != "finite"
-    }
-    skipped = {} if finite.all() else {"skipped": int((~finite).sum())}
-    return {
-        "step": step,
-        "seconds": seconds,
-        "tasks_per_second": tasks_per_second,
-        **means,
-        **skipped,
-    }

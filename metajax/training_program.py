@@ -1,31 +1,56 @@
 """The compiled part of training: sampling, inner loops and outer updates of many meta-steps."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from functools import partial
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax.keys import episode_keys
-from metajax.parallel.placement import TASKS, place_by, process_tasks, state_shardings, to_host
+from metajax.parallel.placement import TASKS, state_shardings
 from metajax.parallel.steps import on_each_device
-from metajax.streaming import HostSample, keys_on_host, run_ahead
+from metajax.streaming import HostSample
+from metajax.training_feed import READ, Dispatch, Sample
 from metajax.training_step import TrainState, TrainStep
-from metajax.types import Array, Episode, Key, Learner
+from metajax.types import Array
 
-Sample = Callable[[Key], Episode]
 NonFinite = Literal["stop", "skip"]
 
-# What is fetched for a dispatch is `[length, tasks, ...]`.
-_FETCHED = PartitionSpec(None, TASKS)
 
-# A run that is stopped waits for one read.
-_EPISODES_A_READ = 64
+class CompiledDispatches:
+    """The program of dispatches, compiled once for each length and shape of data.
+
+    Attributes:
+      seconds: spent compiling so far.
+    """
+
+    def __init__(self, program: Any) -> None:
+        self._program = program
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self.seconds = 0.0
+
+    def prepare(self, state: TrainState, dispatch: Dispatch) -> None:
+        """Compiles what the dispatch needs, unless that was done before."""
+        kind = _kind(dispatch)
+        if kind not in self._compiled:
+            started = time.perf_counter()
+            lowered = self._program.lower(state, dispatch.data, dispatch.length)
+            self._compiled[kind] = lowered.compile()
+            self.seconds += time.perf_counter() - started
+
+    def __call__(
+        self, state: TrainState, dispatch: Dispatch
+    ) -> tuple[TrainState, Mapping[str, Array]]:
+        """Runs a dispatch that was prepared."""
+        run = self._compiled[_kind(dispatch)]
+        return jax.block_until_ready(run(state, dispatch.data))
+
+
+def _kind(dispatch: Dispatch) -> Any:
+    leaves, structure = jax.tree.flatten(dispatch.data)
+    return dispatch.length, structure, *map(jnp.shape, leaves)
 
 
 def dispatch_program(
@@ -93,76 +118,8 @@ def dispatch_program(
         def part(state: TrainState, data: Any) -> Any:
             return run(state, data, length)
 
-        places = (whole, whole if host is None else _FETCHED)
+        places = (whole, whole if host is None else READ)
         return on_each_device(part, mesh, places, whole)(state, data)
 
     places = (state_shardings(state, mesh), NamedSharding(mesh, whole))
     return jax.jit(run_on_mesh, static_argnums=2, out_shardings=places)
-
-
-def fetched_dispatches(
-    sample: HostSample,
-    state: TrainState,
-    *,
-    iterations: int,
-    dispatch: int,
-    tasks: int,
-    mesh: Mesh | None,
-) -> Iterator[Any]:
-    """What each dispatch from the state's step on needs of the host, read one dispatch ahead.
-
-    Args:
-      sample: the sampler.
-      state: its key and step decide.
-      iterations: the step of the last one.
-      dispatch: see `dispatch_length`.
-      tasks: tasks in the whole meta-batch.
-      mesh: the devices, or None for one.
-    """
-    impl = jax.random.key_impl(state.key)
-    key = keys_on_host(jax.random.wrap_key_data(to_host(state.key), impl=impl))
-    mine = range(tasks) if mesh is None else process_tasks(tasks, mesh)
-    place = jax.device_put if mesh is None else partial(place_by, _FETCHED, mesh=mesh)
-    stopped = threading.Event()
-
-    def keys_of(step: Any) -> Key:
-        return episode_keys(key, step, len(mine), first=mine.start)
-
-    def read(first: int, length: int) -> Any:
-        parts = []
-        most = -(-_EPISODES_A_READ // len(mine))
-        for begin in range(first, first + length, most):
-            if stopped.is_set():
-                raise CancelledError
-            steps = np.arange(begin, min(begin + most, first + length), dtype=np.int32)
-            parts.append(sample.fetch(jax.vmap(keys_of)(steps)))
-        return place(jax.tree.map(lambda *x: np.concatenate(x), *parts))
-
-    def calls(done: int) -> Iterator[Callable[[], Any]]:
-        while done < iterations:
-            length = dispatch_length(done, iterations, dispatch)
-            yield partial(read, done, length)
-            done += length
-
-    try:
-        yield from run_ahead(calls(int(state.step)))
-    finally:
-        stopped.set()
-
-
-def dispatch_length(done: int, iterations: int, dispatch: int) -> int:
-    """Meta-steps of the next dispatch: they begin at multiples of `dispatch`."""
-    return min(dispatch - done % dispatch, iterations - done)
-
-
-def as_pytree(sample: Sample) -> Sample:
-    """A sampler that can be an argument of a compiled function."""
-    return jax.tree_util.Partial(sample) if jax.tree_util.all_leaves([sample]) else sample
-
-
-def check_sample(learner: Learner, params: Any, sample: Sample) -> None:
-    """Raises unless one drawn episode fits the learner, its number of ways included."""
-    key = jax.random.key(0)
-    episode = sample(key)
-    # The episode is not an argument of what is traced, so that checks can read its labels.
-    jax.eval_shape(lambda params: learner.loss(params, episode, key), params)
