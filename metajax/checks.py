@@ -143,7 +143,7 @@ def check_examples(examples: Examples, name: str) -> None:
     """Raises unless inputs, targets and weights of the set called `name` count the same items."""
     inputs, targets, weights = examples
     items = check_items(inputs, f"{name} inputs")
-    for target in jax.tree.leaves(targets) or [jnp.zeros(())]:
+    for target in jax.tree.leaves(targets) or [np.zeros(())]:
         if target.shape[:1] != (items,):
             raise ValueError(
                 f"{name} has {items} inputs but targets of shape {target.shape}; expected one "
@@ -156,12 +156,12 @@ def check_examples(examples: Examples, name: str) -> None:
         )
 
 
-def check_episode(episode: Episode) -> None:
-    """Raises unless the items of both whole sets are alike."""
+def check_episode(episode: Episode, within: str = "") -> None:
+    """Raises unless the items of both whole sets are alike; `within` begins the message."""
     support, query = (_items_of(examples.inputs) for examples in episode)
     if support != query:
         raise ValueError(
-            f"support items have shape {support} but query items {query}; "
+            f"{within}support items have shape {support} but query items {query}; "
             "expected the same item shape in both"
         )
 

@@ -1,10 +1,12 @@
 """What users give, as the library's types: sets, episodes and parameters of JAX arrays.
 
 Arguments become JAX arrays before anything is computed: of NumPy arrays, a task read from a file
-say, Python's operators would compute by NumPy, which rounds differently on some processors.
+say, Python's operators would compute by NumPy, which rounds differently on some processors. What
+only passes through the host becomes NumPy arrays, of the dtypes that JAX would give them.
 """
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +17,10 @@ from metajax.checks import check_episode, check_examples, in_brief
 from metajax.types import Episode, Examples
 
 
-def as_arrays(tree: Any, name: str, *, lists: bool = False) -> Any:
-    """The same pytree of JAX arrays; with `lists`, those of numbers are one.
+def as_arrays(
+    tree: Any, name: str, *, lists: bool = False, asarray: Callable[[Any], Any] = jnp.asarray
+) -> Any:
+    """The same pytree of JAX arrays, or those of `asarray`; with `lists`, those of numbers are one.
 
     Raises:
       TypeError: what is called `name` holds something else, a function or a text say.
@@ -26,7 +30,7 @@ def as_arrays(tree: Any, name: str, *, lists: bool = False) -> Any:
         try:
             if isinstance(leaf, str | bytes):  # Which JAX would read as the name of a dtype.
                 raise TypeError("a text is no array")
-            return jnp.asarray(leaf)
+            return asarray(leaf)
         except (TypeError, ValueError) as error:
             place = jax.tree_util.keystr(path, simple=True, separator="/")
             at = f"{name} at {place!r}" if place else name
@@ -40,8 +44,10 @@ def as_arrays(tree: Any, name: str, *, lists: bool = False) -> Any:
     )
 
 
-def as_examples(given: Any, name: str) -> Examples:
-    """A set, whole and of JAX arrays; `(inputs, targets)` and `(inputs, targets, weights)` are one.
+def as_examples(given: Any, name: str, *, asarray: Callable[[Any], Any] = jnp.asarray) -> Examples:
+    """A set, whole and of JAX arrays, or those of `asarray`.
+
+    `(inputs, targets)` and `(inputs, targets, weights)` are one.
 
     Raises:
       TypeError: it is something else.
@@ -54,7 +60,9 @@ def as_examples(given: Any, name: str) -> Examples:
             "a tuple of them" + (": episode.support" if isinstance(given, Episode) else "")
         )
     fields = zip(Examples._fields, given, strict=False)
-    examples = Examples(*(as_arrays(x, f"{name} {field}", lists=True) for field, x in fields))
+    examples = Examples(
+        *(as_arrays(x, f"{name} {field}", lists=True, asarray=asarray) for field, x in fields)
+    )
     check_examples(examples, name)
     return examples
 
@@ -66,13 +74,42 @@ def as_episode(given: Any) -> Episode:
       TypeError: it is something else.
       ValueError: the sets' arrays do not count the same items, or their items are not alike.
     """
+    return _episode(given, "the episode", "", jnp.asarray)
+
+
+def as_host_episode(given: Any, name: str) -> Episode:
+    """The same of NumPy arrays, of the dtypes that JAX would give them. Nothing is computed by JAX.
+
+    Args:
+      given: the episode; its arrays may be of other libraries, if `numpy.asarray` takes them.
+      name: what it is called in errors, such as `"episode 3"`.
+
+    Raises:
+      TypeError: see `as_episode`.
+      ValueError: see `as_episode`.
+    """
+    return _episode(given, name, f"{name}: ", _on_host)
+
+
+def _episode(given: Any, name: str, within: str, asarray: Callable[[Any], Any]) -> Episode:
     if isinstance(given, Examples) or not isinstance(given, tuple | list) or len(given) != 2:
         raise TypeError(
-            f"the episode is a {type(given).__name__}; expected metajax.Episode(support, query)"
+            f"{name} is a {type(given).__name__}; expected metajax.Episode(support, query)"
         )
-    episode = Episode(as_examples(given[0], "support"), as_examples(given[1], "query"))
-    check_episode(episode)
+    support, query = given
+    episode = Episode(
+        as_examples(support, f"{within}support", asarray=asarray),
+        as_examples(query, f"{within}query", asarray=asarray),
+    )
+    check_episode(episode, within)
     return episode
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    if not (array.dtype == bool or jnp.issubdtype(array.dtype, np.number)):
+        raise TypeError(f"an array of {array.dtype} is none of JAX")
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _is_of_numbers(tree: Any) -> bool:

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.given_data import as_episode, as_examples
+from metajax.given_data import as_episode, as_examples, as_host_episode
 
 KEY = jax.random.key(0)
 X, Y = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32), [0, 1, 2, 0, 1, 2]
@@ -42,10 +42,13 @@ WHOLE = mj.Episode(
     ],
 )
 def test_what_is_an_episode(episode: Any) -> None:
-    taken = as_episode(episode)
-    assert jax.tree.structure(taken) == jax.tree.structure(WHOLE)
-    for ours, theirs in zip(*map(jax.tree.leaves, (taken, WHOLE)), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    taken, on_host = as_episode(episode), as_host_episode(episode, "episode 3")
+    assert {type(leaf) for leaf in jax.tree.leaves(on_host)} == {np.ndarray}
+    for each in (taken, on_host):
+        assert jax.tree.structure(each) == jax.tree.structure(WHOLE)
+        for ours, theirs in zip(*map(jax.tree.leaves, (each, WHOLE)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
     params = linear().init(KEY, X)
     task = learner().adapt(params, episode[0])
     assert learner().loss(params, episode)[1].outputs.shape == (6, 3)
@@ -78,6 +81,15 @@ def test_what_is_an_episode(episode: Any) -> None:
 def test_what_is_none(episode: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         as_episode(episode)
+    with pytest.raises(error, match=message.replace("the episode", "episode 3")) as raised:
+        as_host_episode(episode, "episode 3")
+    assert str(raised.value).startswith("episode 3")
+
+
+@pytest.mark.parametrize("kind", ["U1", object, "M8[D]"])
+def test_arrays_of_no_numbers(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"support targets is .*; expected arrays alone"):
+        as_host_episode(((X, np.zeros(6, kind)), (X, Y)), "episode 3")
 
 
 def test_an_episode_is_no_support_set() -> None:
