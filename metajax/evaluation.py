@@ -1,18 +1,21 @@
 """Evaluation on fresh episodes: a score an episode, their mean and its 95 % interval."""
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from metajax.checks import check_integers
+from metajax.checks import check_integers, check_optional_integers
+from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
-from metajax.sample_checks import check_sample
+from metajax.sample_checks import as_sample, check_sample, fits_learner
 from metajax.streaming import HostSample, keys_on_host, run_ahead
-from metajax.training_feed import as_pytree
+from metajax.training_feed import Sample, as_pytree
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
 
 
@@ -60,6 +63,9 @@ class Evaluation(NamedTuple):
 # Episodes from the host are read so many at a time.
 _BLOCK = 16
 
+# What is scored where nothing says how many there are.
+_EPISODES = 600
+
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _scores(
@@ -73,7 +79,7 @@ def _scores(
     own: Any,
 ) -> dict[str, Array]:
     # At module level, so that evaluating one learner again and again compiles once. `keys` are
-    # those of episodes and learner; `own` is what was fetched for each episode, where there is
+    # those of episodes and learner; `own` is what was read for each episode, where there is
     # `finish`, or the indices of listed episodes.
     def one(each: tuple[tuple[Key, Key], Any]) -> dict[str, Array]:
         (sample_key, learner_key), own = each
@@ -89,7 +95,7 @@ def _scores(
 def evaluate(
     learner: Learner,
     params: Params,
-    sample: Callable[[Key], Episode],
+    sample: Sample,
     *,
     episodes: int | None = None,
     seed: int = 0,
@@ -105,9 +111,12 @@ def evaluate(
       learner: any learner.
       params: its meta-parameters.
       sample: the pure function `key -> Episode`. Of `listed_episodes` each is scored once, in the
-        order of the list; of episodes with `place="host"` the images are read ahead.
-      episodes: how many, 2 or more; None is the whole list, or 600 where there is none.
-      seed: 0 or more; the same seed draws the same episodes.
+        order of the list; of episodes with `place="host"` the images are read ahead. Or an iterator
+        or iterable of NumPy episodes, see `metajax.data.from_iterable`: an iterable is begun anew
+        and gone through once, an iterator goes on from where it stands.
+      episodes: how many, 2 or more; None is the whole list or all of an iterable that has a length,
+        or else 600, or as many as an iterator still has.
+      seed: 0 or more; the same seed draws the same episodes from a sampler.
       chunk_size: episodes run at once, 1 or more. It does not change the episodes.
       training: leave models in training mode, dropout on, in adaptation and queries.
 
@@ -115,33 +124,38 @@ def evaluate(
       An `Evaluation`.
 
     Raises:
-      TypeError: a number is no integer.
-      ValueError: a number is out of range, or the model's width is not the number of ways.
+      TypeError: a number is no integer, or `sample` is no sampler.
+      ValueError: a number is out of range, the model's width is not the number of ways, or there
+        are fewer episodes than asked for.
     """
-    listed: int | None = getattr(sample, "listed", None)
-    if episodes is None:
-        episodes = listed or 600
-    if listed is not None and episodes > listed:
-        raise ValueError(f"episodes={episodes} of a list of {listed}; expected no more than those")
-    check_integers(2, episodes=episodes)  # An interval needs two.
+    check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
-    check_sample(learner, params, sample)
-
+    source = as_sample(sample)
+    if isinstance(source, IterableEpisodes):
+        source = source.one_pass()
+    check_sample(source, fits_learner(learner, params))
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
-    keys = evaluation_keys(seed, episodes)
-    indices = None if listed is None else np.arange(episodes)
-    if isinstance(sample, HostSample):
-        scores = _host_scores(learner.loss, chunk_size, training, params, sample, keys, indices)
+    how = (learner.loss, chunk_size, training, params)
+    if isinstance(source, IterableEpisodes):
+        scores = _iterable_scores(*how, source, seed, episodes)
     else:
-        data = as_pytree(sample)
-        scores = _scores(learner.loss, None, chunk_size, training, params, data, keys, indices)
-    return Evaluation(
-        {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
-        episodes,
-        seed,
-    )
+        listed: int | None = getattr(source, "listed", None)
+        wanted = episodes or listed or _EPISODES
+        if listed is not None and wanted > listed:
+            raise ValueError(
+                f"episodes={wanted} of a list of {listed}; expected no more than those"
+            )
+        keys = evaluation_keys(seed, wanted)
+        indices = None if listed is None else np.arange(wanted)
+        if isinstance(source, HostSample):
+            scores = _host_scores(*how, source, keys, indices)
+        else:
+            loss, *rest = how
+            scores = _scores(loss, None, *rest, as_pytree(source), keys, indices)
+    scored = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+    return Evaluation(scored, len(next(iter(scored.values()))), seed)
 
 
 def _host_scores(
@@ -176,3 +190,39 @@ def _host_scores(
         name: np.concatenate([np.asarray(block[name]) for block in scores])[:episodes]
         for name in scores[0]
     }
+
+
+def _iterable_scores(
+    loss: MetaLoss,
+    chunk_size: int,
+    training: bool,
+    params: Params,
+    sample: IterableEpisodes,
+    seed: int,
+    episodes: int | None,
+) -> dict[str, np.ndarray]:
+    """The scores of the episodes that an iterator yields, block by block, all of one size."""
+    most = episodes or (None if sample.sized else _EPISODES)
+    size = max(chunk_size, _BLOCK) if most is None else min(max(chunk_size, _BLOCK), most)
+    begins = itertools.count(0, size) if most is None else range(0, most, size)
+    asked = (size if most is None else min(size, most - begin) for begin in begins)
+    scores, done = [], 0
+    with contextlib.closing(run_ahead(functools.partial(sample.read, n) for n in asked)) as blocks:
+        for block in blocks:
+            if not block:
+                break
+            own = sample.stack([*block, *[block[-1]] * (size - len(block))])
+            keys = evaluation_keys(seed, size, first=done)
+            got = _scores(loss, _as_read, chunk_size, training, params, None, keys, own)
+            scores.append({name: np.asarray(x)[: len(block)] for name, x in got.items()})
+            done += len(block)
+    if done < (episodes or 2):
+        raise ValueError(
+            f"the iterator ended after {done} episodes; expected {episodes or 'two or more'}"
+        )
+    return {name: np.concatenate([each[name] for each in scores]) for name in scores[0]}
+
+
+def _as_read(key: Key, episode: Episode) -> Episode:
+    del key
+    return episode

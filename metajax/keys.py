@@ -68,9 +68,9 @@ def episode_keys(run: Key, step: int | Array, tasks: int, *, first: int | Array 
     return learner_keys(jax.random.fold_in(run, _EPISODES), step, tasks, first=first)
 
 
-def evaluation_keys(seed: int, episodes: int) -> tuple[Key, Key]:
-    """`[episodes]` keys for the sampler, and as many for the learner."""
-    pairs = jax.vmap(jax.random.split)(task_keys(jax.random.key(seed), episodes))
+def evaluation_keys(seed: int, episodes: int, *, first: int = 0) -> tuple[Key, Key]:
+    """`[episodes]` keys for the sampler, and as many for the learner; see `task_keys`."""
+    pairs = jax.vmap(jax.random.split)(task_keys(jax.random.key(seed), episodes, first=first))
     return pairs[:, 0], pairs[:, 1]
 
 

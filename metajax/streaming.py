@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -82,7 +82,7 @@ def stream_episodes(
     return (_finished(sample.finish, *batch) for batch in batches)
 
 
-def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Iterator[T]:
+def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Generator[T]:
     """The results of calls, in order, each begun in a thread of its own before it is asked for.
 
     Args:

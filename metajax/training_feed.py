@@ -1,7 +1,8 @@
 """What each dispatch of a training run is given: a sampler, or what was read for it ahead."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,13 +11,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, place_by, process_tasks, replicate, to_host
+from metajax.parallel.processes import largest_of_processes
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_step import TrainState
 from metajax.types import Episode, Key
+from metajax.user_warnings import warn_user
 
-Sample = Callable[[Key], Episode]
+Sample = Callable[[Key], Episode] | IterableEpisodes | Iterable[Any]
 
 # What is read for a dispatch is `[length, tasks, ...]`.
 READ = PartitionSpec(None, TASKS)
@@ -31,10 +35,12 @@ class Dispatch(NamedTuple):
     Attributes:
       length: its meta-steps.
       data: the sampler, or what was read, `[length, tasks, ...]`.
+      position: where an iterator of episodes stands after it, see `IterableEpisodes`.
     """
 
     length: int
     data: Any
+    position: Any = None
 
 
 def dispatches(
@@ -48,8 +54,10 @@ def dispatches(
 ) -> Generator[Dispatch]:
     """The dispatches from the state's step on; what the host has to read is read one ahead.
 
+    They end early, the last one shorter, where an iterator of episodes does.
+
     Args:
-      sample: the sampler.
+      sample: the sampler, or `IterableEpisodes`.
       state: its key and step decide.
       iterations: the step of the last one.
       dispatch: they begin at multiples of it.
@@ -60,6 +68,10 @@ def dispatches(
     if isinstance(sample, HostSample):
         yield from _fetched(sample, state, lengths, tasks=tasks, mesh=mesh)
         return
+    if isinstance(sample, IterableEpisodes):
+        yield from _read(sample, lengths, tasks=tasks, mesh=mesh)
+        return
+    assert callable(sample)
     data = as_pytree(sample)
     if mesh is not None:
         data = replicate(data, mesh)
@@ -67,7 +79,31 @@ def dispatches(
         yield Dispatch(length, data)
 
 
-def as_pytree(sample: Sample) -> Sample:
+def go_on(
+    sample: IterableEpisodes, done: int, position: Any, *, tasks: int, mesh: Mesh | None
+) -> None:
+    """Sets an iterator of episodes to where a run stood; a warning says that it cannot be set.
+
+    Args:
+      sample: the episodes; from which a run in this process may have read before.
+      done: the step from which the run goes on.
+      position: where they stood, of the checkpoint; None where none is known.
+      tasks: tasks in the whole meta-batch.
+      mesh: the devices, or None for one.
+    """
+    if done == 0 or sample.taken or sample.go_to(position):
+        return
+    mine = tasks if mesh is None else len(process_tasks(tasks, mesh))
+    if not sample.go_to({"tasks": done * mine}):
+        warn_user(
+            f"the run goes on at step {done}, and its iterator cannot be set to where it stood "
+            "then: it goes on from where it is, with episodes that the run may have seen. Give one "
+            "that has get_state and set_state, or state_dict and load_state_dict, and checkpoints; "
+            "or from_iterable(..., repeatable=True) if it yields the same whenever it is made anew"
+        )
+
+
+def as_pytree(sample: Callable[..., Any]) -> Callable[..., Any]:
     """A sampler that can be an argument of a compiled function."""
     return jax.tree_util.Partial(sample) if jax.tree_util.all_leaves([sample]) else sample
 
@@ -111,3 +147,53 @@ def _fetched(
         yield from run_ahead(partial(read, *each) for each in lengths)
     finally:
         stopped.set()
+
+
+def _read(
+    sample: IterableEpisodes,
+    lengths: Iterator[tuple[int, int]],
+    *,
+    tasks: int,
+    mesh: Mesh | None,
+) -> Generator[Dispatch]:
+    mine = tasks if mesh is None else len(process_tasks(tasks, mesh))
+    place = jax.device_put if mesh is None else partial(place_by, READ, mesh=mesh)
+    several = jax.process_count() > 1
+    stopped = threading.Event()
+
+    def read(length: int) -> Dispatch:
+        episodes = sample.read(length * mine, stopped)
+        if stopped.is_set():
+            raise CancelledError
+        length = len(episodes) // mine
+        if not length:
+            return Dispatch(0, None)
+        stacked = sample.stack(episodes[: length * mine])
+        data = jax.tree.map(lambda x: x.reshape(length, mine, *x.shape[1:]), stacked)
+        return Dispatch(length, data if several else place(data), sample.position())
+
+    try:
+        for each in run_ahead(partial(read, length) for _, length in lengths):
+            if several:  # What is the same everywhere is agreed upon in the main thread.
+                each = _agreed(each, place)
+            if not each.length:
+                return
+            yield each
+    finally:
+        stopped.set()
+
+
+def _agreed(dispatch: Dispatch, place: Callable[[Any], Any]) -> Dispatch:
+    """As many meta-steps as every process has episodes for."""
+    shapes = repr([leaf.shape[2:] for leaf in jax.tree.leaves(dispatch.data)]).encode()
+    least, most = (
+        sign * largest_of_processes(sign * number)
+        for sign, number in ((-1, dispatch.length), (1, zlib.crc32(shapes) >> 1))
+    )
+    data = jax.tree.map(lambda x: x[:least], dispatch.data)
+    if least and most != zlib.crc32(shapes) >> 1:
+        raise ValueError(
+            "the processes read episodes of different sizes; expected one size everywhere: "
+            "pad=functools.partial(metajax.data.pad_episodes, support=..., query=...)"
+        )
+    return dispatch._replace(length=least, data=place(data) if least else None)

@@ -3,9 +3,10 @@
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from metajax.checked_steps import check_step
 from metajax.checkpoint import Checkpoints
 from metajax.checks import check_integers, check_optional_integers
+from metajax.iterable_episodes import IterableEpisodes
 from metajax.parallel.placement import (
     TASKS,
     place_state,
@@ -24,14 +26,14 @@ from metajax.parallel.placement import (
 )
 from metajax.parallel.processes import largest_of_processes
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
-from metajax.sample_checks import check_sample
-from metajax.training_feed import Sample, dispatches
+from metajax.sample_checks import as_sample, check_sample, fits_learner
+from metajax.training_feed import Sample, dispatches, go_on
 from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
 from metajax.training_records import record_of, warn_of_non_finite
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner, Params
 
-Stopped = Literal["finished", "interrupted", "terminated", "non-finite"]
+Stopped = Literal["finished", "exhausted", "interrupted", "terminated", "non-finite"]
 
 
 class TrainResult(NamedTuple):
@@ -39,9 +41,9 @@ class TrainResult(NamedTuple):
 
     Attributes:
       state: the last good state.
-      stopped: why the loop ended: all iterations done, Ctrl-C (SIGINT), SIGTERM (at the very end
-        too), or a meta-loss, gradient or update that was not finite (the parameters are then those
-        before that step).
+      stopped: why the loop ended: all iterations done, an iterator of episodes at its end, Ctrl-C
+        (SIGINT), SIGTERM (at the very end too), or a meta-loss, gradient or update that was not
+        finite (the parameters are then those before that step).
       history: the records that were reported, one a dispatch.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
@@ -101,7 +103,10 @@ def train(
       optimizer: the outer optimiser; None beside a step, which has its own.
       state: from `init_state`, `Checkpoints.restore` or an earlier result's.
       sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
-        read one dispatch ahead: two dispatches of them are on the device, one more in memory.
+        read one dispatch ahead: two dispatches of them are on the device, one more in memory. Or an
+        iterator or iterable of NumPy episodes or of meta-batches of them (a generator, a data
+        loader, a list), read ahead alike; see `metajax.data.from_iterable`. With several processes
+        each gives an iterator of its own tasks, `metajax.parallel.process_tasks`.
       iterations: the step to train to, counted from the run's beginning.
       meta_batch: tasks a meta-step, over all devices.
       chunk_size: tasks that a device runs at once, see `meta_gradient`; None beside a step.
@@ -152,17 +157,23 @@ def train(
             "itself; expected mesh=metajax.parallel.task_mesh()"
         )
     step = _step_of(learner, optimizer, chunk_size, mesh)
-    if isinstance(learner, Learner):
-        check_sample(learner, state.params, sample)
+    sample = as_sample(sample)
     state = jax.tree.map(_strong, state)
     tasks = meta_batch
     if mesh is not None:
         tasks = tasks_per_device(meta_batch, task_devices(mesh))
         state = place_state(state, mesh)
-    if not isinstance(learner, Learner):
-        check_step(step, state, sample(jax.random.key(0)), tasks=meta_batch, mesh=mesh)
+    if isinstance(learner, Learner):
+        fits = fits_learner(learner, state.params)
+    else:
+        fits = partial(check_step, step, state, tasks=meta_batch, mesh=mesh)
+    check_sample(sample, fits)
     if checkpoints is not None:
         checkpoints.begin(state)
+    position = None
+    if isinstance(sample, IterableEpisodes):
+        position = None if checkpoints is None else checkpoints.position
+        go_on(sample, int(state.step), position, tasks=meta_batch, mesh=mesh)
     run = CompiledDispatches(
         dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     )
@@ -182,11 +193,16 @@ def train(
         signals = stack.enter_context(StopSignal())
         if checkpoints is not None:
             stack.push(
-                lambda error, *_: _save_last(checkpoints, state, began, failed=error is not None)
+                lambda error, *_: _save_last(
+                    checkpoints, state, position, began, failed=error is not None
+                )
             )
         while done < iterations:
             started = time.perf_counter()
-            each = next(feed)
+            each = next(feed, None)
+            if each is None:
+                stopped = "exhausted"
+                break
             waited = time.perf_counter() - started
             run.prepare(state, each)
             started = time.perf_counter() - waited
@@ -200,12 +216,13 @@ def train(
                     stopped = "non-finite"
                     break
             done += each.length
+            position = each.position
             record = record_of(done, run_seconds, each.length * meta_batch / seconds, metrics)
             due = checkpoints is not None and checkpoints.due(done)
             if validate is not None and (due or done == iterations):
                 record["validation"] = float(validate(state.params))
             if checkpoints is not None and (due or "validation" in record):
-                checkpoints.save(state, score=record.get("validation"))
+                checkpoints.save(state, score=record.get("validation"), position=position)
             history.append(record)
             metrics_lines.append(record)
             report.update(record, each.length)
@@ -214,6 +231,8 @@ def train(
             if largest_of_processes(signals.received) and done < iterations:
                 stopped = "interrupted"
                 break
+    if isinstance(sample, IterableEpisodes) and stopped != "finished":
+        sample.go_to(position)  # What was read ahead is not lost to a source that can be set.
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
     return TrainResult(state, stopped, history, run.seconds, run_seconds)
@@ -258,11 +277,13 @@ def _strong(x: Array) -> Array:
     return jax.lax.convert_element_type(x, jnp.result_type(x))
 
 
-def _save_last(checkpoints: Checkpoints, state: TrainState, began: int, *, failed: bool) -> None:
+def _save_last(
+    checkpoints: Checkpoints, state: TrainState, position: Any, began: int, *, failed: bool
+) -> None:
     """Saves the state of the last whole dispatch, after an exception too."""
     if int(state.step) == began:
         return
     if failed and jax.process_count() > 1:
         return  # The processes save together, and the others may know of no exception.
-    checkpoints.save(state)
+    checkpoints.save(state, position=position)
     checkpoints.wait()

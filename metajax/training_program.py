@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, state_shardings
 from metajax.parallel.steps import on_each_device
 from metajax.streaming import HostSample
 from metajax.training_feed import READ, Dispatch, Sample
 from metajax.training_step import TrainState, TrainStep
-from metajax.types import Array
+from metajax.types import Array, Episode, Key
 
 NonFinite = Literal["stop", "skip"]
 
@@ -67,8 +68,8 @@ def dispatch_program(
     It takes `length` (static) meta-steps; every metric comes back as `[length, ...]`, and among
     them `finite`, whether the meta-loss, `grad_norm` where there is one, and the update were. After
     a step that was not, the state stays as it is (`"stop"`), or goes on to the next step without
-    the update (`"skip"`). `data` is the sampler, or of a `HostSample` what it fetched,
-    `[length, tasks, ...]`.
+    the update (`"skip"`). `data` is the sampler, or what was read of one on the host, or of an
+    iterator of episodes, `[length, tasks, ...]`.
 
     Args:
       step: the meta-step; over devices it averages over the axis `TASKS`.
@@ -78,20 +79,24 @@ def dispatch_program(
       non_finite: see above.
       mesh: the devices, or None for one.
     """
-    host = sample if isinstance(sample, HostSample) else None
+    ahead = isinstance(sample, HostSample | IterableEpisodes)
+
+    def episodes_of(keys: Key, data: Any, read: Any) -> Episode:
+        if isinstance(sample, IterableEpisodes):
+            return read
+        if isinstance(sample, HostSample):
+            return jax.vmap(sample.finish)(keys, read)
+        return jax.vmap(data)(keys)
 
     def run(state: TrainState, data: Any, length: int) -> tuple[TrainState, Mapping[str, Array]]:
         first = 0 if mesh is None else jax.lax.axis_index(TASKS) * tasks
 
         def iteration(
-            carry: tuple[TrainState, Array], fetched: Any
+            carry: tuple[TrainState, Array], read: Any
         ) -> tuple[tuple[TrainState, Array], Mapping[str, Array]]:
             state, good = carry
             keys = episode_keys(state.key, state.step, tasks, first=first)
-            episodes = (
-                jax.vmap(data)(keys) if host is None else jax.vmap(host.finish)(keys, fetched)
-            )
-            stepped, metrics = step(state, episodes)
+            stepped, metrics = step(state, episodes_of(keys, data, read))
             finite = jnp.isfinite(metrics["loss"])
             if "grad_norm" in metrics:
                 finite &= jnp.isfinite(metrics["grad_norm"])
@@ -105,9 +110,8 @@ def dispatch_program(
             state = TrainState(params, opt_state, count, state.key)
             return (state, good), {**metrics, "finite": finite}
 
-        fetched = None if host is None else data
         carry = (state, jnp.array(True))
-        (state, _), metrics = jax.lax.scan(iteration, carry, fetched, length=length)
+        (state, _), metrics = jax.lax.scan(iteration, carry, data if ahead else None, length=length)
         return state, metrics
 
     if mesh is None:
@@ -118,7 +122,7 @@ def dispatch_program(
         def part(state: TrainState, data: Any) -> Any:
             return run(state, data, length)
 
-        places = (whole, whole if host is None else READ)
+        places = (whole, READ if ahead else whole)
         return on_each_device(part, mesh, places, whole)(state, data)
 
     places = (state_shardings(state, mesh), NamedSharding(mesh, whole))

@@ -80,5 +80,5 @@ def test_evaluating_again_traces_once() -> None:
     mj.evaluate(learner, PARAMS, sample, episodes=3)
     first = len(traces)
     mj.evaluate(learner, PARAMS, sample, episodes=3, seed=1)
-    # The second evaluation draws its one checked episode, and traces nothing.
-    assert len(traces) == first + 1
+    # The second evaluation draws the three episodes that are looked at, and traces nothing.
+    assert len(traces) == first + 3

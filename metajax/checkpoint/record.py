@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from metajax.parallel.placement import is_key, to_host
+from metajax.parallel.processes import texts_of_processes
 from metajax.training_step import TrainState
 from metajax.types import Array
 
@@ -55,7 +56,11 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(
-    state: TrainState, options: Mapping[str, Any], score: float | None, mode: Mode
+    state: TrainState,
+    options: Mapping[str, Any],
+    score: float | None,
+    mode: Mode,
+    position: Any,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a state by name, and the record to store with them.
 
@@ -69,6 +74,7 @@ def describe(
         "options": dict(options),
         "score": None if score is None else float(score),
         "mode": mode,
+        "positions": [json.loads(text) for text in texts_of_processes(json.dumps(position))],
         "leaves": {name: _type(leaf) for name, leaf in leaves.items()},
         "digests": {name: zlib.crc32(x.tobytes()) for name, x in to_host(arrays).items()},
     }

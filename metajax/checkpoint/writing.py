@@ -37,6 +37,10 @@ from metajax.user_warnings import warn_user
 class Checkpoints:
     """The checkpoints of one training run, in a folder of their own.
 
+    Attributes:
+      position: what `save` was given as `position` with the state that `restore` returned, by this
+        process of as many; else None.
+
     A checkpoint is the folder `folder/<step>`. It appears when it is complete, and only then are
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
     run. Where a run has several processes, all of them make the same calls.
@@ -88,6 +92,7 @@ class Checkpoints:
         self._kept = _Kept(keep, best, mode)
         self._manager: ocp.CheckpointManager | None = None
         self._begun = False
+        self.position: Any = None
         self._newest: int | None = None  # The newest good step that this run read or wrote.
         self._last = 0  # The step that `due` counts from.
         self._writing: int | None = None
@@ -118,6 +123,9 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("metajax.Checkpoints.restore")
         self._newest = self._last = int(state.step)
+        positions = read_record(self._folder / str(self._newest)).get("positions", [])
+        alike = len(positions) == jax.process_count()
+        self.position = positions[jax.process_index()] if alike else None
         return state
 
     def begin(self, state: TrainState) -> None:
@@ -147,7 +155,7 @@ class Checkpoints:
         """Whether a multiple of `every` lies after the step saved last, up to `step`."""
         return step // self._every > self._last // self._every
 
-    def save(self, state: TrainState, *, score: float | None = None) -> None:
+    def save(self, state: TrainState, *, score: float | None = None, position: Any = None) -> None:
         """Copies the state and starts writing it; saving the newest state again does nothing.
 
         The copy on the host and its digests are made before this returns, by every process.
@@ -156,6 +164,8 @@ class Checkpoints:
           state: its step names the checkpoint.
           score: how good it is. Without one, or with NaN, it never counts as one of the best. A
             state that is the newest already keeps the score it was saved with.
+          position: where this process stands in its data, as JSON can hold it, for a run that goes
+            on from here.
 
         Raises:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
@@ -167,7 +177,7 @@ class Checkpoints:
         self._last = step
         if step == self._newest:
             return
-        arrays, record = describe(state, self._options, score, self._kept.mode)
+        arrays, record = describe(state, self._options, score, self._kept.mode, position)
         try:
             manager = self._open()
             self._kept.scores[step] = record["score"]

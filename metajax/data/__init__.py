@@ -3,6 +3,7 @@
 from metajax.data.augmentations import Augmentation, augmentation
 from metajax.data.device_episodes import ImageEpisodes
 from metajax.data.episode_draws import Drawn, Places
+from metajax.data.fixed_episodes import FixedEpisode
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.joined_data_sets import join_classes
 from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
@@ -17,20 +18,24 @@ from metajax.data.readers.tfds.reading import tfds_classes
 from metajax.data.samplers import image_episodes, listed_episodes, varying_episodes
 from metajax.data.sinusoids import sinusoid, sinusoid_episodes
 from metajax.data.stroke_glyphs import glyphs
+from metajax.iterable_episodes import IterableEpisodes, from_iterable
 from metajax.streaming import stream_episodes
 
 __all__ = [
     "Augmentation",
     "Drawn",
+    "FixedEpisode",
     "HostEpisodes",
     "ImageClasses",
     "ImageEpisodes",
+    "IterableEpisodes",
     "LakeRuns",
     "Places",
     "augmentation",
     "cifar_fs",
     "download_omniglot",
     "fc100",
+    "from_iterable",
     "glyphs",
     "group_by_label",
     "image_classes",

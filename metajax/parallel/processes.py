@@ -63,3 +63,15 @@ def largest_of_processes(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def texts_of_processes(text: str) -> list[str]:
+    """The processes' texts, on each of them."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    longest = largest_of_processes(len(own))
+    padded = np.zeros(longest, np.uint8)
+    padded[: len(own)] = own
+    everyone = multihost_utils.process_allgather(padded)
+    return [bytes(each).rstrip(b"\0").decode() for each in everyone]
