@@ -64,6 +64,7 @@ ALLOWED = {
     "streaming": {"types", "checks"},
     "data": {
         "types",
+        "items",
         "checks",
         "given_data",
         "keys",

@@ -7,6 +7,7 @@ from metajax.data.fixed_episodes import FixedEpisode
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.joined_data_sets import join_classes
 from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
+from metajax.data.ragged_episodes import pad_episodes
 from metajax.data.readers.files.folder import image_folder
 from metajax.data.readers.files.image_csv import image_csv
 from metajax.data.readers.omniglot.download import download_omniglot
@@ -47,6 +48,7 @@ __all__ = [
     "listed_episodes",
     "omniglot",
     "omniglot_classes",
+    "pad_episodes",
     "sinusoid",
     "sinusoid_episodes",
     "stream_episodes",
