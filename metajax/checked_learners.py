@@ -92,7 +92,7 @@ def make_learner(
         if _is_traced(given):
             return adapt(*given, training)
         if (case := (_kind(given), _span(known_labels(support)), training)) not in checked:
-            # All that is checked of values is whether labels are 0, 1, ..., and up to which.
+            # All that is checked of values is between which numbers labels lie.
             jax.eval_shape(lambda params, key: adapt(params, support, key, training), params, key)
             checked.add(case)
         return adapt_compiled(*given, training)
@@ -159,11 +159,11 @@ def _kind(tree: Any) -> Any:
     return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-def _span(labels: np.ndarray | None) -> tuple[int, int, int] | None:
-    """The least and the largest label, and how many there are."""
+def _span(labels: np.ndarray | None) -> tuple[int, int] | None:
+    """The least and the largest label."""
     if labels is None or not labels.size:
         return None
-    return int(labels.min()), int(labels.max()), len(np.unique(labels))
+    return int(labels.min()), int(labels.max())
 
 
 def _filled(items: Inputs, size: int) -> Inputs:

@@ -204,26 +204,13 @@ def check_labels(examples: Examples, outputs: int, name: str) -> None:
         )
 
 
-def check_ways(support: Examples, outputs: int) -> None:
-    """Raises if a known, unpadded support set has another number of ways than `outputs`."""
-    check_labels(support, outputs, "support")
-    labels = known_labels(support)
-    if labels is None or support.weights is not None:
-        return
-    ways = len(np.unique(labels))
-    if ways != outputs:
-        raise ValueError(
-            f"the model has {outputs} outputs but the episode has {ways} ways; expected a model "
-            "with one output a way"
-        )
-
-
 def check_classes(
     support: Examples, query: Examples | None = None, *, ways: int | None = None
 ) -> None:
-    """Raises unless labels are integers and, where known, are 0, 1, ..., at most `ways`.
+    """Raises unless labels are integers and, where known, of classes that can be compared with.
 
-    The query's have to be among the support's.
+    Those of the support set have to lie in `[0, ways)`, without `ways` in `[0, support items)`;
+    those of the query set have to be among them.
     """
     for name, examples in (("support", support), ("query", query)):
         if examples is not None and not is_labels(examples.targets):
@@ -239,15 +226,12 @@ def check_classes(
     if labels is None:
         return
     classes = np.unique(labels)
-    if not np.array_equal(classes, np.arange(len(classes))):
+    most = support.targets.shape[0] if ways is None else ways
+    if (outside := classes[(classes < 0) | (classes >= most)]).size:
+        room = f"there are {most} support items" if ways is None else f"the learner has ways={ways}"
         raise ValueError(
-            f"support has the labels {classes.tolist()}; expected 0, 1, ..., ways - 1, none of "
-            "them skipped, each with at least one item: relabel the classes of the episode"
-        )
-    if ways is not None and len(classes) > ways:
-        raise ValueError(
-            f"the episode has {len(classes)} ways but the learner was made with ways={ways}; "
-            "expected no more ways than that"
+            f"support has the label {outside[0]} but {room}; expected labels in [0, {most}): "
+            "relabel the classes of each episode from 0, or make the learner with more ways"
         )
     asked = None if query is None else known_labels(query)
     if asked is not None and (strangers := sorted(set(asked.tolist()) - set(classes.tolist()))):

@@ -13,7 +13,7 @@ from metajax.checks import check_integers, check_optional_integers
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
-from metajax.sample_checks import as_sample, check_sample, fits_learner
+from metajax.sample_checks import as_sample, check_sample_of
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_feed import Sample, as_pytree
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
@@ -134,7 +134,7 @@ def evaluate(
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()
-    check_sample(source, fits_learner(learner, params))
+    check_sample_of(learner, params, source)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     how = (learner.loss, chunk_size, training, params)

@@ -54,9 +54,9 @@ def from_iterable(
       pad: makes one padded meta-batch of a list of episodes, `metajax.data.pad_episodes` or a
         `functools.partial` of it; None where all are of one size.
       repeatable: the source yields the same episodes whenever it is made and iterated anew. A run
-        that is resumed then skips those it has seen. A list does. One that has `get_state` and `set_state`, or
-        `state_dict` and `load_state_dict`, needs no such promise: where it stands is in the
-        checkpoints.
+        that is resumed then skips those it has seen. A list does. One that has `get_state` and
+        `set_state`, or `state_dict` and `load_state_dict`, needs no such promise: where it stands
+        is in the checkpoints.
 
     Raises:
       TypeError: `source` cannot be iterated, or is one episode; an argument is no function.
@@ -131,8 +131,8 @@ class IterableEpisodes:
         new._again = False
         return new
 
-    def first(self, fits: Fits) -> Episode:
-        """The first episode, which is read again later.
+    def check_first(self, fits: Fits) -> None:
+        """Raises unless the first episode fits; it is read again later.
 
         Args:
           fits: raises unless an episode is one for the learner; it tells episodes from meta-batches
@@ -154,10 +154,19 @@ class IterableEpisodes:
                     self._batched = _is_batched(given, fits)
                 self._waiting.extend(self._tasks(given))
             first = self._waiting[0]
-        if self._settings[1] is not None:
-            first = jax.tree.map(lambda x: x[0], self.stack([first]))
-        fits(first)
-        return first
+        fits(self._as_learned(first))
+
+    def ahead(self, tasks: int) -> list[Episode]:
+        """The next episodes, fewer at the end, which are read again later."""
+        with self._lock:
+            while len(self._waiting) < tasks and (given := self._draw()) is not _END:
+                self._waiting.extend(self._tasks(given))
+            return [self._as_learned(episode) for episode in list(self._waiting)[:tasks]]
+
+    def _as_learned(self, episode: Episode) -> Episode:
+        if self._settings[1] is None:
+            return episode
+        return jax.tree.map(lambda x: x[0], self.stack([episode]))
 
     def read(self, tasks: int, stopped: threading.Event | None = None) -> list[Episode]:
         """The next episodes, fewer at the end; copies, so that a source may use its arrays again.

@@ -9,7 +9,7 @@ import optax
 from metajax.checks import check_metric_names
 from metajax.items import count
 from metajax.signatures import called_by_name, takes
-from metajax.types import Array, LossFn, Outputs, Targets
+from metajax.types import Array, Examples, LossFn, Outputs, Targets
 
 Score = Callable[[Outputs, Targets, Array | None], Array]
 
@@ -144,6 +144,23 @@ def weighted_mean(values: Array, weights: Array | None = None) -> Array:
     # `where`, not a product: whatever stands in a padded row must not reach the sum.
     counted = jnp.where(weights > 0, weights * values, 0.0)
     return counted.sum() / weights.sum()
+
+
+def nan_unless_labelled(value: Array, classes: Array, *sets: Examples) -> Array:
+    """`value`, or NaN where an item that counts is of another class; the same of its gradient.
+
+    Args:
+      value: `[]`.
+      classes: `[ways]` booleans, those that there may be.
+      *sets: of `[items]` integer labels.
+    """
+    known = jnp.array(True)
+    for _, targets, weights in sets:
+        ways = jnp.arange(classes.shape[0])
+        labelled = ((targets[:, None] == ways[None]) & classes[None]).any(axis=1)
+        known &= (labelled if weights is None else labelled | (weights == 0)).all()
+    # A product, so that the gradient is NaN as well.
+    return value * jnp.where(known, 1, jnp.nan)
 
 
 def is_classification(loss_fn: LossFn) -> bool:

@@ -14,7 +14,7 @@ from metajax.checks import (
 )
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys
-from metajax.losses import accuracy, as_loss, as_scores, cross_entropy
+from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, nan_unless_labelled
 from metajax.metric import count_ways, present_classes
 from metajax.query_batching import (
     Batching,
@@ -69,6 +69,11 @@ def metric_learner(
 ) -> Learner:
     """Builds a learner that compares embedded queries with what it read off the support set.
 
+    Labels lie in `[0, ways)`, without `ways` in `[0, support items)`. Any of those classes may lack
+    a support item and is masked then; no query may be of one. Where labels are known, what does not
+    fit is an error. In compiled programs, the loss is not finite where a query is of such a class;
+    with `ways`, it and its gradient are NaN there, and where a label of the support lies outside.
+
     Args:
       init: `(key, inputs) -> params`.
       encoder: embeds items; its `apply` takes the learner's whole parameters.
@@ -78,7 +83,7 @@ def metric_learner(
         classes that are not present are replaced by `-inf` here. Where it has parameters of these
         names it is given `weights`, of the queries or None; `batching`, how queries are to share a
         batch in a model of its own, see `apply_queries`; and `key`, of which to draw, or None.
-      ways: the most ways there may be, or None.
+      ways: the most ways there may be; static. None is one a support item.
       query_batching: which items share a batch; see `metajax.apply_queries`. Under `"joint"` the
         support set is embedded in the queries' batch, else in one of its own.
       support_encoder: embeds the support set, where it is not `encoder`.
@@ -93,7 +98,8 @@ def metric_learner(
     Raises:
       TypeError: a number is no integer, or a function cannot be called so.
       ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders, or
-        a metric has a name of the library's own.
+        a metric has a name of the library's own. From the learner's functions: labels that do not
+        fit.
     """
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
@@ -158,6 +164,8 @@ def metric_learner(
         reading = read(params, known, support, present)
         outputs = classify(params, reading, present, embedded, query.weights, query_batching, third)
         value = loss_of(outputs, query.targets, query.weights)
+        if ways is not None:
+            value = nan_unless_labelled(value, present, support, query)
         scores = scores_of(outputs, query.targets, query.weights)
         return value, Aux(outputs, {**scores, "query_loss": value})
 

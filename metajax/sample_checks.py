@@ -1,19 +1,23 @@
 """What is given to `train` and `evaluate` as a sampler, found to be one before anything runs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from metajax.checks import in_brief
+from metajax.checks import in_brief, known_labels
+from metajax.given_data import as_episode
 from metajax.iterable_episodes import Fits, IterableEpisodes
 from metajax.streaming import HostSample
-from metajax.types import Episode, Learner, Params
+from metajax.types import AdaptedTask, Episode, Learner, Params
 
 # So many keys that give one episode are no chance.
 _KEYS = 8
+
+# In so many, a class of one in twenty items comes up.
+_EPISODES = 16
 
 
 def as_sample(sample: Any) -> Any:
@@ -44,7 +48,7 @@ def check_sample(sample: Any, fits: Fits) -> None:
       ValueError: an episode does not fit, or what is drawn does not follow from the key.
     """
     if isinstance(sample, IterableEpisodes):
-        sample.first(fits)
+        sample.check_first(fits)
         return
     episode = sample(jax.random.key(0))
     fits(episode)
@@ -53,15 +57,73 @@ def check_sample(sample: Any, fits: Fits) -> None:
         _check_traceable(sample)
 
 
-def fits_learner(learner: Learner, params: Params) -> Fits:
-    """Raises unless an episode fits a learner, its number of ways included."""
+def check_sample_of(learner: Learner, params: Params, sample: Any) -> None:
+    """The same for a learner, whose model's outputs have to be the ways of some episode.
+
+    Raises:
+      TypeError, ValueError: see `check_sample`.
+    """
+    shapes = []
 
     def fits(episode: Episode) -> None:
         # The episode is not an argument of what is traced, so that checks can read its labels.
         key = jax.random.key(0)
-        jax.eval_shape(lambda params: learner.loss(params, episode, key), params)
+        _, aux = jax.eval_shape(lambda params: learner.loss(params, episode, key), params)
+        shapes[:] = [getattr(aux.outputs, "shape", ())] if "accuracy" in aux.metrics else [()]
 
-    return fits
+    check_sample(sample, fits)
+    if len(shapes[0]) == 2:
+        _check_outputs_are_used(learner, params, _several(sample), shapes[0][1])
+
+
+def _several(sample: Any) -> Iterator[Episode]:
+    if isinstance(sample, IterableEpisodes):
+        yield from sample.ahead(_EPISODES)
+        return
+    for number in range(_EPISODES):
+        yield as_episode(sample(jax.random.key(number)))
+
+
+def _check_outputs_are_used(
+    learner: Learner, params: Params, episodes: Iterator[Episode], outputs: int
+) -> None:
+    """Raises where a model has more outputs than labels that come up in several episodes.
+
+    One of them may lack classes. Labels with a gap are those of classes that all episodes share.
+    """
+    first = next(episodes)
+    labels = _unpadded_labels(first)
+    if labels is None or len(labels) >= outputs:
+        return
+    key = jax.random.key(0)
+    task = jax.eval_shape(lambda params: learner.adapt(params, first.support, key), params)
+    # A learner that compares has room for more ways. So has a head that is made from the support
+    # set: of its parameters the learner has none.
+    if not isinstance(task, AdaptedTask):
+        return
+    if len(jax.tree.leaves(task.params)) > len(jax.tree.leaves(params)):
+        return
+    for episode in episodes:
+        labels |= _unpadded_labels(episode) or set()
+        if len(labels) >= outputs:
+            return
+    if labels == set(range(len(labels))):
+        raise ValueError(
+            f"the model has {outputs} outputs but {_EPISODES} episodes have the labels "
+            f"{sorted(labels)} alone; expected a model with one output a way: where the others are "
+            "only rare, give the episodes weights of 1"
+        )
+
+
+def _unpadded_labels(episode: Episode) -> set[int] | None:
+    """The integer labels of both sets, or None where there are none, or items may be padding."""
+    labels: set[int] = set()
+    for examples in episode:
+        known = None if examples.weights is not None else known_labels(examples)
+        if known is None:
+            return None
+        labels |= set(known.tolist())
+    return labels
 
 
 def _check_draws(sample: Callable[..., Any], episode: Any) -> None:

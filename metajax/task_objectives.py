@@ -9,10 +9,16 @@ from metajax.checks import (
     check_labels,
     check_model,
     check_optional_integers,
-    check_ways,
     is_labels,
 )
-from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, is_classification
+from metajax.losses import (
+    accuracy,
+    as_loss,
+    as_scores,
+    cross_entropy,
+    is_classification,
+    nan_unless_labelled,
+)
 from metajax.query_batching import Batching, apply_queries, check_batching, kept_support
 from metajax.types import (
     Array,
@@ -39,6 +45,10 @@ def supervised(
 ) -> Objective:
     """The objective `loss_fn(model(inputs), targets)` of classification and regression.
 
+    Where there are classes, an episode may lack some, in either set, and is trained on. A label
+    outside `[0, outputs)` is an error where labels are known; in compiled programs see
+    `cross_entropy` and `ways`.
+
     Args:
       model: the model.
       loss_fn: `(outputs, targets) -> [items, ...]`, one value an item, of which the mean by the
@@ -51,8 +61,8 @@ def supervised(
         `metajax.apply_queries`. Support items always form a batch of their own, and `predict`
         answers each query on its own.
       ways: number of classes, where there are classes. Then a model of another number of outputs is
-        an error in compiled programs too, and an episode of other labels than 0, ..., ways - 1 has
-        the query loss NaN there. Where labels are known, either is an error anyway.
+        an error, in compiled programs too, and there the query loss of an episode is NaN if a label
+        of its support set lies outside `[0, ways)`, not only if one of its query set does.
 
     Returns:
       An `Objective`.
@@ -87,14 +97,10 @@ def supervised(
         if ways is not None:
             _check_width(outputs, targets, ways)
         if classifies and outputs.ndim == 2:
-            if context is None:
-                check_ways(examples, outputs.shape[-1])
-            else:
-                check_labels(examples, outputs.shape[-1], "query")
+            check_labels(examples, outputs.shape[-1], "support" if context is None else "query")
         value = loss_of(outputs, targets, weights)
         if ways is not None and context is not None:
-            # A product, so that the gradient is NaN as well.
-            value *= jnp.where(_fit(context, examples, ways), 1, jnp.nan)
+            value = nan_unless_labelled(value, jnp.ones(ways, bool), context, examples)
         return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
 
     def predict(params: Params, inputs: Inputs, kept: Examples | None) -> Outputs:
@@ -143,16 +149,3 @@ def _check_width(outputs: Outputs, targets: Targets, ways: int) -> None:
             f"targets are {shown} with ways={ways}; expected [items] integer labels: "
             "leave ways out where there are no classes"
         )
-
-
-def _fit(support: Examples, query: Examples, ways: int) -> Array:
-    """Whether labels that count are 0, ..., ways - 1: of an unpadded support set, all of them."""
-
-    def inside(examples: Examples) -> Array:
-        known = (examples.targets >= 0) & (examples.targets < ways)
-        return (known if examples.weights is None else known | (examples.weights == 0)).all()
-
-    fit = inside(support) & inside(query)
-    if support.weights is None:
-        fit &= (support.targets[:, None] == jnp.arange(ways)[None]).any(axis=0).all()
-    return fit

@@ -26,7 +26,7 @@ from metajax.parallel.placement import (
 )
 from metajax.parallel.processes import largest_of_processes
 from metajax.progress import MetricsFile, Progress, Record, StopSignal
-from metajax.sample_checks import as_sample, check_sample, fits_learner
+from metajax.sample_checks import as_sample, check_sample, check_sample_of
 from metajax.training_feed import Sample, dispatches, go_on
 from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
 from metajax.training_records import record_of, warn_of_non_finite
@@ -164,10 +164,9 @@ def train(
         tasks = tasks_per_device(meta_batch, task_devices(mesh))
         state = place_state(state, mesh)
     if isinstance(learner, Learner):
-        fits = fits_learner(learner, state.params)
+        check_sample_of(learner, state.params, sample)
     else:
-        fits = partial(check_step, step, state, tasks=meta_batch, mesh=mesh)
-    check_sample(sample, fits)
+        check_sample(sample, partial(check_step, step, state, tasks=meta_batch, mesh=mesh))
     if checkpoints is not None:
         checkpoints.begin(state)
     position = None

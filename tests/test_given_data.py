@@ -160,7 +160,7 @@ def test_one_item_of_as_many_numbers_as_there_are_ways_is_named() -> None:
 
 @pytest.mark.parametrize("ways", [3, 4])
 def test_ways_in_a_program_of_ones_own(ways: int) -> None:
-    """The model's width is found while tracing; an episode of other ways makes the loss NaN."""
+    """The model's width is found while tracing; a label that it lacks makes the loss NaN."""
     params = linear().init(KEY, X)
     loss = jax.jit(learner(ways=ways).loss)
     if ways == 4:
@@ -168,9 +168,9 @@ def test_ways_in_a_program_of_ones_own(ways: int) -> None:
             loss(params, WHOLE)
         return
     assert np.isfinite(loss(params, WHOLE)[0])
-    for labels in ([0, 1, 0, 1, 0, 1], [0, 1, 2, 3, 4, 2]):
+    for labels, outside in (([0, 1, 0, 1, 0, 1], False), ([0, 1, 2, 3, 4, 2], True)):
         other = WHOLE._replace(support=WHOLE.support._replace(targets=jnp.array(labels)))
-        assert np.isnan(loss(params, other)[0])
+        assert np.isnan(loss(params, other)[0]) == outside
     padded = WHOLE.support._replace(
         targets=jnp.array([0, 1, 0, 1, 0, 9]), weights=jnp.array([1.0] * 5 + [0.0])
     )

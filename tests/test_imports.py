@@ -105,7 +105,7 @@ ALLOWED = {
         "iterable_episodes",
         "user_warnings",
     },
-    "sample_checks": {"types", "checks", "streaming", "iterable_episodes"},
+    "sample_checks": {"types", "checks", "given_data", "streaming", "iterable_episodes"},
     "training_program": {
         "types",
         "keys",

@@ -81,8 +81,8 @@ def matching_network(
       similarity: `(queries [queries, features], support [items, features]) -> [queries, items]`;
         the cosine as published, or `metajax.metric.dot_products`.
       temperature: divides the similarities; may be traced. None is 1, as published.
-      ways: number of classes; static. None takes as many as there are support items, the most
-        possible; classes without items then have the log-probability `-inf`.
+      ways: the most classes there may be, see `metajax.metric_learner`; static. None takes as many
+        as there are support items; classes without items have the log-probability `-inf`.
       loss_fn: loss of the scores, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch; see `metajax.apply_queries`.
@@ -94,8 +94,8 @@ def matching_network(
       TypeError: an encoder is not a `Model`.
       ValueError: `query_batching` is unknown, or `"joint"` with two encoders, or a known
         `temperature` is not above 0. From the learner's functions: embeddings with more than one
-        feature axis or of another width than `full_context`, a class without support items, labels
-        that skip a class, or an episode or parameters that do not fit.
+        feature axis or of another width than `full_context`, labels outside `[0, ways)`, a query of
+        a class without support items, or an episode or parameters that do not fit.
     """
     check_model(encoder, "encoder")
     if support_encoder is not None:

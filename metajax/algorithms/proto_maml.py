@@ -26,7 +26,7 @@ from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection
 from metajax.keys import start_key, step_keys
-from metajax.losses import accuracy, as_loss, as_scores, cross_entropy
+from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, nan_unless_labelled
 from metajax.metric import count_ways, linear_reading, present_classes, prototypes
 from metajax.query_batching import Batching, apply_queries, check_batching, kept_support
 from metajax.types import (
@@ -85,8 +85,11 @@ def proto_maml(
       backward: how the exact meta-gradient is computed, see `Backward`.
       adapt: which of `ProtoMAMLParams` a task adapts, by path or predicate, see `InnerLoop`:
         `("weights", "biases")` is the head alone. None adapts all.
-      ways: number of classes; static. None takes as many as there are support items, the most
-        possible; classes without items then have the logit `-inf`.
+      ways: the most classes there may be; static. None takes as many as there are support items.
+        Labels lie below that; classes without a support item have the logit `-inf`, and no query
+        may be of one: an error where labels are known. In compiled programs the loss is not finite
+        there; with `ways`, it and its gradient are NaN, also where a label of the support lies
+        outside.
       loss_fn: loss of the logits, of support and query set, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
@@ -98,9 +101,8 @@ def proto_maml(
     Raises:
       TypeError: `encoder` is not a `Model`, or `ways` not an integer; see `InnerLoop`.
       ValueError: `ways` is below 1 or `query_batching` unknown; see `InnerLoop`. From the learner's
-        functions: embeddings with more than one feature axis, a class without support items, labels
-        that skip a class, more classes than `ways`, or an episode or parameters that do not fit the
-        encoder.
+        functions: embeddings with more than one feature axis, labels outside `[0, ways)`, a query
+        of a class without support items, or an episode or parameters that do not fit the encoder.
     """
     check_model(encoder, "encoder")
     loop = InnerLoop(inner, num_steps, first_order, backward, adapt)
@@ -127,8 +129,11 @@ def proto_maml(
         drawn = key if training else None
         features = apply_queries(encoder, phi.body, inputs, weights, context, query_batching, drawn)
         support = examples if context is None else context
-        outputs = classify(phi, features, present_classes(support, phi.biases.shape[0]))
+        present = present_classes(support, phi.biases.shape[0])
+        outputs = classify(phi, features, present)
         value = loss_of(outputs, targets, weights)
+        if ways is not None and context is not None:
+            value = nan_unless_labelled(value, present, context, examples)
         return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
 
     def keep(phi: ProtoMAMLParams, support: Examples) -> tuple[Array, Examples | None]:

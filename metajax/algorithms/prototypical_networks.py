@@ -40,8 +40,8 @@ def prototypical_network(
         max-pooling, `metajax.models.embedding_net()`.
       distance: `(points [points, features], centres [ways, features]) -> [points, ways]`;
         `metajax.metric.squared_distances` as published, or `metajax.metric.cosine_distances`.
-      ways: number of classes; static. None takes as many as there are support items, the most
-        possible; classes without items then have the logit `-inf`.
+      ways: the most classes there may be, see `metajax.metric_learner`; static. None takes as many
+        as there are support items; classes without items have the logit `-inf`.
       loss_fn: loss of the scores, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch; see `metajax.apply_queries`. Published: support
@@ -53,8 +53,8 @@ def prototypical_network(
     Raises:
       TypeError: `encoder` is not a `Model`.
       ValueError: `query_batching` is unknown. From the learner's functions: embeddings with more
-        than one feature axis, a class without support items, labels that skip a class, or an
-        episode or parameters that do not fit the encoder.
+        than one feature axis, labels outside `[0, ways)`, a query of a class without support items,
+        or an episode or parameters that do not fit the encoder.
     """
     check_model(encoder, "encoder")
 

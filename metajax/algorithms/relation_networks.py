@@ -64,8 +64,9 @@ def relation_network(
         `metajax.models.relation_encoder()`.
       relation: a model from `[pairs, ..., 2 channels]` to `[pairs, 1]`, before the sigmoid,
         which is applied here; published as `metajax.models.relation_module()`.
-      ways: number of classes; static. None takes as many as there are support items, the most
-        possible, and the relation module runs for all of them: pass it with more than one shot.
+      ways: the most classes there may be, see `metajax.metric_learner`; static. None takes as many
+        as there are support items, and the relation module runs for all of them: pass it with more
+        than one shot.
       loss_fn: loss of the scores, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch; see `metajax.apply_queries`.
@@ -80,8 +81,8 @@ def relation_network(
     Raises:
       TypeError: `encoder` or `relation` is not a `Model`.
       ValueError: `query_batching` is unknown. From the learner's functions: a relation module whose
-        output is not `[pairs, 1]`, a class without support items, labels that skip a class, or an
-        episode or parameters that do not fit.
+        output is not `[pairs, 1]`, labels outside `[0, ways)`, a query of a class without support
+        items, or an episode or parameters that do not fit.
     """
     check_model(encoder, "encoder")
     check_model(relation, "relation")
