@@ -125,8 +125,8 @@ def evaluate(
 
     Raises:
       TypeError: a number is no integer, or `sample` is no sampler.
-      ValueError: a number is out of range, the model's width is not the number of ways, or there
-        are fewer episodes than asked for.
+      ValueError: a number is out of range, labels do not fit the learner, the model has more
+        outputs than there are ways, or there are fewer episodes than asked for.
     """
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_integers(1, chunk_size=chunk_size)

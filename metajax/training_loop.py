@@ -137,10 +137,10 @@ def train(
       TypeError: a number is no integer, `learner` is neither learner nor function, `optimizer` is
         not an optax transformation, or a step does not return a `TrainState` and metrics.
       ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
-        processes and no mesh, `validate` without `checkpoints`, or the model's width is not the
-        number of ways; with a step, there is an `optimizer` or a `chunk_size` beside it, its
-        metrics lack `loss`, its state has other shapes or dtypes than it was given, or it does not
-        average over the devices.
+        processes and no mesh, `validate` without `checkpoints`, or labels do not fit the learner,
+        or the model has more outputs than there are ways; with a step, there is an `optimizer` or a
+        `chunk_size` beside it, its metrics lack `loss`, its state has other shapes or dtypes than
+        it was given, or it does not average over the devices.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.training_program import check_sample
+from metajax.sample_checks import check_sample_of
 
 KEY = jax.random.key(0)
 WAYS = 3
@@ -169,7 +169,7 @@ def check(learner: mj.Learner, *labels: list[int], weights: Any = None) -> int:
         support, query = episode(chosen, chosen, weights)
         return mj.Episode(support._replace(weights=query.weights), query)
 
-    check_sample(learner, learner.init(KEY, X), sample)
+    check_sample_of(learner, learner.init(KEY, X), sample)
     assert len({tuple(jax.random.key_data(key).tolist()) for key in drawn}) == len(drawn)
     return len(drawn)
 

@@ -174,6 +174,20 @@ def padding() -> None:
     chex.assert_trees_all_close(slope, expected, rtol=1e-4, atol=1e-6)
 
 
+def unequal_sizes() -> None:
+    learner, params, (support, query) = linear()
+    tasks = [
+        ((support.inputs[:known], support.targets[:known]), (np.asarray(query.inputs), asked))
+        for known, asked in ((ITEMS, [0, 1, 2, 0, 1, 2]), (4, np.array([2, 2, 2, 0, 0, 1])))
+    ]
+    keys = jax.random.split(RUN, 2)
+    episodes = mj.data.pad_episodes(tasks)
+    assert episodes.support.inputs.shape[:2] == (2, 8)
+    loss = mj.meta_gradient(learner.loss, params, episodes, keys)[1][0]
+    alone = [learner.loss(params, task)[0] for task in tasks]
+    np.testing.assert_allclose(loss, sum(alone) / 2, rtol=1e-6)
+
+
 TRIALS = (
     DataTrial(
         "tuples, lists, NumPy arrays",
@@ -203,5 +217,12 @@ TRIALS = (
         padding,
         "`Examples(inputs, targets, weights)`",
         "padding has weight 0, NaN may stand there",
+    ),
+    DataTrial(
+        "a list of tasks of unequal size",
+        unequal_sizes,
+        "`metajax.data.pad_episodes`",
+        "the same mean, few shapes",
+        fast=True,
     ),
 )
