@@ -77,11 +77,11 @@ def check_sample_of(learner: Learner, params: Params, sample: Any) -> None:
 
 
 def _several(sample: Any) -> Iterator[Episode]:
-    if isinstance(sample, IterableEpisodes):
-        yield from sample.ahead(_EPISODES)
-        return
     for number in range(_EPISODES):
-        yield as_episode(sample(jax.random.key(number)))
+        if isinstance(sample, IterableEpisodes):
+            yield from sample.ahead(number + 1)[number:]
+        else:
+            yield as_episode(sample(jax.random.key(number)))
 
 
 def _check_outputs_are_used(
