@@ -77,21 +77,29 @@ def as_episode(given: Any) -> Episode:
     return _episode(given, "the episode", "", jnp.asarray)
 
 
-def as_host_episode(given: Any, name: str) -> Episode:
+def as_host_episode(given: Any, name: str, *, batched: bool = False) -> Episode:
     """The same of NumPy arrays, of the dtypes that JAX would give them. Nothing is computed by JAX.
 
     Args:
       given: the episode; its arrays may be of other libraries, if `numpy.asarray` takes them.
       name: what it is called in errors, such as `"episode 3"`.
+      batched: whether it is a meta-batch, its arrays `[tasks, ...]`.
 
     Raises:
       TypeError: see `as_episode`.
       ValueError: see `as_episode`.
     """
-    return _episode(given, name, f"{name}: ", _on_host)
+    return _episode(given, name, f"{name}: ", _on_host, batched=batched)
 
 
-def _episode(given: Any, name: str, within: str, asarray: Callable[[Any], Any]) -> Episode:
+def _episode(
+    given: Any,
+    name: str,
+    within: str,
+    asarray: Callable[[Any], Any],
+    *,
+    batched: bool = False,
+) -> Episode:
     if isinstance(given, Examples) or not isinstance(given, tuple | list) or len(given) != 2:
         raise TypeError(
             f"{name} is a {type(given).__name__}; expected metajax.Episode(support, query)"
@@ -101,7 +109,8 @@ def _episode(given: Any, name: str, within: str, asarray: Callable[[Any], Any]) 
         as_examples(support, f"{within}support", asarray=asarray),
         as_examples(query, f"{within}query", asarray=asarray),
     )
-    check_episode(episode, within)
+    if not batched:
+        check_episode(episode, within)
     return episode
 
 

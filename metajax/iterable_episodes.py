@@ -281,7 +281,7 @@ class IterableEpisodes:
             whole, dtypes = self._seen[kind]
             each = zip(leaves, dtypes, strict=True)
             return whole, [np.asarray(leaf).astype(dtype, copy=False) for leaf, dtype in each]
-        episode = as_host_episode(given, name)
+        episode = as_host_episode(given, name, batched=bool(self._batched))
         leaves, whole = jax.tree.flatten(episode)
         task = _task(episode, 0) if self._batched else episode
         if self._batched:
@@ -320,7 +320,7 @@ def _is_batched(given: Any, fits: Fits) -> bool:
     """Whether it is a meta-batch, and not one episode: as one of them it fits, as the other not."""
     single, several = (
         _refusal(lambda: fits(as_host_episode(given, "the first episode"))),
-        _refusal(lambda: fits(_task(as_host_episode(given, "the first meta-batch"), 0))),
+        _refusal(lambda: fits(_first_task(given))),
     )
     if single is None and several is None:
         raise ValueError(
@@ -331,6 +331,11 @@ def _is_batched(given: Any, fits: Fits) -> bool:
         single.add_note(f"As a meta-batch of episodes it does not fit, either: {several}")
         raise single
     return several is None
+
+
+def _first_task(given: Any) -> Episode:
+    episodes = as_host_episode(given, "the first meta-batch", batched=True)
+    return as_host_episode(_task(episodes, 0), "the first task of the first meta-batch")
 
 
 def _refusal(call: Callable[[], Any]) -> Exception | None:

@@ -32,8 +32,8 @@ def tasks(seed: int, most: int | None = None, *, items: Callable[[Any], int] = l
         made += 1
         sets = []
         phase = rng.uniform(0, np.pi)
-        for _ in range(2):
-            x = rng.uniform(-5, 5, (items(rng), 1))
+        for more in range(2):
+            x = rng.uniform(-5, 5, (items(rng) + more, 1))
             sets.append((x, np.sin(x + phase)))
         yield tuple(sets)
 
