@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from metajax.checks import check_metric_names, check_scalar
+from metajax.checks import check_metrics, check_scalar
 from metajax.parallel.placement import TASKS
 from metajax.parallel.steps import check_averages
 from metajax.training_step import TrainState, TrainStep
@@ -28,7 +28,8 @@ def check_step(
       mesh: the devices, or None for one.
 
     Raises:
-      TypeError: it does not return a `TrainState` and a mapping of metrics.
+      TypeError: it does not return a `TrainState` and a mapping of metrics, each an array of real
+        numbers.
       ValueError: the state's structure, shapes or dtypes are not those that it was given, the
         metrics lack `loss` or have a name of the record's own fields, one that is to be checked is
         no scalar, or over devices the step does not average.
@@ -64,7 +65,7 @@ def check_step(
             f"the step's metrics are {sorted(metrics)}; expected the meta-loss among them, as "
             "'loss': training stops where it is not finite"
         )
-    check_metric_names(metrics)
+    check_metrics(metrics)
     for name in {"loss", "grad_norm"} & set(metrics):
         check_scalar(metrics[name], f"the step's metric {name!r}")
 

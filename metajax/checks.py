@@ -99,6 +99,38 @@ def check_metric_names(names: Iterable[str], *own: str) -> None:
         )
 
 
+def check_score_names(names: Iterable[str]) -> None:
+    """Raises where scores of a task have names of what a learner or a step reports beside them."""
+    check_metric_names(names, "loss", "query_loss", "grad_norm")
+    if curves := [name for name in names if name.endswith("_per_step")]:
+        raise ValueError(
+            f"metrics has the names {curves}; those that end in _per_step are the library's own, "
+            "of scores after every step: rename them"
+        )
+
+
+def check_metrics(metrics: Mapping[str, Any], *own: str) -> None:
+    """Raises where metrics of a step cannot be in a record: their names, or what they are.
+
+    Args:
+      metrics: arrays, or their shapes and dtypes.
+      *own: further names that are taken.
+
+    Raises:
+      TypeError: a metric is no array of real numbers.
+      ValueError: one has a name of the library's own.
+    """
+    check_metric_names(metrics, *own)
+    for name, value in metrics.items():
+        kind = value if hasattr(value, "dtype") else np.asarray(value)
+        if not any(jnp.issubdtype(kind.dtype, real) for real in (bool, np.integer, np.floating)):
+            shown = kind.dtype if kind is value else f"a {type(value).__name__}"
+            raise TypeError(
+                f"the metric {name!r} is {shown}; expected an array of real numbers, which a "
+                "record can hold"
+            )
+
+
 def check_task_weights(weights: Any, tasks: int) -> None:
     """Raises unless there is one weight a task and, where known, none is negative and one not 0."""
     if np.shape(weights) != (tasks,):

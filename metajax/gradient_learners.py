@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from metajax.checked_learners import make_learner
-from metajax.checks import check_parameters, check_shared
+from metajax.checks import check_parameters, check_score_names, check_shared
 from metajax.inner.loop import InnerLoop
 from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
@@ -78,6 +78,7 @@ def gradient_learner(
 
         def report(phi: Params) -> tuple[Outputs | None, dict[str, Array]]:
             value, aux = objective.loss(phi, query, drawn, support, training=training)
+            check_score_names(aux.metrics)
             return aux.outputs, {**aux.metrics, "query_loss": value}
 
         observe = (lambda phi: report(phi)[1]) if record_steps else None

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_metric_names
+from metajax.checks import check_score_names
 from metajax.items import count
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Examples, LossFn, Outputs, Targets
@@ -197,12 +197,7 @@ def as_scores(
       TypeError: one is no function, or cannot be called so.
       ValueError: a metric has a name of the library's own.
     """
-    check_metric_names([*(metrics or {})], "loss", "query_loss", "grad_norm")
-    if curves := [name for name in metrics or {} if name.endswith("_per_step")]:
-        raise ValueError(
-            f"metrics has the names {curves}; those that end in _per_step are the library's own, "
-            "of scores after every step: rename them"
-        )
+    check_score_names(metrics or {})
     functions = {
         name: _averaged(score, f"the metric {name!r}", scalar=False)
         for name, score in {**own, **(metrics or {})}.items()

@@ -1,11 +1,9 @@
-"""What a training run shows on the host while it runs, and how it is told to stop."""
+"""What a training run shows on the host while it runs."""
 
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -15,34 +13,6 @@ from tqdm import tqdm
 from metajax.user_warnings import warn_user
 
 Record = dict[str, Any]
-
-
-class StopSignal:
-    """Ctrl-C and SIGTERM, remembered while the context lasts so that the dispatch is not lost.
-
-    Attributes:
-      received: the number of the signal, 0 where none came.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Others may not set handlers.
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._receive) or signal.SIG_DFL
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _receive(self, signum: int, frame: object) -> None:
-        del frame
-        self.received = signum
-        self.__exit__()  # A second one stops at once.
-        print("\nstopping after the dispatch in progress", file=sys.stderr, flush=True)
 
 
 class MetricsFile:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,24 @@ from metajax.parallel.placement import (
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
-from metajax.progress import MetricsFile, Progress, Record, StopSignal
+from metajax.progress import MetricsFile, Progress, Record
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
+from metajax.stopping import (
+    CALLBACK,
+    READING,
+    REPORTING,
+    RUNNING,
+    Stopped,
+    StoppedAtOnce,
+    StopSignal,
+    why,
+)
 from metajax.training_feed import Sample, dispatches, go_on
+from metajax.training_hooks import Hooks
 from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
-from metajax.training_records import record_of, warn_of_non_finite
+from metajax.training_records import record_of, warn_of_no_steps, warn_of_non_finite
 from metajax.training_step import TrainState, TrainStep, train_step
-from metajax.types import Array, Learner, Params
-
-Stopped = Literal["finished", "exhausted", "interrupted", "terminated", "non-finite"]
+from metajax.types import Array, Learner
 
 
 class TrainResult(NamedTuple):
@@ -42,8 +51,9 @@ class TrainResult(NamedTuple):
     Attributes:
       state: the last good state.
       stopped: why the loop ended: all iterations done, an iterator of episodes at its end, Ctrl-C
-        (SIGINT), SIGTERM (at the very end too), or a meta-loss, gradient or update that was not
-        finite (the parameters are then those before that step).
+        (SIGINT), SIGTERM (at the very end too), a meta-loss, gradient or update that was not finite
+        (the parameters are then those before that step), or `on_dispatch`, which asked for it
+        (`"callback"`).
       history: the records that were reported, one a dispatch.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
@@ -77,10 +87,11 @@ def train(
     mesh: Mesh | None = None,
     non_finite: NonFinite = "stop",
     checkpoints: Checkpoints | None = None,
-    validate: Callable[[Params], float] | None = None,
+    validate: Callable[[TrainState], float] | None = None,
+    validate_every: int | None = None,
     metrics_file: str | Path | None = None,
     progress: bool = True,
-    on_dispatch: Callable[[TrainState, Record], None] | None = None,
+    on_dispatch: Callable[[TrainState, Record], object] | None = None,
 ) -> TrainResult:
     """Meta-trains until `state.step` is `iterations`.
 
@@ -88,8 +99,11 @@ def train(
     drawn depends on `state.key` and the step alone, and dispatches begin at multiples of
     `dispatch`, so a run that is cut in two and goes on from its state is the same run, bit for bit.
 
-    Ctrl-C and SIGTERM end the loop after the dispatch in progress, a second one at once. Whatever
-    ends it, the last good state is returned, and with `checkpoints` saved, after an exception too.
+    Ctrl-C and SIGTERM end the loop after the dispatch in progress, a second one at once. While a
+    program is traced or compiled they end it at once; the compiler itself cannot be stopped, so
+    that the process ends when it is done, or by Ctrl-C. Several processes stop together, after a
+    dispatch. Whatever ends the loop, the last good state is returned, and with `checkpoints` saved,
+    after an exception too.
 
     Args:
       learner: any learner, or a meta-step of one's own: a pure function `(state, episodes) ->
@@ -119,38 +133,47 @@ def train(
         update, and stops where a whole dispatch is so. Either gives a `RuntimeWarning` that names
         the steps.
       checkpoints: where the state is saved: when it is due, and at the end of the loop.
-      validate: the score of the parameters, a function such as
-        `lambda params: evaluate(...).mean("accuracy")`. It is called whenever a checkpoint is due,
-        and at the last iteration; the checkpoint of the best score is kept, and the record has it
-        as `validation`.
+      validate: the score of a state, a function such as
+        `lambda state: evaluate(learner, state.params, ...).mean("accuracy")`: a float, or what
+        `float` takes. The record has it as `validation`. With `checkpoints` every state that was
+        scored is saved, and that of the best score is kept.
+      validate_every: iterations between two validations: each is at the first dispatch that ends
+        at a multiple of it or after, one at the last iteration. None is whenever a checkpoint is
+        due, or without `checkpoints` after every dispatch.
       metrics_file: a JSON-lines file to which every record is appended. A run that goes on from a
         checkpoint repeats the records after it. A disk that is full costs records and a
         `RuntimeWarning`.
       progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
-      on_dispatch: called with the state and the record after each dispatch.
+      on_dispatch: called with the state and the record after each dispatch, in every process. Where
+        it returns True, a `bool` of Python or NumPy, the loop ends, in all processes; what else it
+        returns means nothing.
 
     Returns:
       A `TrainResult`. A record holds `step`, `seconds`, `tasks_per_second`, each metric's mean over
-      the dispatch and, where updates were skipped, how many as `skipped`.
+      the dispatch, the score as `validation` where there is one and, where updates were skipped,
+      how many as `skipped`: numbers of Python, or lists of them. A state that is at `iterations`
+      already comes back as it is, with a `RuntimeWarning`.
 
     Raises:
       TypeError: a number is no integer, `learner` is neither learner nor function, `optimizer` is
-        not an optax transformation, or a step does not return a `TrainState` and metrics.
+        not an optax transformation, a step does not return a `TrainState` and metrics, or `float`
+        does not take what `validate` returns.
       ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
-        processes and no mesh, `validate` without `checkpoints`, or labels do not fit the learner,
-        or the model has more outputs than there are ways; with a step, there is an `optimizer` or a
+        processes and no mesh, `validate_every` without `validate`, the state is another
+        optimiser's (see `train_step`), a metric has a name of the record's own fields, labels do
+        not fit the learner, or the model has more outputs than there are ways; with a step, there
+        is an `optimizer` or a
         `chunk_size` beside it, its metrics lack `loss`, its state has other shapes or dtypes than
         it was given, or it does not average over the devices.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
-    check_optional_integers(1, chunk_size=chunk_size)
+    check_optional_integers(1, chunk_size=chunk_size, validate_every=validate_every)
     if non_finite not in ("stop", "skip"):
         raise ValueError(f'non_finite={non_finite!r}; expected "stop" or "skip"')
-    if validate is not None and checkpoints is None:
-        raise ValueError(
-            "validate is called when a checkpoint is due; expected checkpoints beside it"
-        )
+    hooks = Hooks(
+        validate, validate_every, on_dispatch, saves=checkpoints is not None, iterations=iterations
+    )
     if mesh is None and jax.process_count() > 1:
         raise ValueError(
             f"there are {jax.process_count()} processes and no mesh, so that each would train by "
@@ -181,6 +204,8 @@ def train(
     run_seconds = 0.0
     done = began = int(state.step)
     speaks = jax.process_index() == 0
+    if done >= iterations:
+        warn_of_no_steps(done, iterations)
     feed = dispatches(
         sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
     )
@@ -197,15 +222,22 @@ def train(
                 )
             )
         while done < iterations:
+            signals.begin(READING)
             started = time.perf_counter()
             each = next(feed, None)
             if each is None:
                 stopped = "exhausted"
                 break
             waited = time.perf_counter() - started
-            run.prepare(state, each)
+            try:
+                run.prepare(state, each, signals)
+            except StoppedAtOnce:
+                stopped = "interrupted"
+                break
+            signals.begin(RUNNING)
             started = time.perf_counter() - waited
             state, metrics = run(state, each)
+            signals.begin(REPORTING)
             seconds = time.perf_counter() - started
             run_seconds += seconds
             finite = np.asarray(metrics["finite"])
@@ -218,17 +250,16 @@ def train(
             position = each.position
             record = record_of(done, run_seconds, each.length * meta_batch / seconds, metrics)
             due = checkpoints is not None and checkpoints.due(done)
-            if validate is not None and (due or done == iterations):
-                record["validation"] = float(validate(state.params))
+            record |= hooks.validation(state, done, each.length, due=due)
             if checkpoints is not None and (due or "validation" in record):
                 checkpoints.save(state, score=record.get("validation"), position=position)
             history.append(record)
             metrics_lines.append(record)
             report.update(record, each.length)
-            if on_dispatch is not None:
-                on_dispatch(state, record)
-            if largest_of_processes(signals.received) and done < iterations:
-                stopped = "interrupted"
+            asked = CALLBACK if hooks.asks_to_stop(state, record) else 0
+            reason = largest_of_processes(max(signals.received, asked))
+            if reason and done < iterations:
+                stopped = why(reason)
                 break
     if isinstance(sample, IterableEpisodes) and stopped != "finished":
         sample.go_to(position)  # What was read ahead is not lost to a source that can be set.

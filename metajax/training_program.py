@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax.compiling import compiled
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, state_shardings
 from metajax.parallel.steps import on_each_device
+from metajax.stopping import StopSignal
 from metajax.streaming import HostSample
 from metajax.training_feed import READ, Dispatch, Sample
 from metajax.training_step import TrainState, TrainStep
@@ -32,14 +34,22 @@ class CompiledDispatches:
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self.seconds = 0.0
 
-    def prepare(self, state: TrainState, dispatch: Dispatch) -> None:
-        """Compiles what the dispatch needs, unless that was done before."""
+    def prepare(self, state: TrainState, dispatch: Dispatch, signals: StopSignal) -> None:
+        """Compiles what the dispatch needs, unless that was done before.
+
+        Raises:
+          StoppedAtOnce: a signal came before the dispatch could begin.
+        """
+        signals.check()
         kind = _kind(dispatch)
         if kind not in self._compiled:
             started = time.perf_counter()
-            lowered = self._program.lower(state, dispatch.data, dispatch.length)
-            self._compiled[kind] = lowered.compile()
-            self.seconds += time.perf_counter() - started
+            try:
+                self._compiled[kind] = compiled(
+                    self._program, state, dispatch.data, dispatch.length, signals=signals
+                )
+            finally:
+                self.seconds += time.perf_counter() - started
 
     def __call__(
         self, state: TrainState, dispatch: Dispatch

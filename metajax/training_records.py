@@ -37,6 +37,20 @@ def warn_of_non_finite(
     )
 
 
+def warn_of_no_steps(done: int, iterations: int) -> None:
+    """Warns that a state is at the last iteration already.
+
+    Args:
+      done: its step.
+      iterations: see `train`.
+    """
+    warn_user(
+        f"the state is at step {done} and iterations={iterations}: nothing was trained; iterations "
+        f"counts from the run's beginning, so iterations={done + iterations} trains {iterations} "
+        "more"
+    )
+
+
 def record_of(
     step: int, seconds: float, tasks_per_second: float, metrics: Mapping[str, Array]
 ) -> Record:

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from metajax.algorithms.maml import maml
-from metajax.checks import check_optimizer, check_scalar, check_shared
+from metajax.checks import check_metrics, check_optimizer, check_scalar, check_shared
 from metajax.inner.backward import Backward
 from metajax.inner.selection import Selection
 from metajax.inner.update_traits import accepting
 from metajax.keys import learner_keys
 from metajax.losses import cross_entropy
 from metajax.meta_gradients import count_tasks, meta_gradient
+from metajax.optimizer_states import check_opt_state
 from metajax.query_batching import Batching
 from metajax.types import Array, Episode, Key, Learner, LossFn, Model, Objective, Params
 
@@ -97,9 +98,12 @@ def train_step(
 
     Raises:
       TypeError: `optimizer` or, from the step, `task_transform` is not an optax transformation, or
-        `task_weight` is no function; from the step: `optimizer` searches along a line.
-      ValueError: from the step: `chunk_size` does not divide the tasks, a weight is no scalar or
-        negative, all are 0, it is under `jax.shard_map` with its check on, or the learner's errors.
+        `task_weight` is no function; from the step: `optimizer` searches along a line, or a metric
+        is no array of real numbers.
+      ValueError: from the step: the state is another optimiser's, which its structure and shapes
+        tell (those of `optax.sgd` with one rate and another do not differ), `chunk_size` does not
+        divide the tasks, a weight is no scalar or negative, all are 0, a metric has a name of the
+        library's own, it is under `jax.shard_map` with its check on, or the learner's errors.
     """
     check_optimizer(optimizer, "optimizer")
     if task_weight is not None and not callable(task_weight):
@@ -111,6 +115,7 @@ def train_step(
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         check_shared(state.params, episodes)
+        check_opt_state(optimizer, state.params, state.opt_state)
         tasks = count_tasks(episodes)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * tasks
         keys = learner_keys(state.key, state.step, tasks, first=first)
@@ -125,6 +130,7 @@ def train_step(
             task_weights=weights,
             axis_name=axis_name,
         )
+        check_metrics(metrics, "loss", "grad_norm")
         try:
             updates, opt_state = update(
                 gradient, state.opt_state, state.params, value=loss, grad=gradient

@@ -73,7 +73,9 @@ ALLOWED = {
         "user_warnings",
     },
     "meta_gradients": {"types", "checks"},
+    "optimizer_states": {"types"},
     "training_step": {
+        "optimizer_states",
         "types",
         "checks",
         "keys",
@@ -85,6 +87,8 @@ ALLOWED = {
         "algorithms",
     },
     "progress": {"user_warnings"},
+    "stopping": set(),
+    "compiling": {"stopping"},
     "parallel": {"types", "checks", "meta_gradients", "training_step"},
     "checkpoint": {"types", "checks", "training_step", "parallel", "user_warnings"},
     "iterator_states": set(),
@@ -114,7 +118,10 @@ ALLOWED = {
         "streaming",
         "iterable_episodes",
         "training_feed",
+        "compiling",
+        "stopping",
     },
+    "training_hooks": {"checks", "progress", "training_step"},
     "training_records": {
         "types",
         "progress",
@@ -136,6 +143,8 @@ ALLOWED = {
         "training_feed",
         "training_program",
         "training_records",
+        "training_hooks",
+        "stopping",
         "checkpoint",
     },
     "evaluation": {

@@ -143,7 +143,7 @@ def test_a_signal_keeps_what_was_trained(
     expected = _train(_state(), 20).state.params
     chex.assert_trees_all_equal(result.state.params, expected)
     chex.assert_trees_all_equal(mj.restore_state(tmp_path, _state()).params, expected)
-    assert "stopping after the dispatch in progress" in capsys.readouterr().err
+    assert "stopping when the last dispatch is validated, saved and rep" in capsys.readouterr().err
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -172,8 +172,8 @@ def test_a_signal_at_the_end_is_told_and_loses_no_score(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(0.05)
 
-    def validate(params: dict) -> float:
-        del params
+    def validate(state: mj.TrainState) -> float:
+        del state
         return 1.0
 
     with mj.Checkpoints(tmp_path, options={}, every=10) as checkpoints:
@@ -235,8 +235,8 @@ def test_checkpoints_are_saved_when_due_with_their_scores(tmp_path: Path) -> Non
     scores = iter([1.0, 3.0, 2.0])
     seen = []
 
-    def validate(params: dict) -> float:
-        seen.append(params)
+    def validate(state: mj.TrainState) -> float:
+        seen.append(state.params)
         return next(scores)
 
     with mj.Checkpoints(tmp_path, options={}, every=20, keep=1) as checkpoints:
@@ -262,8 +262,10 @@ def test_another_runs_folder_is_refused_before_training(tmp_path: Path) -> None:
 def test_options_of_the_loop() -> None:
     with pytest.raises(ValueError, match=r"non_finite='halt'; expected \"stop\" or \"skip\""):
         _train(_state(), 10, non_finite="halt")
-    with pytest.raises(ValueError, match=r"validate .* expected checkpoints beside it"):
-        _train(_state(), 10, validate=lambda params: 0.0)
+    with pytest.raises(ValueError, match=r"validate_every=5 and no validate; expected a function"):
+        _train(_state(), 10, validate_every=5)
+    with pytest.raises(ValueError, match=r"validate_every=0; expected an integer of 1 or more"):
+        _train(_state(), 10, validate_every=0, validate=lambda state: 0.0)
 
 
 def test_training_works_outside_the_main_thread() -> None:
