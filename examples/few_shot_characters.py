@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +34,12 @@ def load(args: argparse.Namespace, split: str) -> np.ndarray:
 
 def validation(
     args: argparse.Namespace, tester: mj.Learner, sample: Callable[[jax.Array], mj.Episode]
-) -> Callable[[Any], float]:
-    """The accuracy of parameters on the validation set."""
+) -> Callable[[mj.TrainState], float]:
+    """The accuracy of a state's parameters on the validation set."""
 
-    def validate(params: Any) -> float:
+    def validate(state: mj.TrainState) -> float:
         episodes = args.validation_episodes
-        scores = mj.evaluate(tester, params, sample, episodes=episodes, seed=args.seed)
+        scores = mj.evaluate(tester, state.params, sample, episodes=episodes, seed=args.seed)
         return float(scores.mean("accuracy"))
 
     return validate
@@ -121,20 +120,24 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         state = checkpoints.restore(state)
         if int(state.step):
             console.print(f"resumed at step {int(state.step)}")
-        result = mj.train(
-            learner,
-            optimizer,
-            state,
-            sample,
-            iterations=args.iterations,
-            meta_batch=setting.meta_batch,
-            dispatch=min(args.dispatch, args.iterations),
-            mesh=mesh,
-            non_finite=args.non_finite,
-            checkpoints=checkpoints,
-            validate=validate,
-            metrics_file=out / "metrics.jsonl",
-        )
+        if int(state.step) == args.iterations:
+            console.print("all iterations are done: testing")
+            result = mj.TrainResult(state, "finished", [], 0.0, 0.0)
+        else:
+            result = mj.train(
+                learner,
+                optimizer,
+                state,
+                sample,
+                iterations=args.iterations,
+                meta_batch=setting.meta_batch,
+                dispatch=min(args.dispatch, args.iterations),
+                mesh=mesh,
+                non_finite=args.non_finite,
+                checkpoints=checkpoints,
+                validate=validate,
+                metrics_file=out / "metrics.jsonl",
+            )
     if result.stopped == "terminated":
         console.print(f"stopped at step {int(result.state.step)}; --resume goes on from there")
         raise SystemExit(128 + signal.SIGTERM)
@@ -160,7 +163,8 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     )
     if jax.process_index() > 0:
         return tests[0]
-    draw_curves(result.history, tests[0], out / "curves.png")
+    if result.history:
+        draw_curves(result.history, tests[0], out / "curves.png")
     draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
     console.print(f"figures and checkpoints in {out}: {time.monotonic() - began:.0f} s in all")
     return tests[0]

@@ -27,21 +27,22 @@ def check_opt_state(optimizer: optax.GradientTransformation, params: Params, sta
     wants, has = _shapes(expected), _shapes(state)
     differs = next((path for path in [*wants, *has] if wants.get(path) != has.get(path)), None)
     if differs is not None:
-        got, wanted = (f"{differs} {each.get(differs, 'nothing')}" for each in (has, wants))
+        wanted, got = (each.get(differs, f"no {differs}") for each in (wants, has))
     else:
-        got, wanted = _classes(jax.tree.structure(state)), _classes(jax.tree.structure(expected))
+        wanted, got = (_classes(jax.tree.structure(each)) for each in (expected, state))
     if got != wanted:
         raise ValueError(
-            f"the optimiser state is another optimiser's: it has {got}, where this optimiser has "
-            f"{wanted}; expected state = metajax.init_state(params, optimizer, key) of this "
-            "optimiser"
+            f"the optimiser's state is another's: it has {got}, and this optimiser's has {wanted}; "
+            "expected state = metajax.init_state(params, optimizer, key) of this optimiser and "
+            "these parameters"
         )
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """The shapes of all leaves, by the names of their places."""
+    """All leaves by the names of their places, with their shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"of shape {jnp.shape(leaf)}" for path, leaf in leaves}
+    named = {f"opt_state{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
+    return {name: f"{name} of shape {shape}" for name, shape in named.items()}
 
 
 def _classes(structure: Any) -> str:
