@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import metajax as mj
+from metajax.stopping import CALLBACK
 
 SAMPLE = mj.data.sinusoid_episodes(shots=2, queries=2)
 
@@ -63,6 +64,22 @@ def test_what_is_no_bool_does_not_stop_it_nor_does_the_last_answer() -> None:
     result = _train(16, on_dispatch=lambda state, record: next(answers))
     assert result.stopped == "finished"
     assert int(result.state.step) == 16
+
+
+def test_a_callback_of_one_process_stops_all_by_one_exchange_a_dispatch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+
+    def largest(number: int) -> int:
+        given.append(number)
+        return CALLBACK if len(given) == 2 else number
+
+    monkeypatch.setattr("metajax.training_loop.largest_of_processes", largest)
+    result = _train(on_dispatch=lambda state, record: None)
+    assert result.stopped == "callback"
+    assert int(result.state.step) == 4
+    assert given == [0, 0, 0]  # After each dispatch, and at the end.
 
 
 @pytest.mark.parametrize(
