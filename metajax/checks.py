@@ -122,9 +122,10 @@ def check_metrics(metrics: Mapping[str, Any], *own: str) -> None:
     """
     check_metric_names(metrics, *own)
     for name, value in metrics.items():
-        kind = value if hasattr(value, "dtype") else np.asarray(value)
-        if not any(jnp.issubdtype(kind.dtype, real) for real in (bool, np.integer, np.floating)):
-            shown = kind.dtype if kind is value else f"a {type(value).__name__}"
+        dtype = getattr(value, "dtype", None)
+        real = (bool, np.integer, np.floating)
+        if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in real):
+            shown = f"a {type(value).__name__}" if dtype is None else f"of {dtype}"
             raise TypeError(
                 f"the metric {name!r} is {shown}; expected an array of real numbers, which a "
                 "record can hold"

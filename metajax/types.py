@@ -52,8 +52,8 @@ class ObjectiveAux(NamedTuple):
     Attributes:
       outputs: `[items, ...]` the model's outputs, or None where the objective has none (a policy,
         say).
-      metrics: named arrays, scores of this set. `query_loss` and names that end in `_per_step` are
-        the learner's own.
+      metrics: named arrays, scores of this set. `loss`, `query_loss`, `grad_norm`, names that end
+        in `_per_step` and the fields of `train`'s records are the library's own.
     """
 
     outputs: Outputs | None

@@ -207,7 +207,8 @@ def test_the_guides_loggers_take_what_a_record_holds() -> None:
         ({"seconds": 1.0}, ValueError, r"metrics has the names \['seconds'\], which the library"),
         ({"loss": 1.0, "step": 1.0}, ValueError, r"the names \['loss', 'step'\]"),
         ({"grad_norm": 1.0}, ValueError, r"the names \['grad_norm'\]"),
-        ({"phase": 1j}, TypeError, r"the metric 'phase' is complex64; expected an array of real"),
+        ({"phase": 1j}, TypeError, r"the metric 'phase' is of complex64; expected an array of"),
+        ({"both": {"a": 1.0}}, TypeError, r"the metric 'both' is a dict; expected an array of"),
     ],
 )
 def test_a_learners_metrics_leave_the_records_fields_alone(
