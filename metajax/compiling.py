@@ -2,7 +2,9 @@
 
 import atexit
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,21 +42,28 @@ def compiled(program: Any, *args: Any, signals: StopSignal) -> Callable[..., Any
 
     thread = threading.Thread(target=work, name="metajax compiles", daemon=True)
     signals.compiling()
+    began = time.monotonic()
     try:
         thread.start()
         while not done.wait(_SECONDS_BETWEEN_LOOKS):
             signals.check()
         signals.check()
     except BaseException:
-        atexit.register(_wait_at_exit, thread)
+        atexit.register(_wait_at_exit, thread, began)
         raise
     if errors:
         raise errors[0]
     return results[0]
 
 
-def _wait_at_exit(thread: threading.Thread) -> None:
+def _wait_at_exit(thread: threading.Thread, began: float) -> None:
     """Python cannot end under XLA's compiler: the process would abort. Ctrl-C kills it, though."""
     if thread.is_alive():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        seconds = time.monotonic() - began
+        print(
+            f"waiting for the compiler, at work for {seconds:.0f} s; Ctrl-C ends the process",
+            file=sys.stderr,
+            flush=True,
+        )
         thread.join()
