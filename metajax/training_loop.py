@@ -162,9 +162,8 @@ def train(
         processes and no mesh, `validate_every` without `validate`, the state is another
         optimiser's (see `train_step`), a metric has a name of the record's own fields, labels do
         not fit the learner, or the model has more outputs than there are ways; with a step, there
-        is an `optimizer` or a
-        `chunk_size` beside it, its metrics lack `loss`, its state has other shapes or dtypes than
-        it was given, or it does not average over the devices.
+        is an `optimizer` or a `chunk_size` beside it, its metrics lack `loss`, its state has other
+        shapes or dtypes than it was given, or it does not average over the devices.
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
