@@ -20,6 +20,7 @@ from records import devices, plain_table, wide_console, write
 
 import metajax as mj
 from metajax.iterable_episodes import IterableEpisodes
+from metajax.stopping import StopSignal
 from metajax.training_feed import Dispatch
 from metajax.training_program import CompiledDispatches, dispatch_program
 
@@ -109,7 +110,7 @@ def measure(name: str, setting: Setting, *, dispatches: int, turns: int) -> dict
     first = read(given)
     first = first._replace(data=jax.device_put(first.data))
     state = jax.tree.map(jnp.asarray, start)
-    program.prepare(state, first)
+    program.prepare(state, first, StopSignal())
 
     def in_line(*, run: bool) -> float:
         source, now = IterableEpisodes(generate(0), batched=False), state

@@ -1,6 +1,7 @@
 """What every benchmark does with its records: a wide console, tables, a file."""
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ def wide_console() -> Console:
 def devices() -> str:
     """What computes."""
     return f"device: {jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
+
+
+def processor() -> str:
+    """The name of the CPU, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def plain_table(title: str, records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:

@@ -16,12 +16,15 @@ import matplotlib.pyplot as plt
 
 
 def score_table(scores: mj.Evaluation) -> Table:
-    """Accuracy and loss, before adaptation and after each step (every tenth of many)."""
+    """Accuracy and loss, before adaptation and after each step (every tenth of many).
+
+    The intervals are over episodes, those of a stack over its runs.
+    """
     per_step = "accuracy_per_step" in scores.scores
     suffix = "_per_step" if per_step else ""
     names = f"accuracy{suffix}", f"query_loss{suffix}"
-    means = [np.atleast_1d(scores.mean(name)) for name in names]
-    halves = [np.atleast_1d(scores.interval(name)) for name in names]
+    pairs = [_mean_and_interval(scores, name) for name in names]
+    means, halves = ([np.atleast_1d(part) for part in parts] for parts in zip(*pairs, strict=True))
     last = len(means[0]) - 1
     out = Table(*(["inner steps"] if per_step else []), "accuracy %", "query loss")
     for step in range(last + 1):
@@ -35,24 +38,44 @@ def score_table(scores: mj.Evaluation) -> Table:
 
 
 def draw_curves(history: list[dict], scores: mj.Evaluation, path: Path) -> None:
-    """Training accuracy over iterations; test accuracy over steps, or how it spreads."""
+    """Training accuracy over iterations; test accuracy over steps, or how it spreads.
+
+    Of a stack the bands reach from the worst run to the best; else it is the interval at test.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     steps = [record["step"] for record in history]
-    left.plot(steps, [100 * record["accuracy"] for record in history])
+    accuracies = 100 * np.array([record["accuracy"] for record in history], dtype=float)
+    if scores.runs is None:
+        left.plot(steps, accuracies)
+    else:
+        left.plot(steps, np.nanmean(accuracies, axis=1))  # A run that stopped is not there.
+        low, high = np.nanmin(accuracies, axis=1), np.nanmax(accuracies, axis=1)
+        left.fill_between(steps, low, high, alpha=0.3)
     left.set(xlabel="meta-training iteration", ylabel="query accuracy on training tasks, %")
     if "accuracy_per_step" in scores.scores:
-        mean, half = scores.mean("accuracy_per_step"), scores.interval("accuracy_per_step")
+        mean, half = _mean_and_interval(scores, "accuracy_per_step")
+        low, high = mean - half, mean + half
+        if scores.runs is not None:
+            each = scores.mean("accuracy_per_step")
+            low, high = each.min(axis=0), each.max(axis=0)
         axis = np.arange(len(mean))
         right.plot(axis, 100 * mean, marker="o" if len(mean) < 15 else None)
-        right.fill_between(axis, 100 * (mean - half), 100 * (mean + half), alpha=0.3)
+        right.fill_between(axis, 100 * low, 100 * high, alpha=0.3)
         right.set(xlabel="inner steps at test", ylabel="test accuracy, %", ylim=(0, 101))
     else:
-        right.hist(100 * scores.scores["accuracy"], bins=20)
+        right.hist(100 * scores.scores["accuracy"].ravel(), bins=20)
         right.set(xlabel="accuracy of a test episode, %", ylabel="episodes")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _mean_and_interval(scores: mj.Evaluation, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Over the episodes of one run; over the runs of a stack."""
+    if scores.runs is None:
+        return scores.mean(name), scores.interval(name)
+    return scores.over_runs(name)
 
 
 def draw_episode(

@@ -1,4 +1,4 @@
-"""Evaluation on fresh episodes: a score an episode, their mean and its 95 % interval."""
+"""Evaluation on fresh episodes: a score an episode, their mean, its interval, and over runs."""
 
 import contextlib
 import functools
@@ -8,48 +8,87 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import special
 
 from metajax.checks import check_integers, check_optional_integers
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
 from metajax.sample_checks import as_sample, check_sample_of
+from metajax.stacked_runs import count_runs, one_run, over_runs
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_feed import Sample, as_pytree
+from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
 
 
 class Evaluation(NamedTuple):
     """Scores on `episodes` fresh episodes.
 
+    Those of a stack of runs, on the same episodes, have an axis of runs in front.
+
     Attributes:
-      scores: every metric of the learner, `[episodes, ...]`; those that end in `_per_step` are
-        `[episodes, num_steps + 1]`.
+      scores: every metric of the learner, `[episodes, ...]`, of a stack `[runs, episodes, ...]`;
+        those that end in `_per_step` are `[episodes, num_steps + 1]`.
       episodes: number of episodes.
       seed: the seed that drew them.
+      runs: number of runs of a stack; None where there is none.
     """
 
     scores: dict[str, np.ndarray]
     episodes: int
     seed: int
+    runs: int | None = None
 
     def mean(self, name: str) -> np.ndarray:
-        """Mean of the metric `name` over episodes, `[...]`."""
-        return self._score(name).mean(axis=0)
+        """Mean of the metric `name` over episodes, `[...]`; of a stack `[runs, ...]`."""
+        return self._score(name).mean(axis=self._axis)
 
     def interval(self, name: str) -> np.ndarray:
-        """Half-width of the mean's 95 % interval, `1.96 s / sqrt(episodes)`, `[...]`."""
-        return 1.96 * self._score(name).std(axis=0, ddof=1) / np.sqrt(self.episodes)
+        """Half-width of the mean's 95 % interval, `1.96 s / sqrt(episodes)`, `[...]`.
+
+        It says how well these parameters are known, of a stack those of each run, `[runs, ...]`.
+        """
+        return 1.96 * self._score(name).std(axis=self._axis, ddof=1) / np.sqrt(self.episodes)
+
+    def over_runs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the metric `name` over the runs of a stack, and its interval's half-width.
+
+        The 95 % interval is Student's, `t s / sqrt(runs)` of the runs' means: it says how well the
+        training is known, for the episodes that were drawn. Both are `[...]`.
+
+        Raises:
+          ValueError: there are no two runs.
+        """
+        if self.runs is None or self.runs < 2:
+            what = "no stack" if self.runs is None else "a stack of one run"
+            raise ValueError(
+                f"the scores are of {what}; expected those of 2 runs or more, such as "
+                "evaluate(learner, states, ...) of a stack of states"
+            )
+        means = self.mean(name)
+        quantile = special.stdtrit(self.runs - 1, 0.975)
+        return means.mean(axis=0), quantile * means.std(axis=0, ddof=1) / np.sqrt(self.runs)
 
     def __repr__(self) -> str:
-        """Mean and 95 % interval of every metric; of those of each step, the first and the last."""
-        lines = [f"Evaluation of {self.episodes} episodes, seed {self.seed}:"]
+        """Mean and 95 % interval of every metric; of those of each step, the first and the last.
+
+        Of a stack these are over the runs.
+        """
+        of_runs = "" if self.runs is None else f", over {self.runs} runs"
+        lines = [f"Evaluation of {self.episodes} episodes, seed {self.seed}{of_runs}:"]
         for name in sorted(self.scores):
-            mean, interval = np.ravel(self.mean(name)), np.ravel(self.interval(name))
+            pair = self.mean(name), self.interval(name)
+            mean, interval = self.over_runs(name) if self.runs and self.runs > 1 else pair
+            mean, interval = np.ravel(mean), np.ravel(interval)
             ends = [0] if mean.size == 1 else [0, -1]
             shown = [f"{mean[end]:.4f} ± {interval[end]:.4f}" for end in ends]
             lines.append(f"  {name} {' ... '.join(shown)}")
         return "\n".join(lines)
+
+    @property
+    def _axis(self) -> int:
+        return 0 if self.runs is None else 1
 
     def _score(self, name: str) -> np.ndarray:
         if name not in self.scores:
@@ -92,9 +131,24 @@ def _scores(
     return jax.lax.map(one, (keys, own), batch_size=None if chunk_size == 1 else chunk_size)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _scores_of_runs(
+    loss: MetaLoss,
+    finish: Callable[[Key, Any], Episode] | None,
+    chunk_size: int,
+    training: bool,
+    params: Params,
+    *rest: Any,
+) -> dict[str, Array]:
+    def of_run(params: Params) -> dict[str, Array]:
+        return _scores(loss, finish, chunk_size, training, params, *rest)
+
+    return over_runs(of_run, params, params)
+
+
 def evaluate(
     learner: Learner,
-    params: Params,
+    params: Params | TrainState,
     sample: Sample,
     *,
     episodes: int | None = None,
@@ -109,7 +163,8 @@ def evaluate(
 
     Args:
       learner: any learner.
-      params: its meta-parameters.
+      params: its meta-parameters, or a `TrainState` that holds them. Of a stack of states each run
+        is scored, all on the same episodes.
       sample: the pure function `key -> Episode`. Of `listed_episodes` each is scored once, in the
         order of the list; of episodes with `place="host"` the images are read ahead. Or an iterator
         or iterable of NumPy episodes, see `metajax.data.from_iterable`: an iterable is begun anew
@@ -131,46 +186,57 @@ def evaluate(
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
+    runs = None
+    if isinstance(params, TrainState):
+        runs, params = count_runs(params), params.params
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()
-    check_sample_of(learner, params, source)
+    check_sample_of(learner, one_run(params, runs), source)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
-    how = (learner.loss, chunk_size, training, params)
+    axis = 0 if runs is None else 1
+    score = _scores if runs is None else _scores_of_runs
+
+    def scores_of(finish: Any, data: Any, keys: tuple[Key, Key], own: Any) -> dict[str, Array]:
+        return score(learner.loss, finish, chunk_size, training, params, data, keys, own)
+
+    size = max(chunk_size, _BLOCK)
     if isinstance(source, IterableEpisodes):
-        scores = _iterable_scores(*how, source, seed, episodes)
+        read = functools.partial(scores_of, _as_read, None)
+        scores, episodes = _iterable_scores(read, source, seed, episodes, size=size, axis=axis)
     else:
         listed: int | None = getattr(source, "listed", None)
-        wanted = episodes or listed or _EPISODES
-        if listed is not None and wanted > listed:
+        episodes = episodes or listed or _EPISODES
+        if listed is not None and episodes > listed:
             raise ValueError(
-                f"episodes={wanted} of a list of {listed}; expected no more than those"
+                f"episodes={episodes} of a list of {listed}; expected no more than those"
             )
-        keys = evaluation_keys(seed, wanted)
-        indices = None if listed is None else np.arange(wanted)
+        keys = evaluation_keys(seed, episodes)
+        indices = None if listed is None else np.arange(episodes)
         if isinstance(source, HostSample):
-            scores = _host_scores(*how, source, keys, indices)
+            fetched = functools.partial(scores_of, source.finish, None)
+            scores = _host_scores(
+                fetched, source, keys, indices, size=min(size, episodes), axis=axis
+            )
         else:
-            loss, *rest = how
-            scores = _scores(loss, None, *rest, as_pytree(source), keys, indices)
+            scores = scores_of(None, as_pytree(source), keys, indices)
     scored = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-    return Evaluation(scored, len(next(iter(scored.values()))), seed)
+    return Evaluation(scored, episodes, seed, runs)
 
 
 def _host_scores(
-    loss: MetaLoss,
-    chunk_size: int,
-    training: bool,
-    params: Params,
+    score: Callable[..., dict[str, Array]],
     sample: HostSample,
     keys: tuple[Key, Key],
     indices: np.ndarray | None,
+    *,
+    size: int,
+    axis: int,
 ) -> dict[str, np.ndarray]:
-    """The scores of episodes from the host, block by block, all blocks of one size."""
+    """The scores of episodes from the host, in blocks of one size; `axis` is that of episodes."""
     sample_keys, learner_keys = keys
     episodes = len(sample_keys)
-    size = min(max(chunk_size, _BLOCK), episodes)
     near_keys = keys_on_host(sample_keys)
     blocks = np.minimum(np.arange(-(-episodes // size) * size), episodes - 1).reshape(-1, size)
 
@@ -179,31 +245,24 @@ def _host_scores(
         return lambda: jax.device_put(sample.fetch(near_keys[block], listed))
 
     scores = [
-        _scores(
-            *(loss, sample.finish, chunk_size, training, params, None),
-            (sample_keys[block], learner_keys[block]),
-            fetched,
-        )
+        score((sample_keys[block], learner_keys[block]), fetched)
         for block, fetched in zip(blocks, run_ahead(map(read, blocks)), strict=True)
     ]
-    return {
-        name: np.concatenate([np.asarray(block[name]) for block in scores])[:episodes]
-        for name in scores[0]
-    }
+    return _joined(scores, episodes, axis)
 
 
 def _iterable_scores(
-    loss: MetaLoss,
-    chunk_size: int,
-    training: bool,
-    params: Params,
+    score: Callable[[tuple[Key, Key], Any], dict[str, Array]],
     sample: IterableEpisodes,
     seed: int,
     episodes: int | None,
-) -> dict[str, np.ndarray]:
-    """The scores of the episodes that an iterator yields, block by block, all of one size."""
+    *,
+    size: int,
+    axis: int,
+) -> tuple[dict[str, np.ndarray], int]:
+    """The scores of the episodes that an iterator yields, block by block, and their number."""
     most = episodes or (None if sample.sized else _EPISODES)
-    size = max(chunk_size, _BLOCK) if most is None else min(max(chunk_size, _BLOCK), most)
+    size = size if most is None else min(size, most)
     begins = itertools.count(0, size) if most is None else range(0, most, size)
     asked = (size if most is None else min(size, most - begin) for begin in begins)
     scores, done = [], 0
@@ -211,16 +270,25 @@ def _iterable_scores(
         for block in blocks:
             if not block:
                 break
-            own = sample.stack([*block, *[block[-1]] * (size - len(block))])
-            keys = evaluation_keys(seed, size, first=done)
-            got = _scores(loss, _as_read, chunk_size, training, params, None, keys, own)
-            scores.append({name: np.asarray(x)[: len(block)] for name, x in got.items()})
+            filled = sample.stack([*block, *[block[-1]] * (size - len(block))])
+            got = score(evaluation_keys(seed, size, first=done), filled)
+            scores.append({name: np.asarray(x) for name, x in got.items()})
             done += len(block)
     if done < (episodes or 2):
         raise ValueError(
             f"the iterator ended after {done} episodes; expected {episodes or 'two or more'}"
         )
-    return {name: np.concatenate([each[name] for each in scores]) for name in scores[0]}
+    return _joined(scores, done, axis), done
+
+
+def _joined(blocks: list[dict[str, Any]], episodes: int, axis: int) -> dict[str, np.ndarray]:
+    """The scores of all blocks, of which only the last may hold more than its episodes."""
+    return {
+        name: np.concatenate([np.asarray(block[name]) for block in blocks], axis).take(
+            range(episodes), axis
+        )
+        for name in blocks[0]
+    }
 
 
 def _as_read(key: Key, episode: Episode) -> Episode:

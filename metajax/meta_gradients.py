@@ -78,9 +78,7 @@ def meta_gradient(
     tasks = count_tasks(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        one = alone and size >= _MANY_PARAMETERS
-        chunk_size = 1 if one else tasks
+        chunk_size = 1 if one_at_a_time(size) else tasks
     if tasks < 1 or tasks % chunk_size:
         raise ValueError(
             f"chunk_size={chunk_size} with {tasks} tasks; expected a divisor of the number of tasks"
@@ -117,6 +115,12 @@ def meta_gradient(
     gradient, reported = jax.tree.map(lambda x: x / count, sums)
     gradient = jax.tree.map(lambda x, like: x.astype(jnp.result_type(like)), gradient, params)
     return gradient, reported
+
+
+def one_at_a_time(size: int) -> bool:
+    """Whether tasks of a model of so many parameters fill the device one by one."""
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return alone and size >= _MANY_PARAMETERS
 
 
 def _mean_of_chunk(loss: TaskLoss, params: Params, chunk_size: int) -> Callable[..., Any]:

@@ -8,11 +8,19 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from tqdm import tqdm
 
 from metajax.user_warnings import warn_user
 
 Record = dict[str, Any]
+
+
+def mean_over_runs(value: Any) -> float:
+    """One number of a record; of a stack's list of them the mean of the runs that go on."""
+    each = np.asarray(value, dtype=np.float64)  # Of None, a run that stopped, it is NaN.
+    there = each[~np.isnan(each)]
+    return float(there.mean()) if there.size else math.nan
 
 
 class MetricsFile:
@@ -70,7 +78,7 @@ class Progress:
         names = ["loss", "query_loss", "accuracy"]
         if record.get("query_loss") == record["loss"]:
             names.remove("query_loss")
-        shown = {name: f"{record[name]:.4g}" for name in names if name in record}
+        shown = {name: f"{mean_over_runs(record[name]):.4g}" for name in names if name in record}
         shown["tasks/s"] = f"{record['tasks_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(steps)

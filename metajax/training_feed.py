@@ -15,15 +15,13 @@ from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, place_by, process_tasks, replicate, to_host
 from metajax.parallel.processes import largest_of_processes
+from metajax.stacked_runs import count_runs, newest_step
 from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training_step import TrainState
 from metajax.types import Episode, Key
 from metajax.user_warnings import warn_user
 
 Sample = Callable[[Key], Episode] | IterableEpisodes | Iterable[Any]
-
-# What is read for a dispatch is `[length, tasks, ...]`.
-READ = PartitionSpec(None, TASKS)
 
 # A run that is stopped waits for one read.
 _EPISODES_A_READ = 64
@@ -34,13 +32,20 @@ class Dispatch(NamedTuple):
 
     Attributes:
       length: its meta-steps.
-      data: the sampler, or what was read, `[length, tasks, ...]`.
+      data: the sampler, or what was read, `[length, tasks, ...]`. For a stack what is fetched by
+        key is `[runs, length, tasks, ...]`, since each run draws its own episodes; those of an
+        iterator are shared by all.
       position: where an iterator of episodes stands after it, see `IterableEpisodes`.
     """
 
     length: int
     data: Any
     position: Any = None
+
+
+def read_spec(runs: int | None) -> PartitionSpec:
+    """How what is read for a dispatch is cut over the devices, see `Dispatch`."""
+    return PartitionSpec(*[None] * (1 if runs is None else 2), TASKS)
 
 
 def dispatches(
@@ -64,7 +69,7 @@ def dispatches(
       tasks: tasks in the whole meta-batch.
       mesh: the devices, or None for one.
     """
-    lengths = _lengths(int(state.step), iterations, dispatch)
+    lengths = _lengths(newest_step(state), iterations, dispatch)
     if isinstance(sample, HostSample):
         yield from _fetched(sample, state, lengths, tasks=tasks, mesh=mesh)
         return
@@ -127,21 +132,28 @@ def _fetched(
     impl = jax.random.key_impl(state.key)
     key = keys_on_host(jax.random.wrap_key_data(to_host(state.key), impl=impl))
     mine = range(tasks) if mesh is None else process_tasks(tasks, mesh)
-    place = jax.device_put if mesh is None else partial(place_by, READ, mesh=mesh)
+    runs = count_runs(state)
+    place = jax.device_put if mesh is None else partial(place_by, read_spec(runs), mesh=mesh)
     stopped = threading.Event()
 
-    def keys_of(step: Any) -> Key:
+    def keys_of(key: Key, step: Any) -> Key:
         return episode_keys(key, step, len(mine), first=mine.start)
+
+    keys_of_steps = jax.vmap(keys_of, in_axes=(None, 0))
+    if runs is not None:
+        keys_of_steps = jax.vmap(keys_of_steps, in_axes=(0, None))
 
     def read(first: int, length: int) -> Dispatch:
         parts = []
-        most = -(-_EPISODES_A_READ // len(mine))
+        most = -(-_EPISODES_A_READ // (len(mine) * (runs or 1)))
         for begin in range(first, first + length, most):
             if stopped.is_set():
                 raise CancelledError
             steps = np.arange(begin, min(begin + most, first + length), dtype=np.int32)
-            parts.append(sample.fetch(jax.vmap(keys_of)(steps)))
-        return Dispatch(length, place(jax.tree.map(lambda *x: np.concatenate(x), *parts)))
+            parts.append(sample.fetch(keys_of_steps(key, steps)))
+        axis = 0 if runs is None else 1
+        whole = jax.tree.map(lambda *x: np.concatenate(x, axis=axis), *parts)
+        return Dispatch(length, place(whole))
 
     try:
         yield from run_ahead(partial(read, *each) for each in lengths)
@@ -157,7 +169,7 @@ def _read(
     mesh: Mesh | None,
 ) -> Generator[Dispatch]:
     mine = tasks if mesh is None else len(process_tasks(tasks, mesh))
-    place = jax.device_put if mesh is None else partial(place_by, READ, mesh=mesh)
+    place = jax.device_put if mesh is None else partial(place_by, read_spec(None), mesh=mesh)
     several = jax.process_count() > 1
     stopped = threading.Event()
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from metajax.checks import in_brief
 from metajax.progress import Record
+from metajax.stacked_runs import count_runs
 from metajax.training_step import TrainState
 
 
@@ -22,7 +24,7 @@ class Hooks:
       iterations: the run's last step.
     """
 
-    validate: Callable[[TrainState], float] | None
+    validate: Callable[[TrainState], Any] | None
     validate_every: int | None
     on_dispatch: Callable[[TrainState, Record], object] | None
     saves: bool
@@ -37,7 +39,7 @@ class Hooks:
 
     def validation(
         self, state: TrainState, done: int, length: int, *, due: bool
-    ) -> dict[str, float]:
+    ) -> dict[str, float | list[float]]:
         """The state's score as a field of its record, or none where it is not to be scored.
 
         Args:
@@ -53,14 +55,19 @@ class Hooks:
             wanted = done // every > (done - length) // every
         if self.validate is None or not (wanted or done == self.iterations):
             return {}
-        score = self.validate(state)
+        returned, runs = self.validate(state), count_runs(state)
+        expected = 'a float, such as metajax.evaluate(...).mean("accuracy")'
+        if runs is not None:
+            expected = f"one number, or one for each of {runs} runs, as that gives of a stack"
         try:
-            return {"validation": float(score)}
+            scores = np.asarray([] if returned is None else returned, np.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"validate returned {in_brief(score)}; expected a float, such as "
-                'metajax.evaluate(...).mean("accuracy")'
+                f"validate returned {in_brief(returned)}; expected {expected}"
             ) from error
+        if scores.shape not in ((), (runs,)):
+            raise TypeError(f"validate returned {in_brief(returned)}; expected {expected}")
+        return {"validation": scores.tolist()}
 
     def asks_to_stop(self, state: TrainState, record: Record) -> bool:
         """Whether `on_dispatch` returns True; what is no `bool` was returned by accident."""

@@ -25,8 +25,9 @@ from metajax.parallel.placement import (
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
-from metajax.progress import MetricsFile, Progress, Record
+from metajax.progress import MetricsFile, Progress, Record, mean_over_runs
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
+from metajax.stacked_runs import check_steps, count_runs, newest_step, one_run
 from metajax.stopping import (
     CALLBACK,
     READING,
@@ -40,7 +41,7 @@ from metajax.stopping import (
 from metajax.training_feed import Sample, dispatches, go_on
 from metajax.training_hooks import Hooks
 from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
-from metajax.training_records import record_of, warn_of_no_steps, warn_of_non_finite
+from metajax.training_records import goes_on, record_of, warn_of_no_steps, warn_of_non_finite
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner
 
@@ -66,12 +67,17 @@ class TrainResult(NamedTuple):
     run_seconds: float
 
     def __repr__(self) -> str:
-        """Why the loop ended, and the last record."""
-        last = self.history[-1] if self.history else {"step": int(self.state.step)}
+        """Why the loop ended, and the last record; of a stack with the means over its runs."""
+        last = self.history[-1] if self.history else {"step": newest_step(self.state)}
+        runs = count_runs(self.state)
+        if runs is not None:
+            numbers = {name: value for name, value in last.items() if np.ndim(value) < 2}
+            last = {name: mean_over_runs(value) for name, value in numbers.items()}
         shown = [
             f"{name} {value:.6g}" for name, value in last.items() if isinstance(value, int | float)
         ]
-        return f"TrainResult, {self.stopped}: {', '.join(shown)}"
+        means = "" if runs is None else f", means over {runs} runs"
+        return f"TrainResult, {self.stopped}{means}: {', '.join(shown)}"
 
 
 def train(
@@ -87,7 +93,7 @@ def train(
     mesh: Mesh | None = None,
     non_finite: NonFinite = "stop",
     checkpoints: Checkpoints | None = None,
-    validate: Callable[[TrainState], float] | None = None,
+    validate: Callable[[TrainState], Any] | None = None,
     validate_every: int | None = None,
     metrics_file: str | Path | None = None,
     progress: bool = True,
@@ -105,6 +111,12 @@ def train(
     dispatch. Whatever ends the loop, the last good state is returned, and with `checkpoints` saved,
     after an exception too.
 
+    A stack of states, all of whose arrays have a leading axis `[runs]`, is as many runs in one
+    program: seeds, or the numbers of an optimiser that are in its state. Each is the run that it
+    would be alone, to rounding. `jax.tree.map(lambda x: x[i], states)` is the state of one of them.
+    Accelerators, several devices and small models compute all runs at once; a single CPU device
+    those of 8,000 parameters and more one after another, as `meta_gradient` does their tasks.
+
     Args:
       learner: any learner, or a meta-step of one's own: a pure function `(state, episodes) ->
         (state, metrics)` such as `train_step` returns, whose episodes' arrays are `[tasks, ...]`.
@@ -115,7 +127,9 @@ def train(
         `train_step(..., axis_name="tasks")`, or `jax.lax.pmean(..., "tasks")`; not `mesh_step`,
         which is for a loop of one's own.
       optimizer: the outer optimiser; None beside a step, which has its own.
-      state: from `init_state`, `Checkpoints.restore` or an earlier result's.
+      state: from `init_state`, `Checkpoints.restore` or an earlier result's; or a stack of them,
+        `jax.vmap(lambda key: init_state(learner.init(key, example), optimizer, key))(keys)`. The
+        optimiser is then any one of theirs.
       sample: the pure function `key -> Episode`, or one with `place="host"`, whose images are then
         read one dispatch ahead: two dispatches of them are on the device, one more in memory. Or an
         iterator or iterable of NumPy episodes or of meta-batches of them (a generator, a data
@@ -131,12 +145,16 @@ def train(
       non_finite: what a meta-loss, gradient or update that is not finite does: `"stop"` ends the
         loop with the state before that step, `"skip"` goes on with the next step without the
         update, and stops where a whole dispatch is so. Either gives a `RuntimeWarning` that names
-        the steps.
-      checkpoints: where the state is saved: when it is due, and at the end of the loop.
+        the steps. A run of a stack stops by itself: it stays where it was (under `"skip"`, where
+        that dispatch began) while the others go on, and the loop ends when none is left.
+      checkpoints: where the state is saved: when it is due, and at the end of the loop. A stack is
+        one checkpoint, of the largest of its steps.
       validate: the score of a state, a function such as
         `lambda state: evaluate(learner, state.params, ...).mean("accuracy")`: a float, or what
         `float` takes. The record has it as `validation`. With `checkpoints` every state that was
-        scored is saved, and that of the best score is kept.
+        scored is saved, and that of the best score is kept. Of a stack it returns `[runs]` scores,
+        as `evaluate(learner, states, ...).mean("accuracy")` does, or one number; the checkpoint's
+        score is their mean.
       validate_every: iterations between two validations: each is at the first dispatch that ends
         at a multiple of it or after, one at the last iteration. None is whenever a checkpoint is
         due, or without `checkpoints` after every dispatch.
@@ -151,8 +169,10 @@ def train(
     Returns:
       A `TrainResult`. A record holds `step`, `seconds`, `tasks_per_second`, each metric's mean over
       the dispatch, the score as `validation` where there is one and, where updates were skipped,
-      how many as `skipped`: numbers of Python, or lists of them. A state that is at `iterations`
-      already comes back as it is, with a `RuntimeWarning`.
+      how many as `skipped`: numbers of Python, or lists of them. Of a stack the metrics and
+      `skipped` are lists, a run each, with None for the metrics of a run that stopped before, and
+      `tasks_per_second` counts the tasks of all runs. A state that is at `iterations` already comes
+      back as it is, with a `RuntimeWarning`.
 
     Raises:
       TypeError: a number is no integer, `learner` is neither learner nor function, `optimizer` is
@@ -163,7 +183,9 @@ def train(
         optimiser's (see `train_step`), a metric has a name of the record's own fields, labels do
         not fit the learner, or the model has more outputs than there are ways; with a step, there
         is an `optimizer` or a `chunk_size` beside it, its metrics lack `loss`, its state has other
-        shapes or dtypes than it was given, or it does not average over the devices.
+        shapes or dtypes than it was given, or it does not average over the devices; an array of a
+        stack has no axis of runs, or the runs are at several steps (they may be if `checkpoints`
+        restored them: those behind had stopped).
       FileExistsError: the folder of `checkpoints` holds those of another run.
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
@@ -180,35 +202,40 @@ def train(
         )
     step = _step_of(learner, optimizer, chunk_size, mesh)
     sample = as_sample(sample)
+    runs = count_runs(state)
+    if checkpoints is None or checkpoints.newest != newest_step(state):
+        check_steps(state)  # What was restored may hold runs that stopped.
     state = jax.tree.map(_strong, state)
     tasks = meta_batch
     if mesh is not None:
         tasks = tasks_per_device(meta_batch, task_devices(mesh))
         state = place_state(state, mesh)
+    one = one_run(state, runs)
     if isinstance(learner, Learner):
-        check_sample_of(learner, state.params, sample)
+        check_sample_of(learner, one.params, sample)
     else:
-        check_sample(sample, partial(check_step, step, state, tasks=meta_batch, mesh=mesh))
+        check_sample(sample, partial(check_step, step, one, tasks=meta_batch, mesh=mesh))
     if checkpoints is not None:
         checkpoints.begin(state)
     position = None
     if isinstance(sample, IterableEpisodes):
         position = None if checkpoints is None else checkpoints.position
-        go_on(sample, int(state.step), position, tasks=meta_batch, mesh=mesh)
+        go_on(sample, newest_step(state), position, tasks=meta_batch, mesh=mesh)
     run = CompiledDispatches(
         dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     )
     history: list[Record] = []
     stopped: Stopped = "finished"
     run_seconds = 0.0
-    done = began = int(state.step)
+    done = began = newest_step(state)
     speaks = jax.process_index() == 0
     if done >= iterations:
         warn_of_no_steps(done, iterations)
     feed = dispatches(
         sample, state, iterations=iterations, dispatch=dispatch, tasks=meta_batch, mesh=mesh
     )
-    report = Progress(done, iterations, meta_batch, enabled=progress and speaks)
+    tasks_a_step = meta_batch * (runs or 1)
+    report = Progress(done, iterations, tasks_a_step, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
         stack.enter_context(contextlib.closing(feed))
@@ -242,16 +269,18 @@ def train(
             finite = np.asarray(metrics["finite"])
             if not finite.all():
                 warn_of_non_finite(done, finite, state, non_finite)
-                if non_finite == "stop" or not finite.any():
+                if not goes_on(finite, non_finite):
                     stopped = "non-finite"
                     break
             done += each.length
             position = each.position
-            record = record_of(done, run_seconds, each.length * meta_batch / seconds, metrics)
+            record = record_of(done, run_seconds, each.length * tasks_a_step / seconds, metrics)
             due = checkpoints is not None and checkpoints.due(done)
             record |= hooks.validation(state, done, each.length, due=due)
             if checkpoints is not None and (due or "validation" in record):
-                checkpoints.save(state, score=record.get("validation"), position=position)
+                score = record.get("validation")
+                score = None if score is None else float(np.mean(score))
+                checkpoints.save(state, score=score, position=position)
             history.append(record)
             metrics_lines.append(record)
             report.update(record, each.length)
@@ -310,7 +339,7 @@ def _save_last(
     checkpoints: Checkpoints, state: TrainState, position: Any, began: int, *, failed: bool
 ) -> None:
     """Saves the state of the last whole dispatch, after an exception too."""
-    if int(state.step) == began:
+    if newest_step(state) == began:
         return
     if failed and jax.process_count() > 1:
         return  # The processes save together, and the others may know of no exception.

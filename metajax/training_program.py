@@ -13,9 +13,10 @@ from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, state_shardings
 from metajax.parallel.steps import on_each_device
+from metajax.stacked_runs import count_runs, kept_by_run, over_runs
 from metajax.stopping import StopSignal
 from metajax.streaming import HostSample
-from metajax.training_feed import READ, Dispatch, Sample
+from metajax.training_feed import Dispatch, Sample, read_spec
 from metajax.training_step import TrainState, TrainStep
 from metajax.types import Array, Episode, Key
 
@@ -81,6 +82,9 @@ def dispatch_program(
     the update (`"skip"`). `data` is the sampler, or what was read of one on the host, or of an
     iterator of episodes, `[length, tasks, ...]`.
 
+    Of a stack all arrays have an axis of runs before these, state, metrics and what was fetched:
+    every run goes its own way, and one that stopped, see `kept_by_run`, is not `finite` any more.
+
     Args:
       step: the meta-step; over devices it averages over the axis `TASKS`.
       state: of the shapes that the function will be given.
@@ -90,6 +94,7 @@ def dispatch_program(
       mesh: the devices, or None for one.
     """
     ahead = isinstance(sample, HostSample | IterableEpisodes)
+    own_data = isinstance(sample, HostSample)  # Of each run; the runs share a sampler or iterator.
 
     def episodes_of(keys: Key, data: Any, read: Any) -> Episode:
         if isinstance(sample, IterableEpisodes):
@@ -124,15 +129,30 @@ def dispatch_program(
         (state, _), metrics = jax.lax.scan(iteration, carry, data if ahead else None, length=length)
         return state, metrics
 
+    def run_each(states: TrainState, data: Any, length: int) -> Any:
+        newest = states.step.max()
+
+        def run_one(each: tuple[TrainState, Any]) -> tuple[TrainState, Mapping[str, Array]]:
+            state, own = each
+            after, metrics = run(state, own if own_data else data, length)
+            after, finite = kept_by_run(
+                state, after, metrics["finite"], newest=newest, skip=non_finite == "skip"
+            )
+            return after, {**metrics, "finite": finite}
+
+        return over_runs(run_one, (states, data if own_data else None), states.params)
+
+    runs = count_runs(state)
+    program = run if runs is None else run_each
     if mesh is None:
-        return jax.jit(run, static_argnums=2)
+        return jax.jit(program, static_argnums=2)
     whole = PartitionSpec()
 
     def run_on_mesh(state: TrainState, data: Any, length: int) -> Any:
         def part(state: TrainState, data: Any) -> Any:
-            return run(state, data, length)
+            return program(state, data, length)
 
-        places = (whole, READ if ahead else whole)
+        places = (whole, read_spec(runs if own_data else None) if ahead else whole)
         return on_each_device(part, mesh, places, whole)(state, data)
 
     places = (state_shardings(state, mesh), NamedSharding(mesh, whole))

@@ -106,6 +106,46 @@ def test_few_shot_characters(
 
 
 @pytest.mark.slow
+def test_seeds_as_one_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("few_shot_characters")
+    arguments = [
+        "--ways",
+        "3",
+        "--filters",
+        "8",
+        "--meta-batch",
+        "2",
+        "--iterations",
+        "10",
+        "--dispatch",
+        "5",
+        "--episodes",
+        "10",
+    ]
+    arguments += ["--validation-episodes", "10", "--checkpoint-every", "5"]
+    out = tmp_path / "stack"
+    scores = example.run(
+        example.parser().parse_args([*arguments, "--seeds", "2", "--out", str(out)])
+    )
+    assert scores.scores["accuracy"].shape == (2, 10)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "± over 2 runs, seeds 0 to 1: " in printed
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [np.shape(record["accuracy"]) for record in records] == [(2,), (2,)]
+    assert [np.shape(record["validation"]) for record in records] == [(2,), (2,)]
+    assert _is_png(out / "episode.png")
+    assert _is_png(out / "curves.png")
+
+    alone = example.run(
+        example.parser().parse_args([*arguments, "--seed", "1", "--out", str(tmp_path / "one")])
+    )
+    one = [json.loads(line) for line in (tmp_path / "one/metrics.jsonl").read_text().splitlines()]
+    stacked = [record["loss"][1] for record in records]
+    np.testing.assert_allclose(stacked, [record["loss"] for record in one], rtol=1e-2)
+    assert alone.runs is None
+
+
+@pytest.mark.slow
 def test_within_alphabet(
     omniglot_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

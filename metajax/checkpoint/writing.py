@@ -30,6 +30,7 @@ from metajax.checkpoint.record import (
     short,
 )
 from metajax.checks import check_integers
+from metajax.stacked_runs import newest_step
 from metajax.training_step import TrainState
 from metajax.user_warnings import warn_user
 
@@ -98,14 +99,19 @@ class Checkpoints:
         self._writing: int | None = None
         self._error: Exception | None = None
 
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest good checkpoint that was restored or written; None before."""
+        return self._newest
+
     def restore(self, like: TrainState) -> TrainState:
         """The newest good state in the folder, or `like` itself where there is none yet.
 
         Damaged checkpoints that are newer are renamed to `<step>.damaged`, with a `RuntimeWarning`.
 
         Args:
-          like: a state of the same model and optimiser, such as a run starts from. It says on which
-            devices the arrays go.
+          like: a state of the same model and optimiser, such as a run starts from, or a stack of as
+            many runs. It says on which devices the arrays go.
 
         Raises:
           ValueError: the checkpoint is of another model, optimiser, precision, key or options, or
@@ -122,7 +128,7 @@ class Checkpoints:
                 _move_aside(self._folder / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("metajax.Checkpoints.restore")
-        self._newest = self._last = int(state.step)
+        self._newest = self._last = newest_step(state)
         positions = read_record(self._folder / str(self._newest)).get("positions", [])
         alike = len(positions) == jax.process_count()
         self.position = positions[jax.process_index()] if alike else None
@@ -140,7 +146,7 @@ class Checkpoints:
           ValueError: two leaves of the state have one name.
         """
         self.wait()
-        step, steps = int(state.step), agreed_steps(self._folder)
+        step, steps = newest_step(state), agreed_steps(self._folder)
         named_leaves(state)  # A name used twice is found here, not after hours.
         if steps and (steps[-1] != self._newest or step < steps[-1]):
             raise FileExistsError(
@@ -161,7 +167,7 @@ class Checkpoints:
         The copy on the host and its digests are made before this returns, by every process.
 
         Args:
-          state: its step names the checkpoint.
+          state: its step names the checkpoint, the largest one of a stack of runs.
           score: how good it is. Without one, or with NaN, it never counts as one of the best. A
             state that is the newest already keeps the score it was saved with.
           position: where this process stands in its data, as JSON can hold it, for a run that goes
@@ -171,7 +177,7 @@ class Checkpoints:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
         """
         self.wait()
-        step = int(state.step)
+        step = newest_step(state)
         if not self._begun or step < (self._newest or 0):
             self.begin(state)
         self._last = step
