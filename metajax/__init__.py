@@ -10,6 +10,7 @@ from metajax import data, exporting, metric, models, parallel
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
+from metajax.diagnosis import Diagnosis, diagnose
 from metajax.evaluation import Evaluation, evaluate
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
@@ -31,6 +32,7 @@ from metajax.types import (
     Fit,
     FullContext,
     Init,
+    Inspect,
     Learner,
     MetaLoss,
     Model,
@@ -47,6 +49,7 @@ __all__ = [
     "Aux",
     "Backward",
     "Checkpoints",
+    "Diagnosis",
     "Episode",
     "Evaluation",
     "Examples",
@@ -54,6 +57,7 @@ __all__ = [
     "FullContext",
     "Init",
     "InnerLoop",
+    "Inspect",
     "Learner",
     "MetaLoss",
     "MetricTask",
@@ -67,6 +71,7 @@ __all__ = [
     "apply_queries",
     "cross_entropy",
     "data",
+    "diagnose",
     "evaluate",
     "gradient_learner",
     "init_state",

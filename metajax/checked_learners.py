@@ -15,7 +15,19 @@ from jax.core import Tracer
 from metajax.checks import check_floats, check_items, check_scalar, known_labels
 from metajax.given_data import as_arrays, as_episode, as_examples
 from metajax.items import count, take
-from metajax.types import Array, Aux, Episode, Examples, Inputs, Key, Learner, Outputs, Params, Task
+from metajax.types import (
+    Array,
+    Aux,
+    Episode,
+    Examples,
+    Inputs,
+    Inspection,
+    Key,
+    Learner,
+    Outputs,
+    Params,
+    Task,
+)
 
 
 def make_learner(
@@ -25,6 +37,7 @@ def make_learner(
     predict: Callable[[Params, Task, Inputs], Outputs],
     *,
     title: str,
+    inspect: Callable[[Params, Episode, Key | None], Inspection] | None = None,
 ) -> Learner:
     """A `Learner` of these functions, which get JAX arrays and whole sets alone.
 
@@ -34,6 +47,7 @@ def make_learner(
       adapt: see `Learner`; the last argument says the same.
       predict: see `Learner`.
       title: what the learner is, with its settings, such as `"maml(num_steps=5, ...)"`.
+      inspect: see `Inspect`.
     """
     adapt_compiled = jax.jit(adapt, static_argnums=3)
     predict_compiled = jax.jit(predict)
@@ -136,7 +150,22 @@ def make_learner(
                 probed.add(case)  # Zeros among zeros tell nothing.
         return outputs if size == items else take(outputs, slice(items))
 
-    return Learner(checked_init, checked_loss, checked_adapt, checked_predict, title)
+    if inspect is None:
+        return Learner(checked_init, checked_loss, checked_adapt, checked_predict, title)
+
+    def checked_inspect(params: Params, episode: Episode, key: Key | None = None) -> Inspection:
+        """What happens within one episode, see `Inspect`.
+
+        Args:
+          params: the meta-parameters.
+          episode: the task, unbatched.
+          key: see `loss`.
+        """
+        return inspect(as_arrays(params, "the parameters"), as_episode(episode), key)
+
+    return Learner(
+        checked_init, checked_loss, checked_adapt, checked_predict, title, checked_inspect
+    )
 
 
 def _mode(training: object, key: Key | None) -> bool:

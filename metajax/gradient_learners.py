@@ -8,6 +8,7 @@ import jax
 from metajax.checked_learners import make_learner
 from metajax.checks import check_parameters, check_score_names, check_shared
 from metajax.inner.loop import InnerLoop
+from metajax.inspections import inspect_fit
 from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
 from metajax.types import (
@@ -95,7 +96,8 @@ def gradient_learner(
         del params
         return objective.predict(task.params, inputs, task.kept)
 
-    return make_learner(begin, loss, adapt, predict, title=title)
+    inspect = inspect_fit(objective, checked_fit)
+    return make_learner(begin, loss, adapt, predict, title=title, inspect=inspect)
 
 
 def support_fit(objective: Objective, loop: InnerLoop) -> Fit:

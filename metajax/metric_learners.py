@@ -1,6 +1,7 @@
 """What learners that compare share: embed both sets, read the support set, compare the queries."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from metajax.checks import (
     check_optional_integers,
     check_parameters,
 )
+from metajax.inspections import BATCHINGS, inspect_comparison
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys
 from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, nan_unless_labelled
@@ -23,13 +25,14 @@ from metajax.query_batching import (
     joined_weights,
     kept_support,
 )
-from metajax.signatures import called_by_name
+from metajax.signatures import called_by_name, takes
 from metajax.types import (
     Array,
     Aux,
     Episode,
     Examples,
     Inputs,
+    Inspection,
     Key,
     Learner,
     LossFn,
@@ -103,8 +106,7 @@ def metric_learner(
     """
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
-    joint = query_batching == "joint"
-    if joint and support_encoder is not None:
+    if query_batching == "joint" and support_encoder is not None:
         raise ValueError(
             'query_batching="joint" embeds both sets at once, but support and query have encoders '
             'of their own; expected "separate", "single" or "support"'
@@ -144,14 +146,14 @@ def metric_learner(
             )
         return jnp.where(present[None], scores, -jnp.inf)
 
-    def loss(
-        params: Params, episode: Episode, key: Key | None, training: bool
+    def loss_under(
+        batching: Batching, params: Params, episode: Episode, key: Key | None, training: bool
     ) -> tuple[Array, Aux]:
         check_classes(*episode, ways=ways)
         support, present = prepare(params, episode.support, key)
         query = without_padding(episode.query)
         first, second, third = encoder_keys(key if training else None)
-        if joint:
+        if batching == "joint":
             weights = joined_weights(support, query.weights, count(query.inputs))
             both = encoder.apply(params, join(support.inputs, query.inputs), weights, first)
             items = count(support.inputs)
@@ -159,10 +161,10 @@ def metric_learner(
         else:
             known = embed_support(params, support, first)
             embedded = apply_queries(
-                encoder, params, query.inputs, query.weights, support, query_batching, second
+                encoder, params, query.inputs, query.weights, support, batching, second
             )
         reading = read(params, known, support, present)
-        outputs = classify(params, reading, present, embedded, query.weights, query_batching, third)
+        outputs = classify(params, reading, present, embedded, query.weights, batching, third)
         value = loss_of(outputs, query.targets, query.weights)
         if ways is not None:
             value = nan_unless_labelled(value, present, support, query)
@@ -179,4 +181,20 @@ def metric_learner(
         embedded = apply_queries(encoder, params, inputs, None, task.support, "support")
         return classify(params, task.reading, task.present, embedded, None, "support", None)
 
-    return make_learner(init, loss, adapt, predict, title=title)
+    def inspect(params: Params, episode: Episode, key: Key | None) -> Inspection:
+        support = prepare(params, episode.support, key)[0]
+        batchings: tuple[Batching, ...] = BATCHINGS
+        if kept_support(encoder, params, support) is None and not takes(compare, "batching"):
+            batchings = ()
+        elif support_encoder is not None:
+            batchings = tuple(name for name in BATCHINGS if name != "joint")
+        return inspect_comparison(
+            lambda batching: loss_under(batching, params, episode, key, False),
+            without_padding(episode.query),
+            query_batching,
+            batchings,
+            None if query_batching == "joint" else lambda: embed_support(params, support, None),
+        )
+
+    loss = partial(loss_under, query_batching)
+    return make_learner(init, loss, adapt, predict, title=title, inspect=inspect)

@@ -107,7 +107,13 @@ def supervised(
         return apply_queries(model, params, inputs, None, kept, "support")
 
     return Objective(
-        model.init, loss, predict, lambda params, support: kept_support(model, params, support)
+        model.init,
+        loss,
+        predict,
+        lambda params, support: kept_support(model, params, support),
+        batched=lambda batching: supervised(
+            model, loss_fn, metrics=metrics, query_batching=batching, ways=ways
+        ),
     )
 
 

@@ -20,6 +20,8 @@ Outputs = Any
 State = Any
 LossFn = Callable[..., Array]
 Sharing = Literal["none", "weighted", "batch"]
+# Named arrays, and lists and dictionaries of them; see `Inspect`.
+Inspection = Mapping[str, Any]
 
 
 class Examples(NamedTuple):
@@ -220,6 +222,7 @@ class Objective:
       loss: `(params, examples, key, context, training=...) -> (loss, ObjectiveAux)`.
       predict: `(params, inputs, kept) -> outputs`.
       keep: `(params, support) -> kept`.
+      batched: `query_batching -> Objective`, or None.
     """
 
     def __init__(
@@ -228,6 +231,8 @@ class Objective:
         loss: Callable[..., tuple[Array, ObjectiveAux]],
         predict: Callable[[Params, Inputs, Any], Outputs],
         keep: Callable[[Params, Examples], Any] = lambda params, support: support,
+        *,
+        batched: Callable[[Any], "Objective"] | None = None,
     ) -> None:
         """Takes the functions.
 
@@ -239,6 +244,8 @@ class Objective:
             is drawn, in evaluation too.
           predict: `(params, inputs, kept) -> outputs`.
           keep: what of the support set a task holds on to for `predict`; the default is all of it.
+          batched: from a `query_batching`, see `apply_queries`, to the same objective under it.
+            Only `diagnose` asks; None is an objective that has no such choice.
 
         Raises:
           TypeError: a function cannot be called so.
@@ -248,6 +255,9 @@ class Objective:
         self.loss = called_by_name(loss, "loss", given, ("training",))
         self.predict = called_by_name(predict, "predict", ("params", "inputs", "kept"))
         self.keep = called_by_name(keep, "keep", ("params", "support"))
+        self.batched: Callable[[Any], Objective] | None = None
+        if batched is not None:
+            self.batched = called_by_name(batched, "batched", ("batching",))
 
 
 class FullContext(NamedTuple):
@@ -333,6 +343,29 @@ class Fit(Protocol):
         ...
 
 
+class Inspect(Protocol):
+    """What happens within one task, for `diagnose`; models are not in training mode."""
+
+    def __call__(self, params: Params, episode: Episode, key: Key | None = None) -> Inspection:
+        """Named arrays, of which a learner gives those that it has.
+
+        - `query_loss`, `query_accuracy`: `[num_steps + 1]`, before adaptation and after each step;
+          `[1]` where there are no steps.
+        - `support_loss`, `support_accuracy`: the same of the support set.
+        - `gradient_norm`: by the path of a parameter leaf, `[num_steps + 1]` norms of the support
+          loss's gradient.
+        - `moved`: by path, `[]` booleans, whether adaptation changed the leaf.
+        - `zero_gradient`: `[]`, the share of exactly zero entries of the first inner gradient.
+        - `uphill`: `[]`, whether the first step went along the gradient, not against it.
+        - `active_units`: a list of `[units]` booleans, one a ReLU.
+        - `batchings`: by `query_batching`, `[]` the accuracy of the adapted task, or its query loss
+          where there is none; empty where items do not see each other.
+
+        Accuracies are left out where there are no classes.
+        """
+        ...
+
+
 class Learner(NamedTuple):
     """An algorithm, as pure functions.
 
@@ -345,6 +378,8 @@ class Learner(NamedTuple):
       predict: `(params, task, inputs [items, ...]) -> outputs`: use it. The answer for an item does
         not depend on what else is asked.
       title: what it is, with its settings; shown in its place.
+      inspect: `(params, episode, key=None) -> named arrays`: what happens within one task, of which
+        `diagnose` makes its report; None of a learner that does not say.
     """
 
     init: Init
@@ -352,6 +387,7 @@ class Learner(NamedTuple):
     adapt: Adapt
     predict: Predict
     title: str = "Learner(...)"
+    inspect: Inspect | None = None
 
     def __repr__(self) -> str:
         return self.title

@@ -116,26 +116,6 @@ def proto_maml(
         logits = features @ phi.weights + phi.biases[None]
         return jnp.where(present[None], logits, -jnp.inf)
 
-    def loss(
-        phi: ProtoMAMLParams,
-        examples: Examples,
-        key: Key | None,
-        context: Examples | None,
-        training: bool = False,
-    ) -> tuple[Array, ObjectiveAux]:
-        inputs, targets, weights = examples
-        if context is not None:
-            check_classes(context, examples, ways=ways)
-        drawn = key if training else None
-        features = apply_queries(encoder, phi.body, inputs, weights, context, query_batching, drawn)
-        support = examples if context is None else context
-        present = present_classes(support, phi.biases.shape[0])
-        outputs = classify(phi, features, present)
-        value = loss_of(outputs, targets, weights)
-        if ways is not None and context is not None:
-            value = nan_unless_labelled(value, present, context, examples)
-        return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
-
     def keep(phi: ProtoMAMLParams, support: Examples) -> tuple[Array, Examples | None]:
         present = present_classes(support, phi.biases.shape[0])
         return present, kept_support(encoder, phi.body, support)
@@ -144,6 +124,31 @@ def proto_maml(
         present, support = kept
         features = apply_queries(encoder, phi.body, inputs, None, support, "support")
         return classify(phi, features, present)
+
+    def under(batching: Batching) -> Objective:
+        def loss(
+            phi: ProtoMAMLParams,
+            examples: Examples,
+            key: Key | None,
+            context: Examples | None,
+            training: bool = False,
+        ) -> tuple[Array, ObjectiveAux]:
+            inputs, targets, weights = examples
+            if context is not None:
+                check_classes(context, examples, ways=ways)
+            drawn = key if training else None
+            features = apply_queries(encoder, phi.body, inputs, weights, context, batching, drawn)
+            support = examples if context is None else context
+            present = present_classes(support, phi.biases.shape[0])
+            outputs = classify(phi, features, present)
+            value = loss_of(outputs, targets, weights)
+            if ways is not None and context is not None:
+                value = nan_unless_labelled(value, present, context, examples)
+            return value, ObjectiveAux(outputs, scores_of(outputs, targets, weights))
+
+        return Objective(encoder.init, loss, predict, keep, batched=under)
+
+    objective = under(query_batching)
 
     def fit(
         params: Params,
@@ -158,14 +163,16 @@ def proto_maml(
         check_embeddings(features, "proto_maml")
         centres = prototypes(features, support.targets, count_ways(support, ways), support.weights)
         return loop.run(
-            lambda phi, step_key: loss(phi, support, step_key, None, training)[0],
+            lambda phi, step_key: objective.loss(phi, support, step_key, None, training=training)[
+                0
+            ],
             ProtoMAMLParams(params, *linear_reading(centres)),
             per_step=step_keys(key, num_steps),
             observe=observe,
         )
 
     return gradient_learner(
-        Objective(encoder.init, loss, predict, keep),
+        objective,
         fit,
         record_steps=record_steps,
         title=f"proto_maml({loop}, ways={ways})",

@@ -195,24 +195,28 @@ def _with_state(objective: Objective, loop: InnerLoop) -> tuple[Objective, Inner
         of_model = path.removeprefix("model/")
         return of_model == path or (adapt is not None and selects(adapt, of_model, leaf))
 
-    def loss(
-        phi: ReptileParams,
-        examples: Examples,
-        key: Key | None,
-        context: Examples | None,
-        training: bool = False,
-    ) -> tuple[Array, ObjectiveAux]:
-        return objective.loss(phi.model, examples, key, context, training=training)
+    def lifted(objective: Objective) -> Objective:
+        def loss(
+            phi: ReptileParams,
+            examples: Examples,
+            key: Key | None,
+            context: Examples | None,
+            training: bool = False,
+        ) -> tuple[Array, ObjectiveAux]:
+            return objective.loss(phi.model, examples, key, context, training=training)
 
-    lifted = Objective(
-        init,
-        loss,
-        lambda phi, inputs, kept: objective.predict(phi.model, inputs, kept),
-        lambda phi, support: objective.keep(phi.model, support),
-    )
+        batched = objective.batched
+        return Objective(
+            init,
+            loss,
+            lambda phi, inputs, kept: objective.predict(phi.model, inputs, kept),
+            lambda phi, support: objective.keep(phi.model, support),
+            batched=None if batched is None else lambda batching: lifted(batched(batching)),
+        )
+
     carrying = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     part = None if adapt is None else moved
-    return lifted, dataclasses.replace(loop, inner=carrying, adapt=part)
+    return lifted(objective), dataclasses.replace(loop, inner=carrying, adapt=part)
 
 
 def mini_batches(key: Key, support: Examples, *, num_steps: int, size: int) -> Array:
