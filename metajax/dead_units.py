@@ -93,7 +93,7 @@ class _Runner:
             values.update(zip(equation.outvars, outputs, strict=True))
             if name in _REPEATS and 0 in of_zeros:
                 zeros.update(equation.outvars)
-            if name == "max" and len(of_zeros) == 1 and outputs[0].ndim > 1:
+            if name == "max" and len(of_zeros) == 1 and _has_items(outputs[0]):
                 self.active.append(_ever(outputs[0]))
         return [read(atom) for atom in program.outvars]
 
@@ -141,6 +141,11 @@ class _Runner:
         )
         self.active += [units.any(axis=0) for units in active]
         return [*carry, *stacked]
+
+
+def _has_items(units: Array) -> bool:
+    """Not the variance of a batch, which is kept from going below 0."""
+    return units.ndim > 1 and units.size > units.shape[-1]
 
 
 def _ever(units: Array) -> Array:

@@ -1,27 +1,21 @@
 """Why accuracy is at chance: what happens within the tasks of a learner, and what looks wrong."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks import check_integers
+from metajax.figures import figures_of, look
 from metajax.findings import find
-from metajax.inspections import by_path, classifies
+from metajax.given_data import as_episode
 from metajax.items import take
 from metajax.keys import evaluation_keys
-from metajax.losses import accuracy
-from metajax.metric import present_classes, prototypes, squared_distances
 from metajax.parallel.placement import to_host
 from metajax.streaming import HostSample, keys_on_host
 from metajax.training_program import as_pytree
-from metajax.types import Array, Episode, Examples, Key, Learner, Params
-
-# Shuffles of the labels of an episode, by which renumbered accuracies are judged.
-_SHUFFLES = 8
+from metajax.types import Episode, Key, Learner, Params
 
 
 class Diagnosis(NamedTuple):
@@ -167,8 +161,9 @@ def diagnose(
     jax.eval_shape(lambda params: learner.loss(params, first, learner_keys[0], False), params)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)
-    seen = jax.tree.map(np.asarray, _seen(learner, params, drawn, learner_keys))
-    report, scores = _report(params, drawn, seen, seed)
+    seen = jax.tree.map(np.asarray, look(learner, params, drawn, learner_keys))
+    figures, scores = figures_of(params, drawn, seen, seed)
+    report = Diagnosis((), episodes, seed, **figures)
     return report._replace(findings=find(report._asdict(), scores))
 
 
@@ -181,7 +176,7 @@ def _drawn(sample: Any, keys: Key) -> Episode:
     indices = None if listed is None else np.arange(episodes)
     if isinstance(sample, HostSample):
         fetched = jax.device_put(sample.fetch(keys_on_host(keys), indices))
-        return jax.jit(jax.vmap(sample.finish))(keys, fetched)
+        return jax.jit(jax.vmap(lambda *each: as_episode(sample.finish(*each))))(keys, fetched)
     return _episodes(as_pytree(sample), keys, indices)
 
 
@@ -189,165 +184,9 @@ def _drawn(sample: Any, keys: Key) -> Episode:
 def _episodes(sample: Any, keys: Key, indices: Any) -> Episode:
     def one(each: tuple[Key, Any]) -> Episode:
         key, index = each
-        return sample(key) if index is None else sample.at(key, index)
+        return as_episode(sample(key) if index is None else sample.at(key, index))
 
     return jax.lax.map(one, (keys, indices))
-
-
-@partial(jax.jit, static_argnums=0)
-def _seen(learner: Learner, params: Params, episodes: Episode, keys: Key) -> dict[str, Any]:
-    """What is seen in each episode, `[episodes, ...]`."""
-
-    def one(each: tuple[Episode, Key]) -> dict[str, Any]:
-        episode, key = each
-        support, query = episode
-        value, aux = learner.loss(params, episode, key, False)
-        seen = {"query_loss": aux.metrics.get("query_loss", value)[None]}
-        if learner.inspect is not None:
-            seen |= learner.inspect(params, episode, key)
-        inputs = [x for x in jax.tree.leaves((support.inputs, query.inputs)) if _is_float(x)]
-        seen["bad_inputs"] = ~jnp.array([jnp.isfinite(x).all() for x in inputs], bool).all()
-        outputs: Any = aux.outputs
-        if outputs is None:
-            return seen
-        leaves = jax.tree.leaves(outputs)
-        seen["bad_outputs"] = jnp.array([jnp.isnan(x).any() for x in leaves]).any()
-        seen["constant_outputs"] = jnp.array([_is_constant(x) for x in leaves]).all()
-        if not classifies(outputs, query):
-            return seen
-        task = learner.adapt(params, support, key, False)
-        predicted = learner.predict(params, task, query.inputs)
-        seen["answers"] = jnp.argmax(outputs, axis=-1)
-        seen["accuracy"] = accuracy(outputs, query.targets, query.weights)
-        seen["predicted_accuracy"] = accuracy(predicted, query.targets, query.weights)
-        if (raw := _by_raw_means(support, query, outputs.shape[-1])) is not None:
-            seen["raw_answers"] = jnp.argmax(raw, axis=-1)
-            seen["raw_accuracy"] = accuracy(raw, query.targets, query.weights)
-        return seen
-
-    return jax.lax.map(one, (episodes, keys))
-
-
-def _is_float(x: Array) -> bool:
-    return bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def _is_constant(outputs: Array) -> Array:
-    """Whether all items have the same outputs, but for rounding; never of a single item."""
-    if outputs.shape[0] < 2 or not _is_float(outputs):
-        return jnp.array(False)
-    finite = jnp.where(jnp.isfinite(outputs), outputs, 0)
-    spread = jnp.ptp(finite, axis=0).max()
-    return spread <= 4 * jnp.finfo(outputs.dtype).eps * jnp.abs(finite).max()
-
-
-def _by_raw_means(support: Examples, query: Examples, ways: int) -> Array | None:
-    """Scores `[queries, ways]` of the nearest class mean of the inputs, where they are floats."""
-    sets = [jax.tree.leaves(examples.inputs) for examples in (support, query)]
-    if not all(_is_float(x) or x.dtype == jnp.uint8 for x in sets[0]):
-        return None  # Numbers of tokens or of nodes are no places.
-    known, asked = (
-        jnp.concatenate([x.reshape(x.shape[0], -1).astype(jnp.float32) for x in leaves], axis=1)
-        for leaves in sets
-    )
-    centres = prototypes(known, support.targets, ways, support.weights)
-    present = present_classes(support, ways)
-    return jnp.where(present[None], -squared_distances(asked, centres), -jnp.inf)
-
-
-def _report(
-    params: Params, episodes: Episode, seen: Mapping[str, Any], seed: int
-) -> tuple[Diagnosis, dict[str, np.ndarray]]:
-    """The figures without findings, and the scores `[episodes]` that they are means of."""
-    names = ("accuracy", "predicted_accuracy", "raw_accuracy", "constant_outputs", "zero_gradient")
-    scores = {name: seen[name] for name in names if name in seen}
-    curves = ("query_loss", "query_accuracy", "support_loss", "support_accuracy")
-    figures: dict[str, Any] = {name: seen[name].mean(axis=0) for name in curves if name in seen}
-    if "accuracy" in seen:
-        labels = np.asarray(episodes.query.targets)
-        weights = episodes.query.weights
-        weights = np.ones(labels.shape) if weights is None else np.asarray(weights)
-        scores["chance"] = np.array(
-            [np.bincount(y, w).max() / w.sum() for y, w in zip(labels, weights, strict=True)]
-        )
-        given = (labels, weights, seed)
-        renumbered = _renumbered(seen["answers"], *given)
-        scores["renumbered_accuracy"], scores["renumbered_chance"] = renumbered
-        if "raw_answers" in seen:
-            renumbered = _renumbered(seen["raw_answers"], *given)
-            scores["raw_renumbered"], scores["raw_renumbered_chance"] = renumbered
-    if "gradient_norm" in seen:
-        norms, moved = seen["gradient_norm"], seen["moved"]
-        if seen["support_loss"].shape[1] > 1:
-            figures["unmoved"] = {
-                path: "left out" if norms[path][:, :-1].any() else "zero gradient"
-                for path in moved
-                if not moved[path].any()
-            }
-        out = [path for path, why in figures.get("unmoved", {}).items() if why == "left out"]
-        inside = [norms[path] for path in norms if path not in out]
-        total = np.linalg.norm(inside, axis=0) if inside else np.zeros_like(seen["support_loss"])
-        figures["gradient_norm"] = total.mean(axis=0)
-        scores["gradient_norms"] = total
-        scores["uphill"] = seen["uphill"]
-    if "active_units" in seen:
-        figures["dead_units"] = np.array([1 - units.mean() for units in seen["active_units"]])
-    if "batchings" in seen:
-        scores |= {f"batching {name}": x for name, x in seen["batchings"].items()}
-        figures["batchings"] = {name: float(x.mean()) for name, x in seen["batchings"].items()}
-    scores |= {f"{name} of each": seen[name] for name in curves if name in seen}
-    means = {name: float(x.mean()) for name, x in scores.items() if name in Diagnosis._fields}
-    figures["non_finite"] = _non_finite(params, seen, scores)
-    count = len(seen["query_loss"])
-    return Diagnosis((), count, seed, **{**means, **figures}), scores
-
-
-def _renumbered(
-    answers: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """`[episodes]` accuracies under the best renumbering of the answers, of labels and of noise."""
-    from scipy.optimize import linear_sum_assignment  # Half a second, for nobody else.
-
-    random = np.random.default_rng(seed)
-
-    def best(answers: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-        ways = 1 + max(answers.max(), labels.max())
-        counts = np.zeros((ways, ways))
-        np.add.at(counts, (answers, labels), weights)
-        return counts[linear_sum_assignment(counts, maximize=True)].sum() / weights.sum()
-
-    found, noise = [], []
-    for answer, label, weight in zip(answers, labels, weights, strict=True):
-        kept = weight > 0
-        answer, label, weight = answer[kept], label[kept], weight[kept]
-        found.append(best(answer, label, weight))
-        shuffled = [best(answer, random.permutation(label), weight) for _ in range(_SHUFFLES)]
-        noise.append(np.mean(shuffled))
-    return np.array(found), np.array(noise)
-
-
-def _non_finite(
-    params: Params, seen: Mapping[str, Any], scores: Mapping[str, np.ndarray]
-) -> str | None:
-    """What is the first not to be finite, in the order in which it is computed."""
-    for path, leaf in by_path(params).items():
-        if not np.isfinite(np.asarray(leaf, np.float64)).all():
-            return f"the meta-parameters, {path or 'the only leaf'}"
-    places = [("the inputs", seen["bad_inputs"])]
-    if "support_loss" in seen:
-        steps = seen["support_loss"].shape[1]
-        for step in range(steps):
-            when = f"after {step} of {steps - 1} inner steps" if step else "before adaptation"
-            places.append((f"the support loss {when}", ~np.isfinite(seen["support_loss"][:, step])))
-            if step < steps - 1:
-                norms = scores["gradient_norms"][:, step]
-                places.append((f"the inner gradient {when}", ~np.isfinite(norms)))
-    places.append(("the query loss after adaptation", ~np.isfinite(seen["query_loss"][:, -1])))
-    places.append(("the outputs for the queries", seen.get("bad_outputs", np.array(False))))
-    for place, bad in places:
-        if bad.any():
-            return f"{place}, in {bad.sum()} of {len(bad)} episodes"
-    return None
 
 
 def _numbers(number: float | None, curve: np.ndarray | None = None) -> str:

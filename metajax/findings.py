@@ -17,12 +17,12 @@ def find(figures: Figures, scores: Scores) -> tuple[str, ...]:
 
     Args:
       figures: the fields of a `Diagnosis`.
-      scores: by name, the `[episodes]` scores of which they are means; the curves `[episodes,
-        num_steps + 1]` as `"<name> of each"`, those under other batchings as `"batching <name>"`.
+      scores: of which they are means, see `figures_of`.
     """
     failing = _fails(figures, scores)
+    if figures["non_finite"] is not None:  # All else follows from it.
+        return (_not_finite(figures, scores),)
     found = [
-        _not_finite(figures, scores),
         _rising(figures, scores, failing),
         _other_numbers(figures, scores, failing),
         *_left_out(figures, scores, failing),
@@ -50,10 +50,8 @@ def _fails(figures: Figures, scores: Scores) -> bool:
     return loss.shape[1] > 1 and not _above(loss[:, 0], loss[:, -1], 0.0)
 
 
-def _not_finite(figures: Figures, scores: Scores) -> str | None:
+def _not_finite(figures: Figures, scores: Scores) -> str:
     place = figures["non_finite"]
-    if place is None:
-        return None
     if place.startswith("the meta-parameters"):
         cause = "meta-training diverged: take an earlier checkpoint, and lower the outer rate"
     elif place.startswith("the inputs"):
@@ -73,22 +71,21 @@ def _not_finite(figures: Figures, scores: Scores) -> str | None:
 
 def _rising(figures: Figures, scores: Scores, failing: bool) -> str | None:
     loss = scores.get("support_loss of each")
-    if loss is None or loss.shape[1] < 2 or not np.isfinite(loss).all():
-        return None
     mean, asked = figures["support_loss"], figures["query_loss"]
-    begin, highest, end = mean[0], mean.max(), mean[-1]
-    rises = _above(loss[:, -1], loss[:, 0], 0.01 * abs(begin))
-    swings = highest > begin + abs(begin)
-    if not (rises or (failing and swings)) or not (failing or asked[-1] >= asked[0]):
+    if loss is None or loss.shape[1] < 2 or not (failing or asked[-1] >= asked[0]):
         return None
-    uphill = scores["uphill"]
-    course = f"from {begin:.3g} to {end:.3g}" + (f", by {highest:.3g}" if highest > end else "")
-    if uphill.mean() > 0.5:
+    uphill, (begin, highest, end) = scores["uphill"], (mean[0], mean.max(), mean[-1])
+    course = f"from {begin:.4g} to {end:.4g}" + (f" over {highest:.4g}" if highest > end else "")
+    rises = _above(loss[:, -1], loss[:, 0], 0.01 * abs(begin))
+    swings = failing and highest > begin + abs(begin)
+    if uphill.mean() > 0.5 and (rises or failing):
         return (
-            f"The support loss rises in adaptation, {course}, and the first inner step goes along "
-            f"the gradient in {uphill.sum()} of {len(uphill)} episodes: the inner optimiser adds "
-            "it. Has its rate the wrong sign, or does optax.masked pass on what it masks?"
+            f"The first inner step goes along the gradient in {uphill.sum()} of {len(uphill)} "
+            f"episodes, and the support loss goes {course}: the inner optimiser adds the gradient. "
+            "Has its rate the wrong sign, or does optax.masked pass on what it masks?"
         )
+    if not (rises or swings):
+        return None
     return (
         f"The support loss rises in adaptation, {course}: the inner rate is too large. Lower it, "
         "tenfold to begin with, or take fewer steps."

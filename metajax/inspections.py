@@ -80,8 +80,9 @@ def inspect_fit(
         moved = {path: (x != x[:1]).any() for path, x in by_path(trail).items()}
         sizes = {path: x[0].size for path, x in by_path(trail).items()}
         zeros = {path: count[0] for path, count in seen.pop("zeros").items()}
-        # Of what the inner loop has: leaves that have a gradient and stay are left out of it.
-        held = {path: moved[path] | (zeros[path] == sizes[path]) for path in moved}
+        # What the inner loop follows: a leaf that has a gradient and stays is left out of it, and
+        # one that has none and moves is a state.
+        held = {path: moved[path] == (seen["gradient_norm"][path] > 0).any() for path in moved}
         entries = sum(held[path] * sizes[path] for path in moved)
         seen |= {
             "moved": moved,

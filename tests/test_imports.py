@@ -26,8 +26,19 @@ ALLOWED = {
     "query_batching": {"types", "items"},
     "inner": {"types", "checks", "user_warnings"},
     "task_objectives": {"types", "checks", "losses", "query_batching"},
+    "dead_units": {"types"},
+    "inspections": {
+        "types",
+        "checks",
+        "items",
+        "keys",
+        "losses",
+        "query_batching",
+        "dead_units",
+    },
     "gradient_learners": {
         "types",
+        "inspections",
         "checks",
         "items",
         "keys",
@@ -37,6 +48,7 @@ ALLOWED = {
     "metric": {"types"},
     "metric_learners": {
         "types",
+        "inspections",
         "signatures",
         "checks",
         "items",
@@ -170,6 +182,20 @@ ALLOWED = {
         "training_feed",
         "parallel",
         "streaming",
+    },
+    "figures": {"types", "losses", "metric", "inspections"},
+    "findings": set(),
+    "diagnosis": {
+        "types",
+        "given_data",
+        "checks",
+        "items",
+        "keys",
+        "parallel",
+        "streaming",
+        "training_program",
+        "figures",
+        "findings",
     },
 }
 # The modules in which public names are found, beside the package itself.
