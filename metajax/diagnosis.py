@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks import check_integers
@@ -15,7 +16,7 @@ from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
 from metajax.streaming import HostSample, keys_on_host
 from metajax.training_program import as_pytree
-from metajax.types import Episode, Key, Learner, Params
+from metajax.types import Array, Episode, Key, Learner, Params
 
 
 class Diagnosis(NamedTuple):
@@ -161,10 +162,15 @@ def diagnose(
     jax.eval_shape(lambda params: learner.loss(params, first, learner_keys[0], False), params)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)
-    seen = jax.tree.map(np.asarray, look(learner, params, drawn, learner_keys))
-    figures, scores = figures_of(params, drawn, seen, seed)
-    report = Diagnosis((), episodes, seed, **figures)
-    return report._replace(findings=find(report._asdict(), scores))
+    seen = jax.tree.map(_on_host, look(learner, params, drawn, learner_keys))
+    with np.errstate(all="ignore"):  # What is not finite is reported.
+        figures, scores = figures_of(params, drawn, seen, seed)
+        report = Diagnosis((), episodes, seed, **figures)
+        return report._replace(findings=find(report._asdict(), scores))
+
+
+def _on_host(x: Array) -> np.ndarray:
+    return np.asarray(x, np.float64 if jnp.issubdtype(x.dtype, jnp.floating) else None)
 
 
 def _drawn(sample: Any, keys: Key) -> Episode:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.inspections import BATCHINGS, by_path, classifies
+from metajax.items import without_padding
 from metajax.losses import accuracy
 from metajax.metric import present_classes, prototypes, squared_distances
 from metajax.types import Array, Episode, Examples, Key, Learner, Params
@@ -42,7 +43,8 @@ def look(learner: Learner, params: Params, episodes: Episode, keys: Key) -> dict
         seen = {"query_loss": aux.metrics.get("query_loss", value)[None]}
         if learner.inspect is not None:
             seen |= learner.inspect(params, episode, key)
-        inputs = [x for x in jax.tree.leaves((support.inputs, query.inputs)) if _is_float(x)]
+        whole = [without_padding(examples).inputs for examples in (support, query)]
+        inputs = [x for x in jax.tree.leaves(whole) if _is_float(x)]
         seen["bad_inputs"] = ~jnp.array([jnp.isfinite(x).all() for x in inputs], bool).all()
         outputs: Any = aux.outputs
         if outputs is None:

@@ -183,7 +183,7 @@ ALLOWED = {
         "parallel",
         "streaming",
     },
-    "figures": {"types", "losses", "metric", "inspections"},
+    "figures": {"types", "items", "losses", "metric", "inspections"},
     "findings": set(),
     "diagnosis": {
         "types",
