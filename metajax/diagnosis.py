@@ -92,7 +92,7 @@ class Diagnosis(NamedTuple):
             "support loss": _numbers(None, self.support_loss),
             "support accuracy": _numbers(None, self.support_accuracy),
             "gradient norm": _numbers(None, self.gradient_norm),
-            "zero gradient": _percent(self.zero_gradient),
+            "gradient zeros": _percent(self.zero_gradient),
             "left out": self._unmoved("left out"),
             "without gradient": self._unmoved("zero gradient"),
             "dead ReLU units": ", ".join(map(_percent, self._dead())),
