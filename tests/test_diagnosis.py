@@ -240,12 +240,16 @@ def test_a_head_frozen_by_a_choice_or_a_mask() -> None:
         assert "Dense_1/kernel" in found.findings[0]
 
 
+def centred(inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Inputs less the mean of their batch."""
+    flat = inputs.reshape(inputs.shape[0], -1)
+    counted = jnp.ones(flat.shape[0]) if weights is None else weights
+    return flat - (counted @ flat / counted.sum())[None]
+
+
 def test_statistics_of_the_batch() -> None:
-    def centred(params: jax.Array, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
-        """Inputs less the mean of their batch."""
-        flat = inputs.reshape(inputs.shape[0], -1)
-        counted = jnp.ones(flat.shape[0]) if weights is None else weights
-        return params * (flat - (counted @ flat / counted.sum())[None])
+    def apply(params: jax.Array, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
+        return params * centred(inputs, weights)
 
     def offset(key: jax.Array) -> mj.Episode:
         """The queries of an episode are all moved by the same pattern."""
@@ -253,7 +257,7 @@ def test_statistics_of_the_batch() -> None:
         pattern = 20 * jax.random.normal(jax.random.fold_in(key, 1), query.inputs.shape[1:])
         return mj.Episode(support, query._replace(inputs=query.inputs + pattern[None]))
 
-    net = mj.Model(lambda key: jnp.ones(()), centred)
+    net = mj.Model(lambda key: jnp.ones(()), apply)
     single, separate = (
         diagnose(mj.prototypical_network(net, query_batching=batching), jnp.ones(()), offset)
         for batching in ("single", "separate")
@@ -264,6 +268,32 @@ def test_statistics_of_the_batch() -> None:
     assert causes(separate) == {"alone"}
     assert separate.accuracy == separate.batchings["separate"] > 0.9
     assert separate.predicted_accuracy == separate.batchings["support"] < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maml", "reptile_carry", "proto_maml"])
+def test_an_adapted_task_is_asked_under_every_batching(name: str) -> None:
+    net = model() if name != "proto_maml" else encoder()
+
+    def apply(params: Any, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
+        return net.apply(params, centred(inputs, weights))
+
+    whole = mj.Model(net.init, apply)
+    makers = {
+        "maml": mj.maml,
+        "proto_maml": mj.proto_maml,
+        "reptile_carry": functools.partial(mj.reptile, carry_state=True),
+    }
+    found, scores = {}, {}
+    for batching in ("separate", "joint"):
+        learner = makers[name](whole, inner=optax.sgd(0.1), num_steps=1, query_batching=batching)
+        params = initial(learner)
+        found[batching] = diagnose(learner, params)
+        scores[batching] = mj.evaluate(learner, params, episode, episodes=16).mean("accuracy")
+    for diagnosis in found.values():
+        assert [*diagnosis.batchings] == ["separate", "joint", "single", "support"]
+        for batching, score in scores.items():
+            np.testing.assert_allclose(diagnosis.batchings[batching], score, rtol=1e-5)
 
 
 @pytest.mark.slow
