@@ -91,7 +91,9 @@ def _by_raw_means(support: Examples, query: Examples, ways: int) -> Array | None
     )
     centres = prototypes(known, support.targets, ways, support.weights)
     present = present_classes(support, ways)
-    return jnp.where(present[None], -squared_distances(asked, centres), -jnp.inf)
+    # One query at a time: differences to all classes are large.
+    distances = jax.lax.map(lambda x: squared_distances(x[None], centres)[0], asked)
+    return jnp.where(present[None], -distances, -jnp.inf)
 
 
 def figures_of(
@@ -116,10 +118,10 @@ def figures_of(
     if "accuracy" in seen:
         labels = np.asarray(episodes.query.targets)
         weights = episodes.query.weights
-        weights = np.ones(labels.shape) if weights is None else np.asarray(weights)
-        scores["chance"] = np.array(
-            [np.bincount(y, w).max() / w.sum() for y, w in zip(labels, weights, strict=True)]
-        )
+        weights = np.ones(labels.shape) if weights is None else np.asarray(weights, np.float64)
+        weights = np.where(labels < 0, 0, weights)  # Of padding, or the loss is NaN.
+        counts = [np.bincount(np.maximum(y, 0), w) for y, w in zip(labels, weights, strict=True)]
+        scores["chance"] = np.array([count.max() / count.sum() for count in counts])
         given = (labels, weights, seed)
         renumbered = _renumbered(seen["answers"], *given)
         scores["renumbered_accuracy"], scores["renumbered_chance"] = renumbered
@@ -162,7 +164,7 @@ def _renumbered(
     random = np.random.default_rng(seed)
 
     def best(answers: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-        ways = 1 + max(answers.max(), labels.max())
+        ways = 1 + max(answers.max(initial=0), labels.max(initial=0))
         counts = np.zeros((ways, ways))
         np.add.at(counts, (answers, labels), weights)
         return counts[linear_sum_assignment(counts, maximize=True)].sum() / weights.sum()

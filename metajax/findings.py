@@ -134,7 +134,8 @@ def _left_out(figures: Figures, scores: Scores, failing: bool) -> list[str]:
     if not unmoved or not failing:
         return []
     sentences = []
-    fits = support is not None and support[-1] > (1 + figures["chance"]) / 2
+    chance = figures["chance"]
+    fits = support is not None and chance is not None and support[-1] > (1 + chance) / 2
     if (out := _named(unmoved, "left out")) and not fits:
         result = (
             f"does not fit the support set (accuracy {support[-1]:.3f})"
@@ -142,9 +143,9 @@ def _left_out(figures: Figures, scores: Scores, failing: bool) -> list[str]:
             else "does not lower the query loss"
         )
         sentences.append(
-            f"Adaptation {result}, and leaves out {out}, whose gradient is not 0: adapt= or a mask "
-            "of the inner optimiser freezes them. Adapt them too, a classifier's head above all, "
-            "unless they are to stay and are not meta-trained yet."
+            f"Adaptation {result}, and leaves out {out}, whose gradient is not 0: adapt=, a mask "
+            "or a rate of 0 of the inner optimiser keeps them. Adapt them too, a classifier's head "
+            "above all, unless they are to stay and are not meta-trained yet."
         )
     if zero := _named(unmoved, "zero gradient"):
         sentences.append(

@@ -12,7 +12,7 @@ import pytest
 from learners import LEARNERS, WAYS, encoder, episode, model
 
 import metajax as mj
-from metajax.dead_units import active_units
+from metajax.dead_units import active_units, merged
 
 ROWS = {row.name: row for row in LEARNERS}
 # A word or two of each finding.
@@ -155,6 +155,11 @@ def test_dead_units_of_a_net_made_by_hand() -> None:
     for units in (first, third, fourth):
         np.testing.assert_array_equal(units, [True, True, True, False])
     assert not second.any()
+    # The second set goes through one more, after the first.
+    whole = [jnp.array([False, False, True]), jnp.array([True])]
+    either = merged([jnp.array([True, False, False])], whole)
+    assert [x.tolist() for x in either] == [[True, False, True], [True]]
+    assert len(merged([jnp.array([True])], whole)) == 3
 
 
 def test_dead_units_are_found() -> None:
@@ -371,6 +376,26 @@ def test_bad_parameters_and_inputs() -> None:
     found = diagnose(adapting(), params, dirty)
     assert causes(found) == {"not finite"}
     assert found.non_finite.startswith("the inputs, in 16 of 16")
+
+
+def test_padding_counts_for_nothing() -> None:
+    def unequal(key: jax.Array) -> mj.Episode:
+        """Of the last class one query is left."""
+        support, query = episode(key)
+        return mj.Episode(support, jax.tree.map(lambda x: x[: WAYS * 4 - 3], query))
+
+    def padded(key: jax.Array) -> mj.Episode:
+        support, query = unequal(key)
+        weights = jnp.ones(WAYS * 4).at[WAYS * 4 - 3 :].set(0)
+        more = jax.tree.map(lambda x: jnp.concatenate([x, jnp.full_like(x[:3], -1)]), query)
+        return mj.Episode(support, more._replace(weights=weights))
+
+    params = initial(comparing())
+    one, other = (diagnose(comparing(), params, sample) for sample in (unequal, padded))
+    assert one.chance == pytest.approx(4 / 9)
+    for name in ("chance", "accuracy", "raw_accuracy", "renumbered_accuracy"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name)), name
+    assert one.findings == other.findings == ()
 
 
 @pytest.mark.slow
