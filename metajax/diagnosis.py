@@ -132,8 +132,8 @@ def diagnose(
     """Looks into the tasks of a learner for what keeps its accuracy at chance.
 
     It costs two to four evaluations of as many episodes, most of it compilation. Episodes run one
-    at a time, and of one the parameters of every inner step are held. A learner made by hand, without `inspect`, gets
-    what can be had from outside. Models are not in training mode.
+    at a time, and of one the parameters of every inner step are held. A learner made by hand,
+    without `inspect`, gets what can be had from outside. Models are not in training mode.
 
     Dead units are those of a maximum with 0, `jax.nn.relu` or `jnp.maximum(x, 0)`, along the last
     axis; of a ReLU that is written otherwise nothing is said. The findings are judgements by rules
