@@ -1,6 +1,5 @@
 """Why accuracy is at chance: what happens within the tasks of a learner, and what looks wrong."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +11,12 @@ from metajax.figures import figures_of, look
 from metajax.findings import find
 from metajax.given_data import as_episode
 from metajax.items import take
+from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
+from metajax.sample_checks import as_sample, check_sample
 from metajax.streaming import HostSample, keys_on_host
-from metajax.training_program import as_pytree
+from metajax.training_feed import Sample, as_pytree
 from metajax.types import Array, Episode, Key, Learner, Params
 
 
@@ -124,7 +125,7 @@ class Diagnosis(NamedTuple):
 def diagnose(
     learner: Learner,
     params: Params,
-    sample: Callable[[Key], Episode],
+    sample: Sample,
     *,
     episodes: int = 32,
     seed: int = 0,
@@ -142,7 +143,7 @@ def diagnose(
     Args:
       learner: any learner.
       params: its meta-parameters.
-      sample: as for `evaluate`; with the same seed the episodes are the same.
+      sample: as for `evaluate`; with the same seed a sampler draws the same episodes.
       episodes: how many, 2 or more.
       seed: 0 or more.
 
@@ -156,10 +157,17 @@ def diagnose(
     check_integers(2, episodes=episodes)
     check_integers(0, seed=seed)
     keys, learner_keys = evaluation_keys(seed, episodes)
-    drawn = _drawn(sample, keys)
-    first = take(drawn, 0)
-    # The episode is not an argument of what is traced, so that checks can read its labels.
-    jax.eval_shape(lambda params: learner.loss(params, first, learner_keys[0], False), params)
+    source = as_sample(sample)
+    if isinstance(source, IterableEpisodes):
+        source = source.one_pass()
+
+    def fits(episode: Episode) -> None:
+        # The episode is not an argument of what is traced, so that checks can read its labels.
+        jax.eval_shape(lambda params: learner.loss(params, episode, learner_keys[0], False), params)
+
+    check_sample(source, fits)
+    drawn = _drawn(source, keys)
+    fits(take(drawn, 0))
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)
     seen = jax.tree.map(_on_host, look(learner, params, drawn, learner_keys))
@@ -176,6 +184,11 @@ def _on_host(x: Array) -> np.ndarray:
 def _drawn(sample: Any, keys: Key) -> Episode:
     """The episodes of the keys, or the first of a list; one stack of them."""
     episodes = len(keys)
+    if isinstance(sample, IterableEpisodes):
+        read = sample.read(episodes)
+        if len(read) < episodes:
+            raise ValueError(f"the iterator ended after {len(read)} episodes; expected {episodes}")
+        return jax.device_put(sample.stack(read))
     listed: int | None = getattr(sample, "listed", None)
     if listed is not None and episodes > listed:
         raise ValueError(f"episodes={episodes} of a list of {listed}; expected no more than those")

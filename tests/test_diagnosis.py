@@ -417,6 +417,10 @@ def test_samplers_of_lists_and_of_the_host() -> None:
         np.testing.assert_allclose(one.accuracy, scores.mean("accuracy"), rtol=1e-5)
     with pytest.raises(ValueError, match="a list of 20"):
         mj.diagnose(learner, params, samples[0], episodes=21)
+    listed = [jax.device_get(samples[0].at(jax.random.key(0), index)) for index in range(16)]
+    assert diagnose(learner, params, listed).accuracy == one.accuracy
+    with pytest.raises(ValueError, match="the iterator ended after 16 episodes; expected 17"):
+        mj.diagnose(learner, params, iter(listed), episodes=17)
 
 
 def test_bad_arguments() -> None:
