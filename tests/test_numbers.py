@@ -88,7 +88,7 @@ INTEGERS: tuple[tuple[Callable, str, int, bool], ...] = (
     ids=[f"{number}-{row[1]}" for number, row in enumerate(INTEGERS)],
 )
 def test_integers(call: Callable, name: str, least: int, optional: bool) -> None:
-    otherwise = ", or None" if optional and name != "episodes" else ""
+    otherwise = ", or None" if optional else ""
     for wrong in (least - 1, 1.5, True, math.nan, "3", np.float32(2)):
         expected = ValueError if wrong == least - 1 and wrong is not True else TypeError
         said = f"{name}={wrong!r}; expected an integer of {least} or more{otherwise}"

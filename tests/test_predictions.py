@@ -234,9 +234,7 @@ def test_dropout_is_on_where_there_is_a_key_and_training() -> None:
     assert len({float(quiet), float(first), float(second)}) == 3
     assert loss(params, task, KEY, training=False)[0] == quiet
 
-    def sample(key: jax.Array) -> mj.Episode:
-        return task
-
+    sample = mj.data.FixedEpisode(task)
     scores = mj.evaluate(learner, params, sample, episodes=2).scores["query_loss"]
     np.testing.assert_allclose(scores, quiet, rtol=1e-6)
     noisy = mj.evaluate(learner, params, sample, episodes=2, training=True).scores["query_loss"]
