@@ -44,7 +44,13 @@ def as_arrays(
     )
 
 
-def as_examples(given: Any, name: str, *, asarray: Callable[[Any], Any] = jnp.asarray) -> Examples:
+def as_examples(
+    given: Any,
+    name: str,
+    *,
+    asarray: Callable[[Any], Any] = jnp.asarray,
+    batched: bool = False,
+) -> Examples:
     """A set, whole and of JAX arrays, or those of `asarray`.
 
     `(inputs, targets)` and `(inputs, targets, weights)` are one.
@@ -63,7 +69,8 @@ def as_examples(given: Any, name: str, *, asarray: Callable[[Any], Any] = jnp.as
     examples = Examples(
         *(as_arrays(x, f"{name} {field}", lists=True, asarray=asarray) for field, x in fields)
     )
-    check_examples(examples, name)
+    if not batched:
+        check_examples(examples, name)
     return examples
 
 
@@ -83,7 +90,7 @@ def as_host_episode(given: Any, name: str, *, batched: bool = False) -> Episode:
     Args:
       given: the episode; its arrays may be of other libraries, if `numpy.asarray` takes them.
       name: what it is called in errors, such as `"episode 3"`.
-      batched: whether it is a meta-batch, its arrays `[tasks, ...]`.
+      batched: whether it is a meta-batch, its arrays `[tasks, ...]`, whose tasks are not looked at.
 
     Raises:
       TypeError: see `as_episode`.
@@ -106,8 +113,8 @@ def _episode(
         )
     support, query = given
     episode = Episode(
-        as_examples(support, f"{within}support", asarray=asarray),
-        as_examples(query, f"{within}query", asarray=asarray),
+        as_examples(support, f"{within}support", asarray=asarray, batched=batched),
+        as_examples(query, f"{within}query", asarray=asarray, batched=batched),
     )
     if not batched:
         check_episode(episode, within)

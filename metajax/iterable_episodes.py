@@ -100,8 +100,8 @@ class IterableEpisodes:
     def _begin(self) -> None:
         self._iterator: Iterator[Any] | None = None
         self._waiting: collections.deque[Episode] = collections.deque()
-        self._elements = 0  # Of this pass.
-        self._mark: tuple[Any, int] | None = None
+        self._epoch = self._elements = 0  # Passes before this one, elements of it.
+        self._mark: dict[str, Any] | None = None  # A position between two elements.
 
     @property
     def repeatable(self) -> bool:
@@ -203,8 +203,7 @@ class IterableEpisodes:
                 return {"tasks": self.taken}
             if self._mark is None:
                 return None
-            state, taken = self._mark
-            return {"state": state, "skip": self.taken - taken, "tasks": self.taken}
+            return {**self._mark, "tasks": self.taken, "skip": self.taken - self._mark["tasks"]}
 
     def go_to(self, position: Mapping[str, Any] | None) -> bool:
         """Sets the source to where it stood; whether it could be."""
@@ -216,10 +215,11 @@ class IterableEpisodes:
                 iterator = self._started()
                 if not iterator_states.can_tell(self._source, iterator):
                     return False
-                state, skip = position["state"], position["skip"]
+                state, skip, epoch = (position[name] for name in ("state", "skip", "epoch"))
                 self._begin()
-                self._iterator = iterator_states.set_to(self._source, iterator, state)
-                self._mark = (state, tasks - skip)
+                self._epoch = epoch
+                self._iterator = iterator_states.set_to(self._source, iterator, state, epoch)
+                self._mark = {"state": state, "epoch": epoch, "tasks": tasks - skip}
             elif not self.repeatable:
                 return False
             elif self._ends:  # Which can only go on.
@@ -233,7 +233,7 @@ class IterableEpisodes:
 
     def _started(self) -> Iterator[Any]:
         if self._iterator is None:
-            self._iterator = iterator_states.iterate(self._source)
+            self._iterator = iterator_states.iterate(self._source, self._epoch)
         return self._iterator
 
     def _mark_place(self) -> None:
@@ -242,7 +242,8 @@ class IterableEpisodes:
         if self.repeatable or not iterator_states.can_tell(self._source, iterator):
             return
         try:
-            self._mark = (iterator_states.tell(self._source, iterator), self.taken)
+            state = iterator_states.tell(self._source, iterator)
+            self._mark = {"state": state, "epoch": self._epoch, "tasks": self.taken}
         except TypeError as error:
             if self._mark is not None or not self.taken:
                 warn_user(f"{error}; a run that is resumed cannot go on from where it stood")
@@ -257,6 +258,7 @@ class IterableEpisodes:
         if self._ends or not self._again or not self._elements:
             return _END
         self._iterator, self._elements = None, 0
+        self._epoch += 1
         return self._draw()
 
     def _tasks(self, given: Any) -> list[Episode]:
@@ -283,10 +285,7 @@ class IterableEpisodes:
             return whole, [np.asarray(leaf).astype(dtype, copy=False) for leaf, dtype in each]
         episode = as_host_episode(given, name, batched=bool(self._batched))
         leaves, whole = jax.tree.flatten(episode)
-        task = _task(episode, 0) if self._batched else episode
-        if self._batched:
-            count_tasks(episode)
-            task = as_host_episode(task, f"the first task of {name}")
+        task = _first_task(episode, name) if self._batched else episode
         if self._settings[1] is None:
             self._check_alike(task, name)
         if kind is not None:
@@ -318,9 +317,10 @@ def _shapes(episode: Episode) -> dict[str, str]:
 
 def _is_batched(given: Any, fits: Fits) -> bool:
     """Whether it is a meta-batch, and not one episode: as one of them it fits, as the other not."""
+    name = "the first meta-batch"
     single, several = (
         _refusal(lambda: fits(as_host_episode(given, "the first episode"))),
-        _refusal(lambda: fits(_first_task(given))),
+        _refusal(lambda: fits(_first_task(as_host_episode(given, name, batched=True), name))),
     )
     if single is None and several is None:
         raise ValueError(
@@ -333,9 +333,11 @@ def _is_batched(given: Any, fits: Fits) -> bool:
     return several is None
 
 
-def _first_task(given: Any) -> Episode:
-    episodes = as_host_episode(given, "the first meta-batch", batched=True)
-    return as_host_episode(_task(episodes, 0), "the first task of the first meta-batch")
+def _first_task(episodes: Episode, name: str) -> Episode:
+    if not count_tasks(episodes):
+        raise ValueError(f"{name} holds no task; expected one or more")
+    task = jax.tree.map(lambda x: x[0], episodes)
+    return as_host_episode(task, f"the first task of {name}")
 
 
 def _refusal(call: Callable[[], Any]) -> Exception | None:
@@ -344,10 +346,6 @@ def _refusal(call: Callable[[], Any]) -> Exception | None:
     except Exception as error:  # A user's model may raise anything.
         return error
     return None
-
-
-def _task(episodes: Episode, index: int) -> Episode:
-    return jax.tree.map(lambda x: x[index], episodes)
 
 
 def _check_source(source: Any) -> None:

@@ -14,8 +14,16 @@ import numpy as np
 _PAIRS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
 
 
-def iterate(source: Any) -> Iterator[Any]:
-    """A pass over an iterable, or over what has a length and items."""
+def iterate(source: Any, epoch: int) -> Iterator[Any]:
+    """A pass over an iterable, or over what has a length and items.
+
+    Args:
+      source: it is told the epoch if it has `set_epoch`, as data sets of Hugging Face have, which
+        shuffle by it.
+      epoch: how many passes there were before.
+    """
+    if hasattr(source, "set_epoch"):
+        source.set_epoch(epoch)
     if hasattr(source, "__iter__"):
         return iter(source)
     return (source[index] for index in range(len(source)))
@@ -36,11 +44,11 @@ def tell(source: Any, iterator: Any) -> Any:
     return _encoded(getattr(keeper, get)())
 
 
-def set_to(source: Any, iterator: Any, state: Any) -> Iterator[Any]:
-    """The iterator that goes on from a state that `tell` told."""
+def set_to(source: Any, iterator: Any, state: Any, epoch: int) -> Iterator[Any]:
+    """The iterator that goes on from a state that `tell` told in that epoch."""
     keeper, (_, put) = _keeper(source, iterator)
     getattr(keeper, put)(_decoded(state))
-    return iterate(source) if keeper is source else iterator
+    return iterate(source, epoch) if keeper is source else iterator
 
 
 def _keeper(source: Any, iterator: Any) -> Any:
