@@ -20,9 +20,9 @@ from records import devices, plain_table, wide_console, write
 
 import metajax as mj
 from metajax.iterable_episodes import IterableEpisodes
-from metajax.stopping import StopSignal
-from metajax.training_feed import Dispatch
-from metajax.training_program import CompiledDispatches, dispatch_program
+from metajax.training.feed import Dispatch
+from metajax.training.program import CompiledDispatches, dispatch_program
+from metajax.training.stopping import StopSignal
 
 OPTIMIZER = optax.adam(1e-3)
 

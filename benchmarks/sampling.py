@@ -19,7 +19,7 @@ from records import devices, plain_table, wide_console, write
 
 import metajax as mj
 from metajax.keys import episode_keys
-from metajax.training_program import dispatch_program
+from metajax.training.program import dispatch_program
 
 OPTIMIZER = optax.adam(1e-3)
 

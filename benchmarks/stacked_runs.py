@@ -21,8 +21,8 @@ from records import devices, plain_table, processor, wide_console, write
 
 import metajax as mj
 from metajax.meta_gradients import one_at_a_time
-from metajax.training_feed import as_pytree
-from metajax.training_program import dispatch_program
+from metajax.training.feed import as_pytree
+from metajax.training.program import dispatch_program
 
 
 class Job(NamedTuple):

@@ -10,7 +10,7 @@ from metajax import data, exporting, metric, models, parallel
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
-from metajax.diagnosis import Diagnosis, diagnose
+from metajax.diagnosis.report import Diagnosis, diagnose
 from metajax.evaluation import Evaluation, evaluate
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
@@ -21,7 +21,7 @@ from metajax.meta_gradients import meta_gradient
 from metajax.metric_learners import MetricTask, metric_learner
 from metajax.query_batching import apply_queries
 from metajax.task_objectives import supervised
-from metajax.training_loop import TrainResult, train
+from metajax.training.loop import TrainResult, train
 from metajax.training_step import TrainState, init_state, maml_step, train_step
 from metajax.types import (
     Adapt,

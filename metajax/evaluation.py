@@ -17,7 +17,7 @@ from metajax.parallel.placement import to_host
 from metajax.sample_checks import as_sample, check_sample_of
 from metajax.stacked_runs import count_runs, one_run, over_runs
 from metajax.streaming import HostSample, keys_on_host, run_ahead
-from metajax.training_feed import Sample, as_pytree
+from metajax.training.feed import Sample, as_pytree
 from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
 

@@ -8,7 +8,7 @@ import jax
 from metajax.checked_learners import make_learner
 from metajax.checks import check_parameters, check_score_names, check_shared
 from metajax.inner.loop import InnerLoop
-from metajax.inspections import inspect_fit
+from metajax.inspection.within_tasks import inspect_fit
 from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
 from metajax.types import (

@@ -13,7 +13,7 @@ from metajax.checks import (
     check_optional_integers,
     check_parameters,
 )
-from metajax.inspections import BATCHINGS, inspect_comparison
+from metajax.inspection.within_tasks import BATCHINGS, inspect_comparison
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys
 from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, nan_unless_labelled

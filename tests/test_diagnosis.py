@@ -12,7 +12,7 @@ import pytest
 from learners import LEARNERS, WAYS, encoder, episode, model
 
 import metajax as mj
-from metajax.dead_units import active_units, merged
+from metajax.inspection.dead_units import active_units, merged
 
 ROWS = {row.name: row for row in LEARNERS}
 # A word or two of each finding.

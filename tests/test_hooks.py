@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.stopping import CALLBACK
+from metajax.training.stopping import CALLBACK
 
 SAMPLE = mj.data.sinusoid_episodes(shots=2, queries=2)
 
@@ -75,7 +75,7 @@ def test_a_callback_of_one_process_stops_all_by_one_exchange_a_dispatch(
         given.append(number)
         return CALLBACK if len(given) == 2 else number
 
-    monkeypatch.setattr("metajax.training_loop.largest_of_processes", largest)
+    monkeypatch.setattr("metajax.training.loop.largest_of_processes", largest)
     result = _train(on_dispatch=lambda state, record: None)
     assert result.stopped == "callback"
     assert int(result.state.step) == 4

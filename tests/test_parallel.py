@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec
 
 import metajax as mj
 from metajax.keys import episode_keys
-from metajax.training_feed import as_pytree
-from metajax.training_program import dispatch_program
+from metajax.training.feed import as_pytree
+from metajax.training.program import dispatch_program
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)

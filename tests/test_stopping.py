@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import pytest
 
 import metajax as mj
-from metajax.compiling import compiled
-from metajax.stopping import READING, REPORTING, RUNNING, StoppedAtOnce, StopSignal
+from metajax.training.compiling import compiled
+from metajax.training.stopping import READING, REPORTING, RUNNING, StoppedAtOnce, StopSignal
 
 SAMPLE = mj.data.sinusoid_episodes(shots=2, queries=2)
 STATE = mj.TrainState(jnp.ones(8), (), jnp.zeros((), jnp.int32), jax.random.key(3))

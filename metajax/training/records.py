@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from metajax.progress import Record
 from metajax.stacked_runs import newest_step
-from metajax.training_program import NonFinite
+from metajax.training.program import NonFinite
+from metajax.training.progress import Record
 from metajax.training_step import TrainState
 from metajax.types import Array
 from metajax.user_warnings import warn_user

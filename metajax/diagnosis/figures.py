@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.inspections import BATCHINGS, by_path, classifies
+from metajax.inspection.within_tasks import BATCHINGS, by_path, classifies
 from metajax.items import without_padding
 from metajax.losses import accuracy
 from metajax.metric import present_classes, prototypes, squared_distances

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from metajax.checked_steps import check_step
 from metajax.checkpoint import Checkpoints
 from metajax.checks import check_integers, check_optional_integers
 from metajax.iterable_episodes import IterableEpisodes
@@ -25,10 +24,15 @@ from metajax.parallel.placement import (
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
-from metajax.progress import MetricsFile, Progress, Record, mean_over_runs
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
 from metajax.stacked_runs import check_steps, count_runs, newest_step, one_run
-from metajax.stopping import (
+from metajax.training.checked_steps import check_step
+from metajax.training.feed import Sample, dispatches, go_on
+from metajax.training.hooks import Hooks
+from metajax.training.program import CompiledDispatches, NonFinite, dispatch_program
+from metajax.training.progress import MetricsFile, Progress, Record, mean_over_runs
+from metajax.training.records import goes_on, record_of, warn_of_no_steps, warn_of_non_finite
+from metajax.training.stopping import (
     CALLBACK,
     READING,
     REPORTING,
@@ -38,10 +42,6 @@ from metajax.stopping import (
     StopSignal,
     why,
 )
-from metajax.training_feed import Sample, dispatches, go_on
-from metajax.training_hooks import Hooks
-from metajax.training_program import CompiledDispatches, NonFinite, dispatch_program
-from metajax.training_records import goes_on, record_of, warn_of_no_steps, warn_of_non_finite
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks import check_integers
-from metajax.figures import figures_of, look
-from metajax.findings import find
+from metajax.diagnosis.figures import figures_of, look
+from metajax.diagnosis.findings import find
 from metajax.given_data import as_episode
 from metajax.items import take
 from metajax.iterable_episodes import IterableEpisodes
@@ -16,7 +16,7 @@ from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
 from metajax.sample_checks import as_sample, check_sample
 from metajax.streaming import HostSample, keys_on_host
-from metajax.training_feed import Sample, as_pytree
+from metajax.training.feed import Sample, as_pytree
 from metajax.types import Array, Episode, Key, Learner, Params
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks import is_labels
-from metajax.dead_units import active_units, merged
+from metajax.inspection.dead_units import active_units, merged
 from metajax.items import without_padding
 from metajax.keys import query_key
 from metajax.losses import accuracy

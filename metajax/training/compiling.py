@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from metajax.stopping import StopSignal
+from metajax.training.stopping import StopSignal
 
 # A signal may reach another thread than the one that waits, which then has to look by itself.
 _SECONDS_BETWEEN_LOOKS = 0.1

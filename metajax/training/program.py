@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.compiling import compiled
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import episode_keys
 from metajax.parallel.placement import TASKS, state_shardings
 from metajax.parallel.steps import on_each_device
 from metajax.stacked_runs import count_runs, kept_by_run, over_runs
-from metajax.stopping import StopSignal
 from metajax.streaming import HostSample
-from metajax.training_feed import Dispatch, Sample, read_spec
+from metajax.training.compiling import compiled
+from metajax.training.feed import Dispatch, Sample, read_spec
+from metajax.training.stopping import StopSignal
 from metajax.training_step import TrainState, TrainStep
 from metajax.types import Array, Episode, Key
 

@@ -1,0 +1,1 @@
+"""Why accuracy is at chance: figures, and what of them looks wrong."""
