@@ -196,16 +196,21 @@ def _read(
 
 
 def _agreed(dispatch: Dispatch, place: Callable[[Any], Any]) -> Dispatch:
-    """As many meta-steps as every process has episodes for."""
+    """As many meta-steps as every process has episodes for.
+
+    Raises:
+      ValueError: the processes' episodes differ in size; all of them raise it.
+    """
     shapes = repr([leaf.shape[2:] for leaf in jax.tree.leaves(dispatch.data)]).encode()
-    least, most = (
-        sign * largest_of_processes(sign * number)
-        for sign, number in ((-1, dispatch.length), (1, zlib.crc32(shapes) >> 1))
-    )
-    data = jax.tree.map(lambda x: x[:least], dispatch.data)
-    if least and most != zlib.crc32(shapes) >> 1:
+    length, kind = dispatch.length, zlib.crc32(shapes) >> 1
+    least = -largest_of_processes(-length)
+    if not least:
+        return Dispatch(0, None)
+    if largest_of_processes(kind) != -largest_of_processes(-kind):
         raise ValueError(
             "the processes read episodes of different sizes; expected one size everywhere: "
             "pad=functools.partial(metajax.data.pad_episodes, support=..., query=...)"
         )
-    return dispatch._replace(length=least, data=place(data) if least else None)
+    return dispatch._replace(
+        length=least, data=place(jax.tree.map(lambda x: x[:least], dispatch.data))
+    )
