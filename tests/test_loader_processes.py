@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _PROCESS = """
-import functools, sys
+import functools, sys, warnings
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np, optax
 import metajax as mj
@@ -71,6 +71,11 @@ for ours, theirs in zip(*map(jax.tree.leaves, (cut.state.params, whole.state.par
 
 ended = train(Own(most=12 if process else 9))
 assert (ended.stopped, int(ended.state.step)) == ("exhausted", 4), ended
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    train([task(number) for number in range(12)])
+assert "all processes read the same episodes" in str(caught[0].message), caught
+warnings.simplefilter("error")
 pad = functools.partial(mj.data.pad_episodes, support=8, query=8)
 train(mj.data.from_iterable(Own(items=5 + process), pad=pad))
 try:

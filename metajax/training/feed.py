@@ -184,15 +184,35 @@ def _read(
         data = jax.tree.map(lambda x: x.reshape(length, mine, *x.shape[1:]), stacked)
         return Dispatch(length, data if several else place(data), sample.position())
 
+    looked = False
     try:
         for each in run_ahead(partial(read, length) for _, length in lengths):
-            if several:  # What is the same everywhere is agreed upon in the main thread.
+            if several:  # Processes talk in the main thread alone.
+                if not looked:
+                    _warn_of_the_same(each.data)
+                looked = True
                 each = _agreed(each, place)
             if not each.length:
                 return
             yield each
     finally:
         stopped.set()
+
+
+def _same_everywhere(number: int) -> bool:
+    return largest_of_processes(number) == -largest_of_processes(-number)
+
+
+def _warn_of_the_same(data: Any) -> None:
+    digest = 0
+    for leaf in jax.tree.leaves(data):
+        digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
+    if _same_everywhere(digest >> 1) and digest:
+        warn_user(
+            "all processes read the same episodes, so that every task is there as often as there "
+            "are processes; expected an iterator of its own tasks in each: cut the source by "
+            "jax.process_index(), or draw from another seed"
+        )
 
 
 def _agreed(dispatch: Dispatch, place: Callable[[Any], Any]) -> Dispatch:
@@ -206,7 +226,7 @@ def _agreed(dispatch: Dispatch, place: Callable[[Any], Any]) -> Dispatch:
     least = -largest_of_processes(-length)
     if not least:
         return Dispatch(0, None)
-    if largest_of_processes(kind) != -largest_of_processes(-kind):
+    if not _same_everywhere(kind):
         raise ValueError(
             "the processes read episodes of different sizes; expected one size everywhere: "
             "pad=functools.partial(metajax.data.pad_episodes, support=..., query=...)"
