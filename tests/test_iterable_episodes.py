@@ -277,6 +277,27 @@ def test_devices_share_the_tasks() -> None:
     chex.assert_trees_all_close(params, jax.device_get(by_hand().params), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_the_runs_of_a_stack_share_the_tasks() -> None:
+    def begin(key: jax.Array) -> mj.TrainState:
+        return mj.init_state(LEARNER.init(key, jnp.zeros((1, 1))), OPTIMIZER, key)
+
+    keys = jax.random.split(jax.random.key(5), 2)
+    stack = train(tasks(0), state=jax.vmap(begin)(keys)).state
+    for index, key in enumerate(keys):
+        ours = jax.tree.map(lambda x, index=index: x[index], stack.params)
+        alone = train(tasks(0), state=begin(key)).state.params
+        chex.assert_trees_all_close(ours, alone, rtol=1e-4, atol=1e-5)
+    scores = mj.evaluate(LEARNER, stack, tasks(1), episodes=20)
+    assert scores.scores["query_loss"].shape == (2, 20)
+    for index in range(2):
+        params = jax.tree.map(lambda x, index=index: x[index], stack.params)
+        alone = mj.evaluate(LEARNER, params, tasks(1), episodes=20)
+        np.testing.assert_allclose(
+            scores.scores["query_loss"][index], alone.scores["query_loss"], rtol=1e-4
+        )
+
+
 def test_an_error_of_the_source_is_its_own() -> None:
     def failing() -> Iterator[Any]:
         yield from tasks(0, 20)
