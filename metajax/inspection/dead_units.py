@@ -124,8 +124,12 @@ class _Runner:
         return jaxpr_as_fun(ClosedJaxpr(alone, []))(*variables.values())
 
     def _scan(self, given: list[Any], params: dict[str, Any]) -> list[Any]:
-        first, body = params["num_consts"], params["jaxpr"]
-        last = first + params["num_carry"]
+        body = params["jaxpr"]
+        if "num_consts" in params:
+            first, carried = params["num_consts"], params["num_carry"]
+        else:  # In JAX 0.12.
+            first, carried, _ = map(len, params["ft_in"].unpack())
+        last = first + carried
 
         def round_of(carry: list[Any], each: list[Any]) -> tuple[list[Any], Any]:
             runner = _Runner()
