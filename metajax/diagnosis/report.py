@@ -142,9 +142,9 @@ def diagnose(
 
     Args:
       learner: any learner.
-      params: its meta-parameters.
+      params: its meta-parameters, of a `TrainState` its `params`.
       sample: as for `evaluate`; with the same seed a sampler draws the same episodes.
-      episodes: how many, 2 or more.
+      episodes: how many, 2 or more; an iterator or iterable has to have as many.
       seed: 0 or more.
 
     Returns:
@@ -152,7 +152,8 @@ def diagnose(
 
     Raises:
       TypeError: a number is no integer.
-      ValueError: a number is out of range, or an episode does not fit the learner.
+      ValueError: a number is out of range, an episode does not fit the learner, or there are fewer
+        than asked for.
     """
     check_integers(2, episodes=episodes)
     check_integers(0, seed=seed)
