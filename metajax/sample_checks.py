@@ -27,9 +27,10 @@ def as_sample(sample: Any) -> Any:
       TypeError: it is neither.
     """
     if inspect.isgeneratorfunction(sample):
+        name = getattr(sample, "__name__", "sample")  # A functools.partial has none.
         raise TypeError(
-            f"sample is the generator function {sample.__name__}; expected the generator that it "
-            f"returns: {sample.__name__}(...)"
+            f"sample is the generator function {name}; expected the generator that it returns: "
+            f"{name}(...)"
         )
     if callable(sample) or isinstance(sample, IterableEpisodes):
         return sample

@@ -332,6 +332,11 @@ def test_episode_or_meta_batch() -> None:
             r"is the generator function tasks; expected the generator .*tasks\(...\)",
         ),
         ([], ValueError, "the iterator is at its end and yields no episode"),
+        (
+            functools.partial(tasks, 0),
+            TypeError,
+            r"is the generator function sample; expected the generator",
+        ),
         (iter([]), ValueError, "the iterator is at its end and yields no episode"),
         ([1, 2], TypeError, "the first episode is a int; expected metajax.Episode"),
         (mj.Episode(*_LISTED[0]), TypeError, r"is one Episode; .*FixedEpisode\(episode\)"),
