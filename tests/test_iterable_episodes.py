@@ -129,6 +129,13 @@ def test_iterables_go_through_epochs_and_iterators_end() -> None:
     chex.assert_trees_all_equal(ended.state.params, train(tasks(0), 7).state.params)
 
 
+def test_padded_tasks_of_several_dtypes() -> None:
+    as_given = zip(tasks(0, 32), [np.float16] * 16 + [np.float32] * 16, strict=True)
+    mixed = ((x.astype(dtype), y) for (x, y), dtype in ((s, d) for (s, _), d in as_given))
+    source = mj.data.from_iterable(((each, each) for each in mixed), pad=mj.data.pad_episodes)
+    assert train(source).stopped == "finished"
+
+
 def test_ragged_tasks_are_padded() -> None:
     ragged = lambda: tasks(0, 32, items=lambda rng: int(rng.integers(2, 9)))  # noqa: E731
     padded = mj.data.from_iterable(ragged(), pad=functools.partial(mj.data.pad_episodes, query=9))

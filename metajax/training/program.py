@@ -62,7 +62,7 @@ class CompiledDispatches:
 
 def _kind(dispatch: Dispatch) -> Any:
     leaves, structure = jax.tree.flatten(dispatch.data)
-    return dispatch.length, structure, *map(jnp.shape, leaves)
+    return dispatch.length, structure, *map(jnp.shape, leaves), *map(jnp.result_type, leaves)
 
 
 def dispatch_program(
