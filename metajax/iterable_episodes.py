@@ -101,6 +101,7 @@ class IterableEpisodes:
         self._iterator: Iterator[Any] | None = None
         self._waiting: collections.deque[Episode] = collections.deque()
         self._epoch = self._elements = 0  # Passes before this one, elements of it.
+        self._resumed = False  # This pass began where another run had left it.
         self._mark: dict[str, Any] | None = None  # A position between two elements.
 
     @property
@@ -217,7 +218,7 @@ class IterableEpisodes:
                     return False
                 state, skip, epoch = (position[name] for name in ("state", "skip", "epoch"))
                 self._begin()
-                self._epoch = epoch
+                self._epoch, self._resumed = epoch, True
                 self._iterator = iterator_states.set_to(self._source, iterator, state, epoch)
                 self._mark = {"state": state, "epoch": epoch, "tasks": tasks - skip}
             elif not self.repeatable:
@@ -255,9 +256,10 @@ class IterableEpisodes:
         for element in self._started():
             self._elements += 1
             return element if to_episode is None else to_episode(element)
-        if self._ends or not self._again or not self._elements:
+        # Nothing may be left of a pass that was resumed; of a whole one something has to come.
+        if self._ends or not self._again or not (self._elements or self._resumed):
             return _END
-        self._iterator, self._elements = None, 0
+        self._iterator, self._elements, self._resumed = None, 0, False
         self._epoch += 1
         return self._draw()
 

@@ -221,6 +221,33 @@ def test_a_run_that_is_resumed_takes_the_tasks_that_come_next(name: str, tmp_pat
     chex.assert_trees_all_equal(result.state.params, whole.state.params)
 
 
+class Epoch(Telling):
+    """A pass over sixteen episodes."""
+
+    def __next__(self) -> Any:
+        if self.index == 16:
+            raise StopIteration
+        return super().__next__()
+
+
+class Epochs:
+    """An iterable whose iterators tell where they stand, as data sets of Grain are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return Epoch()
+
+
+@pytest.mark.exact
+def test_a_run_that_is_resumed_at_the_end_of_an_epoch_begins_the_next(tmp_path: Path) -> None:
+    whole = train(_LISTED[:16])
+    for iterations in (4, 8):
+        with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+            state = checkpoints.restore(start())
+            result = train(Epochs(), iterations, state, checkpoints=checkpoints)
+    assert result.stopped == "finished"
+    chex.assert_trees_all_equal(result.state.params, whole.state.params)
+
+
 def test_what_cannot_be_resumed_is_said() -> None:
     half = train(tasks(0), 4).state
     with pytest.warns(RuntimeWarning, match=r"goes on at step 4, and its iterator cannot be set"):
