@@ -19,6 +19,8 @@ Fits = Callable[[Episode], Any]
 Pad = Callable[[Sequence[Episode]], Episode]
 _END = object()
 
+_SKIPPED_A_READ = 16
+
 
 def from_iterable(
     source: Iterable[Any],
@@ -230,7 +232,10 @@ class IterableEpisodes:
             else:
                 self._begin()
             self.taken = tasks - skip
-        return len(self.read(skip)) == skip
+        while self.taken < tasks:  # Those of one read are held together.
+            if not self.read(min(tasks - self.taken, _SKIPPED_A_READ)):
+                return False
+        return True
 
     def _started(self) -> Iterator[Any]:
         if self._iterator is None:
