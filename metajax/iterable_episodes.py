@@ -210,9 +210,9 @@ class IterableEpisodes:
 
     def go_to(self, position: Mapping[str, Any] | None) -> bool:
         """Sets the source to where it stood; whether it could be."""
+        if position is None:  # Without the lock: a source that blocks is not waited for.
+            return False
         with self._lock:
-            if position is None:
-                return False
             tasks = skip = position["tasks"]
             if "state" in position:
                 iterator = self._started()
