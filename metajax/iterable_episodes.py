@@ -93,6 +93,7 @@ class IterableEpisodes:
         self._source, self._batched = source, batched
         self._ends = isinstance(source, Iterator)
         self._again = True  # At the end of an iterable begin anew.
+        self._later: Any = None  # Where to go before it is used again.
         self._lock = threading.Lock()
         self._kind: Any = None
         self._seen: dict[Any, tuple[Any, list[Any]]] = {}
@@ -144,6 +145,8 @@ class IterableEpisodes:
         Raises:
           TypeError, ValueError: it does not fit, either way, or both ways.
         """
+        later, self._later = self._later, None
+        self.go_to(later)
         with self._lock:
             if not self._waiting:
                 self._mark_place()
@@ -236,6 +239,17 @@ class IterableEpisodes:
             if not self.read(min(tasks - self.taken, _SKIPPED_A_READ)):
                 return False
         return True
+
+    def go_back(self, position: Mapping[str, Any] | None) -> None:
+        """Returns to an earlier position what was read beyond it, where that can be done.
+
+        A source that is set goes there at once. One that would be gone through anew up to there
+        waits for its next use, of which there may be none.
+        """
+        if position is not None and "state" in position:
+            self.go_to(position)
+        else:
+            self._later = position
 
     def _started(self) -> Iterator[Any]:
         if self._iterator is None:

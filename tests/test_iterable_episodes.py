@@ -248,6 +248,58 @@ def test_a_run_that_is_resumed_at_the_end_of_an_epoch_begins_the_next(tmp_path: 
     chex.assert_trees_all_equal(result.state.params, whole.state.params)
 
 
+@pytest.mark.exact
+def test_a_run_goes_on_from_the_state_it_is_given(tmp_path: Path) -> None:
+    source, whole = mj.data.from_iterable(Telling()), train(tasks(0, 32), 8)
+
+    def fail(state: Any, record: Any) -> None:
+        if record["step"] == 4:
+            raise OSError("the network is gone")
+
+    with (
+        pytest.raises(OSError, match="the network is gone"),
+        mj.Checkpoints(tmp_path, options={}) as checkpoints,
+    ):
+        train(source, 8, checkpoints=checkpoints, on_dispatch=fail)
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+        state = checkpoints.restore(start())
+        result = train(source, 8, state, checkpoints=checkpoints)
+    chex.assert_trees_all_equal(result.state.params, whole.state.params)
+    with mj.Checkpoints(tmp_path / "one", options={}) as checkpoints:  # For both calls.
+        half = train(_LISTED, 4, checkpoints=checkpoints)
+        result = train(_LISTED, 8, half.state, checkpoints=checkpoints)
+    chex.assert_trees_all_equal(result.state.params, whole.state.params)
+
+
+def test_a_run_that_stops_within_a_dispatch_keeps_the_place_of_its_state(tmp_path: Path) -> None:
+    source = Telling()
+    bad = mj.data.from_iterable(source, to_episode=lambda task: broken(task, source.index))
+
+    def broken(task: Any, index: int) -> Any:
+        return jax.tree.map(lambda x: x * np.nan, task) if index == 23 else task
+
+    with (
+        pytest.warns(RuntimeWarning, match="not finite at step 5; stopped"),
+        mj.Checkpoints(tmp_path, options={}) as checkpoints,
+    ):
+        train(bad, 8, checkpoints=checkpoints)
+    with mj.Checkpoints(tmp_path, options={}) as checkpoints:
+        assert int(checkpoints.restore(start()).step) == 5
+        assert checkpoints.position["tasks"] == source.index == 20
+
+
+def test_a_list_is_not_gone_through_again_when_a_run_stops() -> None:
+    made = []
+    source = mj.data.from_iterable(
+        _LISTED, to_episode=lambda task: [*task, made.append(0)][:2], repeatable=True
+    )
+    half = train(source, 40, on_dispatch=lambda *_: True)
+    assert (half.stopped, len(made) <= 33) == ("callback", True)
+    chex.assert_trees_all_equal(
+        train(source, 8, half.state).state.params, train(_LISTED).state.params
+    )
+
+
 def test_what_cannot_be_resumed_is_said() -> None:
     half = train(tasks(0), 4).state
     with pytest.warns(RuntimeWarning, match=r"goes on at step 4, and its iterator cannot be set"):

@@ -39,8 +39,8 @@ class Checkpoints:
     """The checkpoints of one training run, in a folder of their own.
 
     Attributes:
-      position: what `save` was given as `position` with the state that `restore` returned, by this
-        process of as many; else None.
+      position: what `save` was given as `position` by this process, of as many, with the state that
+        `restore` returned, or that was saved since; else None.
 
     A checkpoint is the folder `folder/<step>`. It appears when it is complete, and only then are
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
@@ -183,6 +183,7 @@ class Checkpoints:
         self._last = step
         if step == self._newest:
             return
+        self.position = position
         arrays, record = describe(state, self._options, score, self._kept.mode, position)
         try:
             manager = self._open()

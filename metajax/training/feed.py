@@ -96,10 +96,11 @@ def go_on(
       tasks: tasks in the whole meta-batch.
       mesh: the devices, or None for one.
     """
-    if done == 0 or sample.taken or sample.go_to(position):
+    if done == 0 or (position is None and sample.taken):
         return
-    mine = tasks if mesh is None else len(process_tasks(tasks, mesh))
-    if not sample.go_to({"tasks": done * mine}):
+    if position is not None and (position == sample.position() or sample.go_to(position)):
+        return
+    if not sample.go_to({"tasks": done * _tasks_here(tasks, mesh)}):
         warn_user(
             f"the run goes on at step {done}, and its iterator cannot be set to where it stood "
             "then: it goes on from where it is, with episodes that the run may have seen. Give one "
@@ -108,9 +109,30 @@ def go_on(
         )
 
 
+def moved(position: Any, steps: int, *, tasks: int, mesh: Mesh | None) -> Any:
+    """Where an iterator of episodes stands some meta-steps after a position.
+
+    Args:
+      position: see `IterableEpisodes`; None where none is known.
+      steps: their number.
+      tasks: tasks in the whole meta-batch.
+      mesh: the devices, or None for one.
+    """
+    if position is None:
+        return None
+    more = steps * _tasks_here(tasks, mesh)
+    counts = {name: position[name] + more for name in ("tasks", "skip") if name in position}
+    return {**position, **counts}
+
+
 def as_pytree(sample: Callable[..., Any]) -> Callable[..., Any]:
     """A sampler that can be an argument of a compiled function."""
     return jax.tree_util.Partial(sample) if jax.tree_util.all_leaves([sample]) else sample
+
+
+def _tasks_here(tasks: int, mesh: Mesh | None) -> int:
+    """How many tasks of a meta-batch this process has."""
+    return tasks if mesh is None else len(process_tasks(tasks, mesh))
 
 
 def _lengths(done: int, iterations: int, dispatch: int) -> Iterator[tuple[int, int]]:
@@ -168,7 +190,7 @@ def _read(
     tasks: int,
     mesh: Mesh | None,
 ) -> Generator[Dispatch]:
-    mine = tasks if mesh is None else len(process_tasks(tasks, mesh))
+    mine = _tasks_here(tasks, mesh)
     place = jax.device_put if mesh is None else partial(place_by, read_spec(None), mesh=mesh)
     several = jax.process_count() > 1
     stopped = threading.Event()

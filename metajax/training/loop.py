@@ -27,7 +27,7 @@ from metajax.parallel.processes import largest_of_processes
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
 from metajax.stacked_runs import check_steps, count_runs, newest_step, one_run
 from metajax.training.checked_steps import check_step
-from metajax.training.feed import Sample, dispatches, go_on
+from metajax.training.feed import Sample, dispatches, go_on, moved
 from metajax.training.hooks import Hooks
 from metajax.training.program import CompiledDispatches, NonFinite, dispatch_program
 from metajax.training.progress import MetricsFile, Progress, Record, mean_over_runs
@@ -219,8 +219,10 @@ def train(
         checkpoints.begin(state)
     position = None
     if isinstance(sample, IterableEpisodes):
-        position = None if checkpoints is None else checkpoints.position
+        if checkpoints is not None and checkpoints.newest == newest_step(state):
+            position = checkpoints.position
         go_on(sample, newest_step(state), position, tasks=meta_batch, mesh=mesh)
+        position = sample.position()
     run = CompiledDispatches(
         dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     )
@@ -263,6 +265,11 @@ def train(
             signals.begin(RUNNING)
             started = time.perf_counter() - waited
             state, metrics = run(state, each)
+            steps = newest_step(state) - done  # Fewer where one was not finite.
+            if steps == each.length:
+                position = each.position
+            else:
+                position = moved(position, steps, tasks=meta_batch, mesh=mesh)
             signals.begin(REPORTING)
             seconds = time.perf_counter() - started
             run_seconds += seconds
@@ -273,7 +280,6 @@ def train(
                     stopped = "non-finite"
                     break
             done += each.length
-            position = each.position
             record = record_of(done, run_seconds, each.length * tasks_a_step / seconds, metrics)
             due = checkpoints is not None and checkpoints.due(done)
             record |= hooks.validation(state, done, each.length, due=due)
@@ -290,7 +296,7 @@ def train(
                 stopped = why(reason)
                 break
     if isinstance(sample, IterableEpisodes) and stopped != "finished":
-        sample.go_to(position)  # What was read ahead is not lost to a source that can be set.
+        sample.go_back(position)  # What was read ahead is not lost to a source that can be set.
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
     return TrainResult(state, stopped, history, run.seconds, run_seconds)
