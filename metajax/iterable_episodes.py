@@ -1,6 +1,7 @@
 """Episodes that somebody else's code yields: generators, loaders, data sets, lists."""
 
 import collections
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -114,10 +115,10 @@ class IterableEpisodes:
 
     @property
     def sized(self) -> bool:
-        """Whether the source says how long one pass of it is."""
+        """Whether the source says how long one pass of it is, and that it ends."""
         try:
-            return len(self._source) >= 0
-        except TypeError:
+            return len(self._source) < sys.maxsize  # Of Grain's that repeat for ever it is that.
+        except (TypeError, NotImplementedError):
             return False
 
     def one_pass(self) -> "IterableEpisodes":

@@ -1,6 +1,8 @@
 """Iterators and iterables of episodes in `train` and `evaluate`: the tasks they yield, resumed."""
 
 import functools
+import itertools
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -330,6 +332,23 @@ def test_a_run_that_stops_early_leaves_the_source_where_it_trained() -> None:
     assert (result.stopped, seen, source.index) == ("callback", [4], 16)
 
 
+class Repeating:
+    """Episodes without end."""
+
+    def __init__(self, length: Callable[[], int]) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length()
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(itertools.cycle(_LISTED), 1000)
+
+
+def _no_length() -> int:
+    raise NotImplementedError
+
+
 def test_evaluation_takes_each_once() -> None:
     params = start().params
     alone = np.array([float(LEARNER.loss(params, task)[0]) for task in _LISTED])
@@ -340,6 +359,8 @@ def test_evaluation_takes_each_once() -> None:
         assert scores.episodes == number
         np.testing.assert_allclose(scores.scores["query_loss"], alone, rtol=1e-5)
     assert mj.evaluate(LEARNER, params, tasks(0, 20)).episodes == 20
+    for length in (lambda: sys.maxsize, _no_length):  # Of data that repeat, and without a length.
+        assert mj.evaluate(LEARNER, params, Repeating(length)).episodes == 600
     with pytest.raises(ValueError, match="the iterator ended after 20 episodes; expected 40"):
         mj.evaluate(LEARNER, params, tasks(0, 20), episodes=40)
     with pytest.raises(ValueError, match="ended after 1 episodes; expected two or more"):
