@@ -49,7 +49,9 @@ class Evaluation(NamedTuple):
 
         It says how well these parameters are known, of a stack those of each run, `[runs, ...]`.
         """
-        return 1.96 * self._score(name).std(axis=self._axis, ddof=1) / np.sqrt(self.episodes)
+        with np.errstate(invalid="ignore"):  # Of scores that are not finite it is NaN.
+            spread = self._score(name).std(axis=self._axis, ddof=1)
+        return 1.96 * spread / np.sqrt(self.episodes)
 
     def over_runs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean of the metric `name` over the runs of a stack, and its interval's half-width.

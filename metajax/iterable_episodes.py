@@ -275,7 +275,14 @@ class IterableEpisodes:
         to_episode = self._settings[0]
         for element in self._started():
             self._elements += 1
-            return element if to_episode is None else to_episode(element)
+            if to_episode is not None:
+                return to_episode(element)
+            if isinstance(element, Mapping):
+                raise TypeError(
+                    f"the source yields dictionaries, of {[*element]}; expected episodes: "
+                    "from_iterable(source, to_episode=...) makes them"
+                )
+            return element
         # Nothing may be left of a pass that was resumed; of a whole one something has to come.
         if self._ends or not self._again or not (self._elements or self._resumed):
             return _END

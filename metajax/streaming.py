@@ -2,8 +2,10 @@
 
 import collections
 import functools
+import queue
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -97,17 +99,36 @@ def run_ahead(calls: Iterable[Callable[[], T]], *, ahead: int = 1) -> Generator[
         with jax.enable_x64(wide), jax.default_device(device):
             return call()
 
+    jobs: queue.SimpleQueue[tuple[Callable[[], T], Future[T]] | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (job := jobs.get()) is not None:
+            call, future = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(begin(call))
+                except BaseException as error:
+                    future.set_exception(error)
+
+    # Plain threads: a process that is forked in one of an executor, as loaders fork their workers,
+    # fails when it ends. And nobody waits at exit for what nobody wants.
+    for _ in range(ahead):
+        threading.Thread(target=work, name="metajax-ahead", daemon=True).start()
     waiting: collections.deque[Future[T]] = collections.deque()
-    threads = ThreadPoolExecutor(ahead, "metajax-ahead")
     try:
         for call in calls:
-            waiting.append(threads.submit(begin, call))
+            future: Future[T] = Future()
+            waiting.append(future)
+            jobs.put((call, future))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # Nobody waits for what nobody wants.
+        for future in waiting:
+            future.cancel()
+        for _ in range(ahead):
+            jobs.put(None)
 
 
 def keys_on_host(keys: Key) -> Key:

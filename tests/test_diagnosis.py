@@ -419,12 +419,17 @@ def test_samplers_of_lists_and_of_the_host() -> None:
         mj.diagnose(learner, params, samples[0], episodes=21)
     listed = [jax.device_get(samples[0].at(jax.random.key(0), index)) for index in range(16)]
     assert diagnose(learner, params, listed).accuracy == one.accuracy
-    with pytest.raises(ValueError, match="the iterator ended after 16 episodes; expected 17"):
-        mj.diagnose(learner, params, iter(listed), episodes=17)
+    assert mj.diagnose(learner, params, iter(listed), episodes=17).episodes == 16
+    with pytest.raises(ValueError, match="the iterator ended after 1 episodes; expected 2 or more"):
+        mj.diagnose(learner, params, listed[:1])
 
 
 def test_bad_arguments() -> None:
     params = initial(adapting())
+    keys = jax.random.split(jax.random.key(0))
+    stack = jax.vmap(lambda key: mj.init_state(params, optax.sgd(0.1), key))(keys)
+    with pytest.raises(ValueError, match="params is a stack of runs; expected one of them"):
+        mj.diagnose(adapting(), stack, episode)
     with pytest.raises(ValueError, match="episodes=1"):
         mj.diagnose(adapting(), params, episode, episodes=1)
     with pytest.raises(TypeError, match="seed"):

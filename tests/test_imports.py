@@ -140,6 +140,8 @@ ALLOWED = {
         "parallel",
         "iterable_episodes",
         "sample_checks",
+        "stacked_runs",
+        "training_step",
         "training",
     },
 }

@@ -67,7 +67,10 @@ def _not_finite(figures: Figures, scores: Scores) -> str:
     elif "support_loss of each" in scores:
         cause = "the inner rate is too large, or a query's label lies outside of [0, ways)"
     else:
-        cause = "a label lies outside of [0, ways), or the model overflows"
+        cause = (
+            "a query's class has no support item, a label lies outside of [0, ways), or the model "
+            "overflows"
+        )
     return f"Not finite: {place}, the first of all; {cause}."
 
 

@@ -10,13 +10,15 @@ from metajax.checks import check_integers
 from metajax.diagnosis.figures import figures_of, look
 from metajax.diagnosis.findings import find
 from metajax.given_data import as_episode
-from metajax.items import take
+from metajax.items import count, take
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
 from metajax.sample_checks import as_sample, check_sample
+from metajax.stacked_runs import count_runs
 from metajax.streaming import HostSample, keys_on_host
 from metajax.training.feed import Sample, as_pytree
+from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Key, Learner, Params
 
 
@@ -124,7 +126,7 @@ class Diagnosis(NamedTuple):
 
 def diagnose(
     learner: Learner,
-    params: Params,
+    params: Params | TrainState,
     sample: Sample,
     *,
     episodes: int = 32,
@@ -142,7 +144,7 @@ def diagnose(
 
     Args:
       learner: any learner.
-      params: its meta-parameters, of a `TrainState` its `params`.
+      params: its meta-parameters, or a `TrainState` that holds them.
       sample: as for `evaluate`; with the same seed a sampler draws the same episodes.
       episodes: how many, 2 or more; an iterator or iterable has to have as many.
       seed: 0 or more.
@@ -157,6 +159,13 @@ def diagnose(
     """
     check_integers(2, episodes=episodes)
     check_integers(0, seed=seed)
+    if isinstance(params, TrainState):
+        if count_runs(params) is not None:
+            raise ValueError(
+                "params is a stack of runs; expected one of them: "
+                "jax.tree.map(lambda x: x[0], states)"
+            )
+        params = params.params
     keys, learner_keys = evaluation_keys(seed, episodes)
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
@@ -168,10 +177,11 @@ def diagnose(
 
     check_sample(source, fits)
     drawn = _drawn(source, keys)
+    episodes = count(drawn)
     fits(take(drawn, 0))
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)
-    seen = jax.tree.map(_on_host, look(learner, params, drawn, learner_keys))
+    seen = jax.tree.map(_on_host, look(learner, params, drawn, learner_keys[:episodes]))
     with np.errstate(all="ignore"):  # What is not finite is reported.
         figures, scores = figures_of(params, drawn, seen, seed)
         report = Diagnosis((), episodes, seed, **figures)
@@ -187,8 +197,8 @@ def _drawn(sample: Any, keys: Key) -> Episode:
     episodes = len(keys)
     if isinstance(sample, IterableEpisodes):
         read = sample.read(episodes)
-        if len(read) < episodes:
-            raise ValueError(f"the iterator ended after {len(read)} episodes; expected {episodes}")
+        if len(read) < 2:
+            raise ValueError(f"the iterator ended after {len(read)} episodes; expected 2 or more")
         return jax.device_put(sample.stack(read))
     listed: int | None = getattr(sample, "listed", None)
     if listed is not None and episodes > listed:

@@ -31,6 +31,10 @@ class Hooks:
     iterations: int
 
     def __post_init__(self) -> None:
+        for name in ("validate", "on_dispatch"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} is {in_brief(function)}; expected a function, or None")
         if self.validate_every is not None and self.validate is None:
             raise ValueError(
                 f"validate_every={self.validate_every} and no validate; expected a function from "

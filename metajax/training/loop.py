@@ -218,7 +218,7 @@ def train(
     if checkpoints is not None:
         checkpoints.begin(state)
     position = None
-    if isinstance(sample, IterableEpisodes):
+    if isinstance(sample, IterableEpisodes) and newest_step(state) < iterations:
         if checkpoints is not None and checkpoints.newest == newest_step(state):
             position = checkpoints.position
         go_on(sample, newest_step(state), position, tasks=meta_batch, mesh=mesh)

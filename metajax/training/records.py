@@ -37,7 +37,8 @@ def warn_of_non_finite(
         what += f"; {_left(finite, non_finite).sum()} of {len(finite)} runs go on"
     warn_user(
         f"the meta-loss, its gradient or the update was not finite {what}. A smaller inner or "
-        "outer rate, or clipping, may help. An inner optax.adam or its kin needs eps_root=1e-8"
+        "outer rate, or clipping, may help. An inner optax.adam or its kin needs eps_root=1e-8. A "
+        "learner that compares has no finite loss where a query's class has no support item"
     )
 
 

@@ -1,6 +1,7 @@
 """How a run is told to stop: Ctrl-C and SIGTERM, and what each phase of the loop makes of them."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -57,6 +58,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
         self._alone = jax.process_count() == 1
         self._raises = False
         self.begin(READING)
@@ -98,6 +100,10 @@ class StopSignal:
 
     def _receive(self, signum: int, frame: object) -> None:
         del frame
+        if os.getpid() != self._process:  # A fork, a loader's worker say, whose run this is not.
+            self.__exit__()
+            os.kill(os.getpid(), signum)
+            return
         self.received = signum
         self.__exit__()  # A second one stops at once.
         message = self._phase.format(seconds=time.monotonic() - self._since)
