@@ -22,8 +22,8 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
 
     Args:
       outputs: `[items, ways]` logits.
-      targets: `[items]` integer labels in `[0, ways)`. A label outside makes the loss NaN, since
-        inside a compiled program nothing can be raised.
+      targets: `[items]` integer labels in `[0, ways)`. A label outside makes the loss NaN, and its
+        gradient, since inside a compiled program nothing can be raised.
       weights: `[items]` or None.
 
     Returns:
@@ -38,7 +38,10 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
     log_probabilities = jax.nn.log_softmax(outputs)
     index = jnp.where(valid, targets, 0)[:, None]
     picked = jnp.take_along_axis(log_probabilities, index, axis=-1)[:, 0]
-    return weighted_mean(-jnp.where(valid, picked, jnp.nan), weights)
+    value = weighted_mean(-jnp.where(valid, picked, jnp.nan), weights)
+    # A product, so that the gradient is NaN as well: an inner loop sees nothing else.
+    known = valid if weights is None else valid | (weights == 0)
+    return value * jnp.where(known.all(), 1, jnp.nan).astype(value.dtype)
 
 
 def squared_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:

@@ -144,3 +144,12 @@ def test_every_learner_takes_losses_and_metrics(name: str) -> None:
     np.testing.assert_allclose(aux.metrics["query_loss"], aux.metrics["loss_again"], rtol=1e-6)
     compares = "network" in name or "proto" in name
     assert ("accuracy" in aux.metrics) == compares  # halves is no classification that is known.
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_outside_reaches_the_gradient(label: int) -> None:
+    logits, targets = jnp.ones((3, 2)), jnp.array([0, 1, label])
+    gradient = jax.grad(mj.cross_entropy)
+    assert jnp.isnan(gradient(logits, targets)).any()
+    padded = gradient(logits, targets, jnp.array([1.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(padded, gradient(logits, targets % 2, jnp.array([1.0, 1.0, 0.0])))
