@@ -49,7 +49,8 @@ def check_sample(sample: Any, fits: Fits) -> None:
       ValueError: an episode does not fit, or what is drawn does not follow from the key.
     """
     if isinstance(sample, IterableEpisodes):
-        sample.check_first(fits)
+        # JAX's arrays, whose labels can be read while the rest is traced: NumPy's become tracers.
+        sample.check_first(lambda episode: fits(jax.device_put(episode)))
         return
     episode = sample(jax.random.key(0))
     fits(episode)

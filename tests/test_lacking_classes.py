@@ -220,3 +220,12 @@ def test_a_rare_class_trains_and_is_evaluated() -> None:
     assert int(result.state.step) == 4
     scores = mj.evaluate(learner, result.state.params, sample, episodes=4)
     assert np.isfinite(scores.mean("query_loss"))
+
+
+@each_comparing
+def test_labels_of_an_iterator_are_checked(name: str) -> None:
+    learner = COMPARING[name]()
+    support, query = jax.tree.map(np.asarray, episode([0, 0, 1, 1, 0, 1], [0, 1, 2] * 2))
+    params = learner.init(KEY, jnp.asarray(X[:1]))
+    with pytest.raises(ValueError, match=r"query has the labels \[2\] but no support item has"):
+        mj.evaluate(learner, params, [(support, query)] * 2)
