@@ -69,8 +69,10 @@ def _encoded(state: Any) -> Any:
     if isinstance(state, list | tuple):
         kind = "tuple" if isinstance(state, tuple) else "list"
         return {kind: [_encoded(each) for each in state]}
-    if isinstance(state, np.generic | np.ndarray) or _is_tensor(state):
-        array = np.asarray(state)
+    if isinstance(state, np.bool_ | np.integer | np.floating):
+        return state.item()
+    array = np.asarray(state) if isinstance(state, np.ndarray) or _is_tensor(state) else None
+    if array is not None and array.dtype.kind in "biufc":
         kind = "tensor" if _is_tensor(state) else "array"
         data = base64.b64encode(array.tobytes()).decode()
         return {kind: data, "dtype": str(array.dtype), "shape": array.shape}

@@ -162,12 +162,14 @@ class Telling:
     def __init__(self) -> None:
         self.index = 0
         tell, put = self.names
-        setattr(self, tell, lambda: {"index": np.int64(self.index), "as": (b"\x00", None)})
+        held = {"as": (b"\x00", None), "array": np.arange(2.0)}
+        setattr(self, tell, lambda: {"index": np.int64(self.index), **held})
         setattr(self, put, self._put)
 
     def _put(self, state: Any) -> None:
         assert state["as"] == (b"\x00", None)
-        self.index = int(state["index"])
+        assert state["array"].tolist() == [0, 1]
+        self.index = state["index"]
 
     def __iter__(self) -> "Telling":
         return self
@@ -300,6 +302,15 @@ def test_a_list_is_not_gone_through_again_when_a_run_stops() -> None:
     chex.assert_trees_all_equal(
         train(source, 8, half.state).state.params, train(_LISTED).state.params
     )
+
+
+def test_a_state_that_json_cannot_hold_is_said() -> None:
+    source = Telling()
+    source.get_state = lambda: {"index": object()}
+    with pytest.warns(
+        RuntimeWarning, match=r"holds a object; .* a run that is resumed cannot go on"
+    ):
+        assert train(source).stopped == "finished"
 
 
 def test_what_cannot_be_resumed_is_said() -> None:
