@@ -134,12 +134,10 @@ def measure(name: str, setting: Setting, *, dispatches: int, turns: int) -> dict
         for way, run in ways.items():
             seconds[way].append(run())
     medians = {way: 1e3 * statistics.median(each) / steps for way, each in seconds.items()}
-    hidden = medians["read in line, ms"] - medians["read ahead, ms"]
     return {
         "episodes": name,
         "tasks a step": tasks,
         **medians,
-        "hidden, %": 100 * hidden / medians["reading alone, ms"],
         "episodes read a second": 1e3 * tasks / medians["reading alone, ms"],
     }
 

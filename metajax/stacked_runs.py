@@ -72,9 +72,8 @@ def over_runs(function: Callable[[S], T], stack: S, params: Params) -> T:
 
     All runs are computed at once, under one `vmap`, or one after another where a single CPU device
     has large models: by the rule of `meta_gradient`, and for its reasons. Eight runs of MAML on
-    two AVX-512 cores: one after another takes 0.8 of the time and an eighth of the memory for a
-    strided net of 28,357 parameters, as long for a perceptron of 1,761 with 25 tasks, and 1.4
-    times as long with 4.
+    two AVX-512 cores: one after another takes as long and an eighth of the memory for a strided net
+    of 28,357 parameters, and 1.1 times as long for a perceptron of 1,761 with 25 tasks.
 
     Args:
       function: of what `stack` holds of one run.
