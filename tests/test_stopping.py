@@ -119,11 +119,16 @@ def test_several_processes_stop_together(
     ],
 )
 def test_what_is_waited_for(phase: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with StopSignal() as signals:
-        signals.begin(phase)
-        _send(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):  # A second one stops at once.
+    # A shell's background processes ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignal() as signals:
+            signals.begin(phase)
             _send(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):  # A second one stops at once.
+                _send(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == f"\n{said}\n"
 
 
