@@ -1,11 +1,9 @@
 """Checkpoints of a run of two processes, of which each holds half of an array."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import run_twice
 
 _PROCESS = """
 import sys, warnings
@@ -60,24 +58,5 @@ check(mj.restore_state(folder, state(0)), 3)
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, address, str(index), str(tmp_path / "run")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=120)
-            assert process.returncode == 0, printed[-2000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    run_twice(_PROCESS, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["2", "3", "3.damaged"]

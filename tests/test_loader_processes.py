@@ -1,11 +1,9 @@
 """Iterators of episodes in two processes, each of which gives its own tasks."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import run_twice
 
 _PROCESS = """
 import functools, sys, warnings
@@ -89,23 +87,4 @@ else:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, address, str(index), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, printed[-2000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    run_twice(_PROCESS, tmp_path)

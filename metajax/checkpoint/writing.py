@@ -38,10 +38,6 @@ from metajax.user_warnings import warn_user
 class Checkpoints:
     """The checkpoints of one training run, in a folder of their own.
 
-    Attributes:
-      position: what `save` was given as `position` by this process, of as many, with the state that
-        `restore` returned, or that was saved since; else None.
-
     A checkpoint is the folder `folder/<step>`. It appears when it is complete, and only then are
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
     run. Where a run has several processes, all of them make the same calls.
@@ -56,6 +52,10 @@ class Checkpoints:
                 if checkpoints.due(step + 1):
                     checkpoints.save(state)
             checkpoints.save(state)
+
+    Attributes:
+      position: what `save` was given as `position` by this process, of as many, with the state that
+        `restore` returned, or that was saved since; else None.
     """
 
     def __init__(
@@ -175,6 +175,7 @@ class Checkpoints:
 
         Raises:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
+          TypeError: JSON cannot hold `position`.
         """
         self.wait()
         step = newest_step(state)
