@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from two_processes import run_twice
+from process_pairs import run_twice
 
 _PROCESS = """
 import sys, warnings

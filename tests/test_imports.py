@@ -226,3 +226,10 @@ def test_public_names_exist_are_documented_and_are_no_modules() -> None:
             assert public.__doc__, f"{module}.{name}"
             if not isinstance(public, types.ModuleType):
                 assert f"{module}.{name}" not in modules
+
+
+def test_no_two_folders_on_the_path_of_tests_hold_one_name() -> None:
+    root = Path(__file__).parents[1]
+    folders = [root / name for name in ("tests", "examples", "benchmarks")]
+    names = [path.stem for folder in folders for path in folder.glob("*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -1,16 +1,15 @@
 """A program that is run by two processes which find each other."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from two_processes import free_address
+
 
 def run_twice(program: str, folder: Path) -> None:
     """Runs a program, given address, number of the process and folder, and checks that it ends."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program, address, str(index), str(folder)],
