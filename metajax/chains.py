@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_model
+from metajax.checks.objects import check_model
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
 

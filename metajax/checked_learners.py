@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from metajax.checks import check_floats, check_items, check_scalar, known_labels
+from metajax.checks.episodes import check_items
+from metajax.checks.labels import known_labels
+from metajax.checks.numbers import check_scalar
+from metajax.checks.parameters import check_floats
 from metajax.given_data import as_arrays, as_episode, as_examples
 from metajax.items import count, take
 from metajax.types import (

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from metajax.checks import check_integers, check_optional_integers
+from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host

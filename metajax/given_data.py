@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_episode, check_examples, in_brief
+from metajax.checks.episodes import check_episode, check_examples
+from metajax.checks.objects import in_brief
 from metajax.types import Episode, Examples
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from metajax.checked_learners import make_learner
-from metajax.checks import check_parameters, check_score_names, check_shared
+from metajax.checks.metrics import check_score_names
+from metajax.checks.parameters import check_parameters, check_shared
 from metajax.inner.loop import InnerLoop
 from metajax.inspection.within_tasks import inspect_fit
 from metajax.items import without_padding

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from metajax import iterator_states
-from metajax.checks import in_brief
+from metajax.checks.objects import in_brief
 from metajax.given_data import as_host_episode
 from metajax.meta_gradients import count_tasks
 from metajax.types import Episode, Examples

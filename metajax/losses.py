@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_score_names
+from metajax.checks.metrics import check_score_names
 from metajax.items import count
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Examples, LossFn, Outputs, Targets

@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import (
-    check_floats,
-    check_optimizer,
-    check_optional_integers,
-    check_scalar,
-    check_task_weights,
-)
+from metajax.checks.episodes import check_task_weights
+from metajax.checks.numbers import check_optional_integers, check_scalar
+from metajax.checks.objects import check_optimizer
+from metajax.checks.parameters import check_floats
 from metajax.types import Array, Aux, Episode, Key, Params
 
 # MAML on two AVX-512 cores, 16 tasks and 3 exact steps: a task at a time is as fast as all at once

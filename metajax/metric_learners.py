@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checked_learners import make_learner
-from metajax.checks import (
-    check_classes,
-    check_optional_integers,
-    check_parameters,
-)
+from metajax.checks.labels import check_classes
+from metajax.checks.numbers import check_optional_integers
+from metajax.checks.parameters import check_parameters
 from metajax.inspection.within_tasks import BATCHINGS, inspect_comparison
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from metajax.checks import in_brief, known_labels
+from metajax.checks.labels import known_labels
+from metajax.checks.objects import in_brief
 from metajax.given_data import as_episode
 from metajax.iterable_episodes import Fits, IterableEpisodes
 from metajax.streaming import HostSample

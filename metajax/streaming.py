@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.types import Episode, Key
 
 T = TypeVar("T")

@@ -5,12 +5,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import (
-    check_labels,
-    check_model,
-    check_optional_integers,
-    is_labels,
-)
+from metajax.checks.labels import check_labels, is_labels
+from metajax.checks.numbers import check_optional_integers
+from metajax.checks.objects import check_model
 from metajax.losses import (
     accuracy,
     as_loss,

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from metajax.algorithms.maml import maml
-from metajax.checks import check_metrics, check_optimizer, check_scalar, check_shared
+from metajax.checks.metrics import check_metrics
+from metajax.checks.numbers import check_scalar
+from metajax.checks.objects import check_optimizer
+from metajax.checks.parameters import check_shared
 from metajax.inner.backward import Backward
 from metajax.inner.selection import Selection
 from metajax.inner.update_traits import accepting

@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import jax
 
-from metajax.checks import check_embeddings, check_model, check_temperature
+from metajax.checks.episodes import check_embeddings
+from metajax.checks.numbers import check_temperature
+from metajax.checks.objects import check_model
 from metajax.items import count, take
 from metajax.losses import cross_entropy
 from metajax.metric import class_log_probabilities, cosine_similarities, log_attention

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_numbers
+from metajax.checks.numbers import check_numbers
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop

@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import (
-    check_classes,
-    check_embeddings,
-    check_model,
-    check_optional_integers,
-)
+from metajax.checks.episodes import check_embeddings
+from metajax.checks.labels import check_classes
+from metajax.checks.numbers import check_optional_integers
+from metajax.checks.objects import check_model
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop

@@ -11,7 +11,8 @@ NIPS 2017, arXiv 1703.05175.
 
 from collections.abc import Callable, Mapping
 
-from metajax.checks import check_embeddings, check_model
+from metajax.checks.episodes import check_embeddings
+from metajax.checks.objects import check_model
 from metajax.losses import cross_entropy
 from metajax.metric import prototypes, squared_distances
 from metajax.metric_learners import metric_learner

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_model
+from metajax.checks.objects import check_model
 from metajax.losses import match_error
 from metajax.metric import class_sums
 from metajax.metric_learners import metric_learner

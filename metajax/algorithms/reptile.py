@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_optional_integers
+from metajax.checks.numbers import check_optional_integers
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection, select, selects

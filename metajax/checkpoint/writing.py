@@ -29,7 +29,7 @@ from metajax.checkpoint.record import (
     save_args,
     short,
 )
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.stacked_runs import newest_step
 from metajax.training_step import TrainState
 from metajax.user_warnings import warn_user

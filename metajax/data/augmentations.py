@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
-from metajax.checks import check_integers, check_numbers
+from metajax.checks.numbers import check_integers, check_numbers
 from metajax.types import Array, Key
 
 Per = Literal["item", "episode"]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 
 
 class ImageSource(Protocol):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.given_data import as_host_episode
 from metajax.items import count
 from metajax.types import Episode, Examples

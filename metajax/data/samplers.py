@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.data.device_episodes import ImageEpisodes, on_device
 from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations
 from metajax.data.episode_lists import ListedDraws

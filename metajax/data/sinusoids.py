@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.types import Array, Episode, Examples, Key
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 
 SPLITS = ("train", "validation", "test")
 DATA_FILE = "hershey_glyphs.npz"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.diagnosis.figures import figures_of, look
 from metajax.diagnosis.findings import find
 from metajax.given_data import as_episode

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_optional_integers
+from metajax.checks.numbers import check_optional_integers
 
 
 @dataclasses.dataclass(frozen=True)

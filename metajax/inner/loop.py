@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks import check_integers, check_optimizer
+from metajax.checks.numbers import check_integers
+from metajax.checks.objects import check_optimizer
 from metajax.inner.backward import Backward, join_steps, split_steps
 from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import is_labels
+from metajax.checks.labels import is_labels
 from metajax.inspection.dead_units import active_units, merged
 from metajax.items import without_padding
 from metajax.keys import query_key

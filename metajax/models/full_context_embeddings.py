@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.metric import dot_products, log_attention
 from metajax.types import Array, FullContext, Key, Params
 

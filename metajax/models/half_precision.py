@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks import check_model
+from metajax.checks.objects import check_model
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params
 
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 import flax.linen as nn
 
-from metajax.checks import check_floating, check_integers
+from metajax.checks.episodes import check_floating
+from metajax.checks.numbers import check_integers
 from metajax.models.adapters.linen import from_linen
 from metajax.models.conv_block import conv_block
 from metajax.types import Array, Model

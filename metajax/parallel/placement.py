@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.checks import check_integers
+from metajax.checks.numbers import check_integers
 from metajax.meta_gradients import count_tasks
 from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Params

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from metajax.checks import check_metrics, check_scalar
+from metajax.checks.metrics import check_metrics
+from metajax.checks.numbers import check_scalar
 from metajax.parallel.placement import TASKS
 from metajax.parallel.steps import check_averages
 from metajax.training_step import TrainState, TrainStep

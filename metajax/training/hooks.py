@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.checks import in_brief
+from metajax.checks.objects import in_brief
 from metajax.stacked_runs import count_runs
 from metajax.training.progress import Record
 from metajax.training_step import TrainState

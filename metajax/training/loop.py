@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from metajax.checkpoint import Checkpoints
-from metajax.checks import check_integers, check_optional_integers
+from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.parallel.placement import (
     TASKS,

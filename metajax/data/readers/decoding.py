@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from metajax.checks import is_integer
+from metajax.checks.numbers import is_integer
 
 if TYPE_CHECKING:
     from PIL import Image

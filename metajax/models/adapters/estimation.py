@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax
 
-from metajax.checks import check_integers, check_model
+from metajax.checks.numbers import check_integers
+from metajax.checks.objects import check_model
 from metajax.keys import evaluation_keys
 from metajax.types import Episode, Examples, Key, Model, Params, State
 

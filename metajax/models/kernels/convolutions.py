@@ -19,7 +19,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from metajax.checks import varying_axes
+from metajax.checks.parameters import varying_axes
 from metajax.models.kernels import convolution_forms as forms
 from metajax.models.kernels.convolution_forms import Window
 from metajax.types import Array

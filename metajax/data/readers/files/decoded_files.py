@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.checks import check_optional_integers
+from metajax.checks.numbers import check_optional_integers
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
 from metajax.data.readers.decoding import DECODING, require_pillow, two_sides

@@ -1,0 +1,80 @@
+"""Numbers: one rule for what an integer is, and for what is in range."""
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def is_integer(number: Any, least: int) -> bool:
+    """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none."""
+    return _is_whole(number) and number >= least
+
+
+def check_integers(least: int, /, **given: object) -> None:
+    """Raises unless every argument is an integer of `least` or more: the one rule for all of them.
+
+    Raises:
+      TypeError: one is no integer (1.5, 1.0, True, nan, an array).
+      ValueError: one is below `least`.
+    """
+    for name, number in given.items():
+        _check_integer(least, name, number, "")
+
+
+def check_optional_integers(least: int, /, **given: object) -> None:
+    """The same, of arguments that may be None."""
+    for name, number in given.items():
+        if number is not None:
+            _check_integer(least, name, number, ", or None")
+
+
+def _check_integer(least: int, name: str, number: object, otherwise: str) -> None:
+    if is_integer(number, least):
+        return
+    why = ": it is part of the program, so no array" if isinstance(number, jax.Array) else ""
+    message = f"{name}={number!r}; expected an integer of {least} or more{otherwise}{why}"
+    raise ValueError(message) if _is_whole(number) else TypeError(message)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: object) -> None:
+    """Raises unless every argument is a number that `within` accepts; nan is none.
+
+    Args:
+      within: whether a number is in range.
+      expected: the range, in words.
+      **given: the arguments.
+
+    Raises:
+      TypeError: one is no number.
+      ValueError: one is out of range.
+    """
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, numbers.Real):
+            raise TypeError(f"{name}={number!r}; expected {expected}")
+        if not within(number):
+            raise ValueError(f"{name}={number!r}; expected {expected}")
+
+
+def check_temperature(temperature: object) -> None:
+    """Raises if a known temperature is not above 0."""
+    if temperature is None or isinstance(temperature, Tracer):
+        return
+    if not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f"temperature={temperature}; expected a number above 0, or None for 1")
+
+
+def check_scalar(value: Any, name: str) -> None:
+    """Raises unless what is called `name` is a scalar `[]`."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}; expected a scalar of shape (), such as its mean"
+        )
