@@ -1,27 +1,51 @@
 """A folder that keeps decoded images grouped by class, read back as a memory-mapped array.
 
-`images.npy` holds the pixels, `index.json` the classes and what they were made from. The folder
-appears whole or not at all. It is used again only by the same version of the format and while what
-it was made from is unchanged.
+`images.npy` holds the pixels, `index.json` the classes, what they were made from, and digests of
+both. The folder appears whole or not at all, and every byte is proved whenever it is opened.
 """
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
+import math
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from metajax.data.labelled_images import ImageClasses, in_short
-from metajax.data.readers.cache_files import IMAGES, allocated, put_in_place, workshop, writing
+from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
-FORMAT = 2
-_INDEX = "index.json"
-_TRIES = 100
+FORMAT = 3
+_INDEX, _IMAGES = "index.json", "images.npy"
+_LARGEST_INDEX = 2**26
+_BLOCK = 2**24  # bytes of pixels that share a digest
+_WORKSHOP = ".metajax-unfinished-"
+_DAY = 24 * 60 * 60
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+# What reading something else than a cache may raise.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+# What the lists of an index hold.
+_LISTS = {"names": str, "starts": int, "counts": int, "groups": str, "shape": int, "blocks": int}
 
 # Writes the images of the classes, in their order, into `[images, height, width, channels]` and
 # returns how many of each class there are: fewer than expected where some could not be decoded.
@@ -54,12 +78,17 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
       made_from: whatever decides the content, as JSON: options, and for each class a digest of its
         files, say.
     """
-    if not folder.exists():
-        return None
-    opened = _opened(folder, made_from)
-    if isinstance(opened, ImageClasses):
-        return opened
-    warn_user(f"the cache {str(folder)!r} is made again: {opened}")
+    said = None
+    for wait in (0.1, 0):  # Another process may be about to replace it.
+        try:
+            return _proved(folder, made_from)
+        except _DAMAGE as error:
+            if not folder.exists():
+                return None
+            plain = type(error) is ValueError
+            said = error if plain else f"it cannot be read ({type(error).__name__}: {error})"
+        time.sleep(wait)
+    warn_user(f"the cache {str(folder)!r} is made again: {said}")
     return None
 
 
@@ -90,79 +119,98 @@ def write_cache(
         `fill` pass through.
     """
     _refuse_what_is_no_cache(folder)
-    shape = (int(sum(counts)), *image_shape)
-    needed = int(np.prod(shape)) + 2**20
-    with workshop(folder, needed) as room:
-        made = room / "made"
-        with writing(folder, needed):
+    shape = (int(sum(counts)), *map(int, image_shape))
+    needed = math.prod(shape) + 2**20
+    with contextlib.ExitStack() as at_the_end:
+        with _writing(folder, needed):
+            room = _workshop(folder.parent, needed)
+            at_the_end.callback(shutil.rmtree, room, ignore_errors=True)
+            made = room / "made"
             made.mkdir()
-            images = allocated(made / IMAGES, shape)
-        kept = fill(images)
-        index = {
-            "format": FORMAT,
-            "made_from": dict(made_from),
-            "names": list(names),
-            "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
-            "counts": [int(count) for count in kept],
-            "groups": None if groups is None else list(groups),
-            "shape": list(shape),
-        }
-        with writing(folder, needed):
+            images = _allocated(made / _IMAGES, shape)
+        kept = [int(count) for count in fill(images)]
+        with _writing(folder, needed):
             images.flush()
             del images
-            (made / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-            put_in_place(folder, made, room / "old")
-    opened = _opened(folder, made_from)
-    for _ in range(_TRIES):
-        if isinstance(opened, ImageClasses):
-            return opened
-        time.sleep(0.01)  # Another process that made the same cache is putting its own in place.
-        opened = _opened(folder, made_from)
-    raise OSError(
-        f"the cache {str(folder)!r} was replaced by another process while it was made: {opened}"
-    )
+            with open_regular(made / _IMAGES) as file:
+                blocks = _digests(file, len(_header(shape)))
+            index = {
+                "format": FORMAT,
+                "made_from": dict(made_from),
+                "names": list(names),
+                "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
+                "counts": kept,
+                "groups": None if groups is None else list(groups),
+                "shape": shape,
+                "blocks": blocks,
+            }
+            (made / _INDEX).write_bytes(_sealed(index))
+        opened = _proved(made, made_from)
+        _refuse_what_is_no_cache(folder)
+        with _writing(folder, needed):
+            # A process killed in between leaves none, never half.
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(room / "old")
+            try:
+                made.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # Else another was faster.
+                    raise
+    return opened
 
 
-def _opened(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | str:
-    """The cache, or what keeps it from being used."""
-    wanted = json.loads(json.dumps(made_from))
-    try:
-        for _ in range(_TRIES):
-            text = (folder / _INDEX).read_text(encoding="utf-8")
-            index = json.loads(text)
-            if stale := _difference(index, wanted):
-                return stale
-            images = np.lib.format.open_memmap(folder / IMAGES, mode="r")
-            # Else another process replaced the cache in between: these are not its images.
-            if (folder / _INDEX).read_text(encoding="utf-8") == text:
-                return _classes(index, images)
-        return "other processes keep replacing it"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        return f"it cannot be read ({type(error).__name__}: {error})"
+def _proved(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses:
+    """The cache, every byte of which is what was written; errors say what is wrong with it."""
+    with open_regular(folder / _INDEX) as file:
+        raw = file.read(_LARGEST_INDEX)
+    index = json.loads(raw)
+    if (version := index["format"]) != FORMAT:
+        raise ValueError(f"it has the format {version!r}, this version of metajax reads {FORMAT}")
+    lists = [(index[field] or (), kind) for field, kind in _LISTS.items()]
+    if raw != _sealed(index) or any(type(x) is not kind for found, kind in lists for x in found):
+        raise ValueError(f"its {_INDEX} is not what was written")
+    if changed := _difference(index["made_from"], json.loads(json.dumps(made_from))):
+        raise ValueError(changed)
+    header, shape = _header(index["shape"]), tuple(index["shape"])
+    with open_regular(folder / _IMAGES) as file:
+        size, expected = os.fstat(file.fileno()).st_size, len(header) + math.prod(shape)
+        if size != expected:
+            raise ValueError(f"its {_IMAGES} has {size} bytes, expected {expected}")
+        if file.read(len(header)) != header or _digests(file, len(header)) != index["blocks"]:
+            raise ValueError(f"its {_IMAGES} is not what was written")
+        images = np.memmap(file, np.uint8, "r", len(header), shape)
+    groups = None if index["groups"] is None else tuple(index["groups"])
+    starts, counts = np.array(index["starts"]), np.array(index["counts"])
+    return ImageClasses(images, starts, counts, tuple(index["names"]), groups)
 
 
-def _classes(index: Mapping[str, Any], images: np.ndarray) -> ImageClasses:
-    if list(images.shape) != index["shape"]:
-        raise ValueError(f"its images are {list(images.shape)}, expected {index['shape']}")
-    groups = index["groups"]
-    return ImageClasses(
-        images,
-        np.array(index["starts"]),
-        np.array(index["counts"]),
-        tuple(index["names"]),
-        None if groups is None else tuple(groups),
-    )
+def _sealed(index: Mapping[str, Any]) -> bytes:
+    """The one way to write an index, with its digest."""
+    fields = {key: index[key] for key in index if key != "sha256"}
+    text = json.dumps(fields, sort_keys=True)
+    fields["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(fields, sort_keys=True).encode()
 
 
-def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
-    """What keeps a cache from being used, or ""."""
-    if index["format"] != FORMAT:
-        return f"it has the format {index['format']!r}, this version of metajax reads {FORMAT}"
-    old = index["made_from"]
-    differ = [key for key in old.keys() | made_from.keys() if old.get(key) != made_from.get(key)]
+def _digests(file: BinaryIO, start: int) -> list[int]:
+    """Of each block from `start` on. CRC-32 reads 4 GB a second, SHA-256 half of it or less."""
+    file.seek(start)
+    return [zlib.crc32(block) for block in iter(lambda: file.read(_BLOCK), b"")]
+
+
+def _header(shape: Sequence[int]) -> bytes:
+    """What `images.npy` begins with."""
+    stream = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue()
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What keeps a cache that is whole from being used, or ""."""
     parts = []
-    for key in sorted(differ):
-        was, now = old.get(key), made_from.get(key)
+    for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        was, now = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             changed = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
             parts.append(f"{len(changed)} of its {key} changed: {in_short(changed, 5)}")
@@ -174,19 +222,64 @@ def _difference(index: Mapping[str, Any], made_from: Mapping[str, Any]) -> str:
 def _refuse_what_is_no_cache(folder: Path) -> None:
     """What is to be replaced must not be somebody's files."""
     try:
-        # What file systems leave behind is nobody's.
-        names = {n for n in os.listdir(folder) if n != ".DS_Store" and not n.startswith(".nfs")}
+        there = sorted(os.listdir(folder))
     except FileNotFoundError:
         return
     except NotADirectoryError:
         if not folder.exists():  # But one above it is a file: making it will say so.
             return
-        what = "is a file"
-    else:
-        what = f"holds {in_short(sorted(names - {_INDEX, IMAGES}), 3)}"
-        if names <= {_INDEX, IMAGES}:
-            return
-    raise FileExistsError(
-        f"{str(folder)!r} {what}: it is no cache, and is not replaced by one; pass another cache "
-        "folder"
-    )
+        there = None
+    # What file systems leave behind is nobody's.
+    ours = (_INDEX, _IMAGES, ".DS_Store")
+    others = [name for name in there or () if name not in ours and not name.startswith(".nfs")]
+    if there is None or others:
+        what = "is a file" if there is None else f"holds {in_short(others, 3)}"
+        raise FileExistsError(
+            f"{str(folder)!r} {what}: it is no cache, and is not replaced by one; pass another "
+            "cache folder"
+        )
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, needed: int) -> Iterator[None]:
+    """Says of an `OSError` which cache could not be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        room = f"make room for {needed / 1e6:,.0f} MB, or " if error.errno in _NO_ROOM else ""
+        raise OSError(
+            f"the cache {str(folder)!r} could not be written ({error}); {room}pass another cache "
+            "folder"
+        ) from error
+
+
+def _workshop(parent: Path, needed: int) -> Path:
+    """A new folder to make a cache in; what nobody has written to for a day is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{_WORKSHOP}*"):
+        with contextlib.suppress(OSError):  # Its maker has just ended.
+            last = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            if last < time.time() - _DAY:
+                shutil.rmtree(left)
+    if (free := shutil.disk_usage(parent).free) < needed:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
+    return Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=parent))
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped uint8 array whose disk space is really there.
+
+    Writing to a mapped page for which the disk has no room would kill the process.
+    """
+    header, length = _header(shape), math.prod(shape)
+    with path.open("xb") as file:
+        file.write(header)
+        file.flush()
+        try:
+            os.posix_fallocate(file.fileno(), len(header), length)
+        except (AttributeError, OSError) as error:  # Not all systems and file systems can.
+            if getattr(error, "errno", errno.ENOSYS) not in _CANNOT_RESERVE:
+                raise
+            for start in range(0, length, _BLOCK):
+                file.write(bytes(min(length - start, _BLOCK)))
+    return np.memmap(path, np.uint8, "r+", len(header), shape)

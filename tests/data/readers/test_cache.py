@@ -1,10 +1,11 @@
-"""The memory-mapped cache: whole or not there, and made again when it has to be."""
+"""The memory-mapped cache: whole or not there, proved, and made again when it has to be."""
 
+import contextlib
 import errno
 import json
 import os
+import resource
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -13,12 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from irregular_files import irregular
 
-from metajax.data.readers import cache, cache_files
+from metajax.data.readers import cache
 from metajax.data.readers.cache import read_cache, write_cache
 
 MADE_FROM = {"kind": "test", "size": (2, 3), "classes": {"a": "1", "b": "2"}}
 PIXELS = np.arange(5 * 2 * 3 * 1, dtype=np.uint8).reshape(5, 2, 3, 1)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 def fill(images):
@@ -31,8 +38,17 @@ def write(folder: Path, made_from=MADE_FROM, fill=fill, **changes):
     return write_cache(folder, made_from, fill, **arguments)
 
 
+def assert_made_again(folder: Path, said: str = "made again", made_from=MADE_FROM) -> None:
+    with pytest.warns(RuntimeWarning, match=said) as warned:
+        assert read_cache(folder, made_from) is None
+    assert warned[0].filename == __file__
+    np.testing.assert_array_equal(write(folder, made_from).images, PIXELS)
+    assert read_cache(folder, made_from) is not None
+
+
 def test_what_is_written_is_read(tmp_path):
     folder = tmp_path / "above it" / "caché"
+    assert read_cache(folder, MADE_FROM) is None
     written = write(folder, groups=["x", "y"])
     read = read_cache(folder, MADE_FROM)
     assert read is not None
@@ -42,18 +58,11 @@ def test_what_is_written_is_read(tmp_path):
         np.testing.assert_array_equal(classes.images, PIXELS)
         np.testing.assert_array_equal(classes["b"], PIXELS[2:])
         assert (classes.names, classes.groups) == (("a", "b"), ("x", "y"))
+    np.testing.assert_array_equal(np.load(folder / "images.npy"), PIXELS)
     assert sorted(os.listdir(folder)) == ["images.npy", "index.json"]
     assert os.listdir(folder.parent) == [folder.name]
-
-
-def test_a_cache_that_is_not_there(tmp_path):
-    assert read_cache(tmp_path / "none", MADE_FROM) is None
-
-
-def test_others_may_read_the_folder(tmp_path):
-    write(tmp_path / "cache")
-    (tmp_path / "folder").mkdir()
-    assert (tmp_path / "cache").stat().st_mode == (tmp_path / "folder").stat().st_mode
+    (tmp_path / "another").mkdir()  # Which others may read, too.
+    assert folder.stat().st_mode == (tmp_path / "another").stat().st_mode
 
 
 def test_fewer_images_than_there_is_room_for(tmp_path):
@@ -77,76 +86,104 @@ def test_fewer_images_than_there_is_room_for(tmp_path):
     ],
 )
 def test_a_cache_made_from_something_else(tmp_path, changes, message):
-    write(tmp_path / "cache")
-    with pytest.warns(RuntimeWarning, match=message):
-        assert read_cache(tmp_path / "cache", MADE_FROM | changes) is None
+    before = write(tmp_path / "cache")
+    assert_made_again(tmp_path / "cache", f"made again: {message}$", MADE_FROM | changes)
+    np.testing.assert_array_equal(before.images, PIXELS)  # Still mapped by who read it.
+    assert os.listdir(tmp_path) == ["cache"]
 
 
 def test_a_cache_of_another_format(tmp_path, monkeypatch):
     write(tmp_path / "cache")
     monkeypatch.setattr(cache, "FORMAT", 9)
-    with pytest.warns(RuntimeWarning, match="has the format 2, this version of metajax reads 9"):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
+    assert_made_again(tmp_path / "cache", "has the format 3, this version of metajax reads 9")
 
 
-def test_the_warning_names_the_users_line(tmp_path):
-    write(tmp_path / "cache")
-    with pytest.warns(RuntimeWarning, match="made again") as warned:
-        read_cache(tmp_path / "cache", {})
-    assert warned[0].filename == __file__
+# Damage
+
+
+@pytest.mark.parametrize("name", ["index.json", "images.npy"])
+def test_every_byte_is_proved(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(cache, "_BLOCK", 7)
+    random, folder = np.random.default_rng(0), tmp_path / "cache"
+    write(folder)
+    whole = (folder / name).read_bytes()
+    for place in random.choice(len(whole), 100, replace=False).tolist():
+        flipped = whole[place] ^ random.integers(1, 256)
+        (folder / name).write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        assert_made_again(folder)
+        assert (folder / name).read_bytes() == whole
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "made_from": 3}']
+    ("change", "said"),
+    [
+        ({"names": ["b", "a"]}, "its index.json is not what was written"),
+        ({"shape": [5, 3, 2, 1]}, "its index.json is not what was written"),
+        ({"counts": [2, 10**30]}, "its index.json is not what was written"),
+        ({"starts": [0, float("inf")]}, "its index.json is not what was written"),
+        ({"sha256": None}, "its index.json is not what was written"),
+    ],
 )
-def test_a_damaged_index(tmp_path, content):
+def test_an_index_that_was_changed(tmp_path, change, said):
     write(tmp_path / "cache")
-    (tmp_path / "cache" / "index.json").write_text(content)
-    with pytest.warns(RuntimeWarning, match="is made again: it cannot be read"):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
+    path = tmp_path / "cache" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change, sort_keys=True))
+    assert_made_again(tmp_path / "cache", said)
 
 
-def test_an_index_that_lacks_a_part(tmp_path):
+@pytest.mark.parametrize("field", ["names", "starts", "counts", "groups", "shape", "blocks"])
+@pytest.mark.parametrize("value", ["left out", 1, {}, [2**70] * 2, [float("inf")] * 4, "aaaa"])
+def test_an_index_that_never_was_one(tmp_path, field, value):
+    """Sealed as ours are, but by somebody else's program."""
     write(tmp_path / "cache")
     index = json.loads((tmp_path / "cache" / "index.json").read_text())
-    for key in ("names", "starts", "counts", "groups", "shape"):
-        less = {name: value for name, value in index.items() if name != key}
-        (tmp_path / "cache" / "index.json").write_text(json.dumps(less))
-        with pytest.warns(RuntimeWarning, match=f"cannot be read .KeyError: '{key}'"):
-            assert read_cache(tmp_path / "cache", MADE_FROM) is None
+    index[field] = value
+    if value == "left out":
+        del index[field]
+    (tmp_path / "cache" / "index.json").write_bytes(cache._sealed(index))
+    assert_made_again(tmp_path / "cache")
 
 
-@pytest.mark.parametrize("size", [0, 50, 140])
-def test_images_cut_off(tmp_path, size):
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "3", "[" * 10**6, "\xff"])
+def test_a_damaged_index(tmp_path, content):
     write(tmp_path / "cache")
-    path = tmp_path / "cache" / "images.npy"
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.warns(RuntimeWarning, match="it cannot be read"):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
+    (tmp_path / "cache" / "index.json").write_text(content, "latin-1")
+    assert_made_again(tmp_path / "cache", "made again: it cannot be read")
 
 
-def test_images_that_are_gone(tmp_path):
+def test_an_index_too_large_to_be_one(tmp_path, monkeypatch):
     write(tmp_path / "cache")
-    (tmp_path / "cache" / "images.npy").unlink()
-    with pytest.warns(RuntimeWarning, match="FileNotFoundError"):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
-    assert write(tmp_path / "cache").counts.tolist() == [2, 3]
+    monkeypatch.setattr(cache, "_LARGEST_INDEX", 1000)
+    with (tmp_path / "cache" / "index.json").open("ab") as file:
+        file.truncate(10**12)  # Of which the disk holds nothing.
+    assert_made_again(tmp_path / "cache")
 
 
-def test_a_cache_replaces_the_one_before(tmp_path):
-    before = write(tmp_path / "cache")
-    made_from = {"kind": "new"}
+@pytest.mark.parametrize("size", [0, 50, 140, 10**12])
+def test_images_of_another_size(tmp_path, size):
+    write(tmp_path / "cache")
+    os.truncate(tmp_path / "cache" / "images.npy", size)
+    assert_made_again(tmp_path / "cache", f"images.npy has {size} bytes, expected 158")
 
-    def fill(images):
-        images[:] = 9
-        return [2, 3]
 
-    write(tmp_path / "cache", made_from, fill)
-    read = read_cache(tmp_path / "cache", made_from)
-    assert read is not None
-    assert np.all(read["a"] == 9)
-    np.testing.assert_array_equal(before.images, PIXELS)  # still mapped by who read it
-    assert os.listdir(tmp_path) == ["cache"]
+def test_images_of_another_cache(tmp_path):
+    write(tmp_path / "cache")
+    write(tmp_path / "other", fill=lambda out: fill(out[::-1]))
+    (tmp_path / "other" / "images.npy").replace(tmp_path / "cache" / "images.npy")
+    assert_made_again(tmp_path / "cache", "its images.npy is not what was written")
+    np.save(tmp_path / "cache" / "images.npy", PIXELS.view(np.int8))
+    assert_made_again(tmp_path / "cache", "its images.npy is not what was written")
+
+
+@pytest.mark.parametrize("name", ["index.json", "images.npy"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, name):
+    for kind, path in irregular(tmp_path).items():
+        write(tmp_path / "cache")
+        (tmp_path / "cache" / name).unlink()
+        (tmp_path / "cache" / name).symlink_to(path)
+        assert_made_again(tmp_path / "cache", f"IrregularFileError: '.*{name}' is {kind}")
+    (tmp_path / "cache" / name).unlink()
+    assert_made_again(tmp_path / "cache", f"FileNotFoundError: .*{name}")
 
 
 # Where it cannot be written
@@ -164,11 +201,44 @@ def test_folders_that_are_no_cache_are_left_alone(tmp_path):
     write(tmp_path / "empty")
 
 
+def test_files_put_there_meanwhile_are_left_alone(tmp_path):
+    def late(images):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")
+        return fill(images)
+
+    with pytest.raises(FileExistsError, match="it is no cache"):
+        write(tmp_path / "photos", fill=late)
+    assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"dear"
+
+
 def test_too_little_space(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"\(\[Errno 28\] 3 MB are free\); make room for 61 MB, or"):
         write(tmp_path / "cache", image_shape=(2000, 3000, 2))
+    assert os.listdir(tmp_path) == []
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("reserving", [True, False])
+@pytest.mark.parametrize("made_from", [MADE_FROM, {"long": "x" * 10**5}])
+def test_files_that_find_no_room(tmp_path, monkeypatch, reserving, made_from):
+    if not reserving:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    counts = [2, 3] if "long" in made_from else [20_000, 0]  # The index, or the images.
+    said = r"could not be written \(\[Errno 27\] .*\); make room for 1 MB, or pass another cache"
+    with largest_file(50_000), pytest.raises(OSError, match=said):
+        write(tmp_path / "cache", made_from, counts=counts)
     assert os.listdir(tmp_path) == []
 
 
@@ -199,7 +269,7 @@ def test_systems_that_cannot_reserve_space(tmp_path, monkeypatch, how):
     monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     if how == "absent":
         monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(cache_files, "_BLOCK", 7)
+    monkeypatch.setattr(cache, "_BLOCK", 7)
     np.testing.assert_array_equal(write(tmp_path / "cache").images, PIXELS)
 
 
@@ -210,42 +280,19 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("corrupt"), OSError("disk gone")])
-def test_nothing_is_left_where_filling_stops(tmp_path, error):
-    def fill(images):
+@pytest.mark.parametrize("before", [True, False])
+def test_nothing_is_left_where_filling_stops(tmp_path, error, before):
+    def stopped(images):
         images[:2] = 1
         raise error
 
+    if before:
+        write(tmp_path / "cache")
     with pytest.raises(error if isinstance(error, type) else type(error)) as raised:
-        write(tmp_path / "cache", fill=fill)
+        write(tmp_path / "cache", {"kind": "new"}, stopped)
     assert str(raised.value) == ("" if error is KeyboardInterrupt else str(error))
-    assert os.listdir(tmp_path) == []
-
-
-def test_the_cache_before_stays_where_filling_stops(tmp_path):
-    write(tmp_path / "cache")
-
-    def fill(images):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "cache", {"kind": "new"}, fill)
-    assert read_cache(tmp_path / "cache", MADE_FROM) is not None
-    assert os.listdir(tmp_path) == ["cache"]
-
-
-@pytest.mark.slow
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
-    code = (
-        "import sys, os, signal, pathlib; sys.path.insert(0, sys.argv[2]); import test_cache\n"
-        "def fill(images): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "test_cache.write(pathlib.Path(sys.argv[1]), fill=fill)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "cache"), str(Path(__file__).parent)]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    age(left)
-    write(tmp_path / "cache")
-    assert os.listdir(tmp_path) == ["cache"]
+    assert os.listdir(tmp_path) == ["cache"] * before
+    assert (read_cache(tmp_path / "cache", MADE_FROM) is not None) == before
 
 
 @pytest.mark.parametrize("young", [None, "", "made", "made/images.npy"])
@@ -254,8 +301,8 @@ def test_unfinished_caches_are_removed_once_they_are_old(tmp_path, young):
     (left / "made").mkdir(parents=True)
     (left / "made" / "images.npy").write_bytes(b"")
     (tmp_path / ".mine").mkdir()
-    for path in (left, tmp_path / ".mine"):
-        age(path)
+    for path in (left, *left.rglob("*"), tmp_path / ".mine"):
+        os.utime(path, (time.time() - 90_000,) * 2)
     if young is not None:  # Its maker is at work.
         os.utime(left / young)
     write(tmp_path / "cache")
@@ -263,64 +310,24 @@ def test_unfinished_caches_are_removed_once_they_are_old(tmp_path, young):
     assert (tmp_path / ".mine").exists()
 
 
-def age(folder: Path) -> None:
-    """Sets the times in a folder back by more than a day."""
-    for path in (folder, *folder.rglob("*")):
-        os.utime(path, (time.time() - 90_000,) * 2)
-
-
 # Made by several at once
 
 
 def test_a_cache_that_another_replaces_while_it_is_read(tmp_path, monkeypatch):
     write(tmp_path / "cache")
-    opened, tries = np.lib.format.open_memmap, []
+    opened = cache.open_regular
 
-    def open_late(path, mode):
-        tries.append(path)
-        if len(tries) == 1:
-            monkeypatch.setattr(np.lib.format, "open_memmap", opened)
+    def open_late(path):
+        if path.name == "images.npy":
+            monkeypatch.setattr(cache, "open_regular", opened)
             write(tmp_path / "cache", names=["x", "y"], fill=lambda out: fill(out[::-1]))
-            monkeypatch.setattr(np.lib.format, "open_memmap", open_late)
-        return opened(path, mode=mode)
+        return opened(path)
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", open_late)
+    monkeypatch.setattr(cache, "open_regular", open_late)
     read = read_cache(tmp_path / "cache", MADE_FROM)
-    assert len(tries) == 2
     assert read is not None
     assert read.names == ("x", "y")
     np.testing.assert_array_equal(read.images, PIXELS[::-1])
-
-
-def test_a_cache_that_others_keep_replacing(tmp_path, monkeypatch):
-    write(tmp_path / "cache")
-    opened, index = np.lib.format.open_memmap, tmp_path / "cache" / "index.json"
-
-    def replaced(path, mode):
-        index.write_text(index.read_text() + " ")
-        return opened(path, mode=mode)
-
-    monkeypatch.setattr(np.lib.format, "open_memmap", replaced)
-    with pytest.warns(RuntimeWarning, match="made again: other processes keep replacing it"):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
-
-
-def test_images_of_another_cache(tmp_path):
-    write(tmp_path / "cache")
-    write(tmp_path / "other", counts=[4, 3], fill=lambda out: [4, 3])
-    (tmp_path / "other" / "images.npy").replace(tmp_path / "cache" / "images.npy")
-    said = r"ValueError: its images are \[7, 2, 3, 1\], expected \[5, 2, 3, 1\]"
-    with pytest.warns(RuntimeWarning, match=said):
-        assert read_cache(tmp_path / "cache", MADE_FROM) is None
-
-
-def test_a_cache_that_another_makes_meanwhile(tmp_path):
-    def slow_fill(images):
-        write(tmp_path / "cache")
-        return fill(images)
-
-    np.testing.assert_array_equal(write(tmp_path / "cache", fill=slow_fill).images, PIXELS)
-    assert os.listdir(tmp_path) == ["cache"]
 
 
 def test_a_cache_that_another_puts_in_place_first(tmp_path, monkeypatch):
@@ -335,20 +342,6 @@ def test_a_cache_that_another_puts_in_place_first(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", beaten)
     np.testing.assert_array_equal(write(tmp_path / "cache").images, PIXELS)
     assert os.listdir(tmp_path) == ["cache"]
-
-
-def test_a_cache_that_another_makes_from_something_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "_TRIES", 2)
-    replace = cache.put_in_place
-
-    def replaced(folder, made, old):
-        replace(folder, made, old)
-        monkeypatch.setattr(cache, "put_in_place", replace)
-        write(tmp_path / "cache", {"kind": "other"})
-
-    monkeypatch.setattr(cache, "put_in_place", replaced)
-    with pytest.raises(OSError, match=r"replaced by another process while it was made: .*'other'"):
-        write(tmp_path / "cache")
 
 
 def test_many_threads_make_one_cache(tmp_path):
@@ -374,13 +367,67 @@ def test_many_threads_make_one_cache(tmp_path):
     assert os.listdir(tmp_path) == ["cache"]
 
 
+_KILLING = """
+import itertools, os, pathlib, random, signal, sys, time, warnings
+sys.path[:0] = sys.argv[2:]
+from metajax.data.readers.cache import read_cache, write_cache
+folder = pathlib.Path(sys.argv[1])
+sides = {"names": ["a", "b"], "counts": [400, 600], "image_shape": (64, 64, 1)}
+
+def fill(value):
+    def act(images):
+        for start in range(0, 1000, 100):
+            images[start : start + 100] = value
+            time.sleep(0.01)
+        return [400, 600]
+    return act
+
+def make_without_end():
+    warnings.simplefilter("ignore")
+    for value in itertools.cycle([1, 2]):  # Each made in place of the other.
+        made_from = {"value": value}
+        read_cache(folder, made_from) or write_cache(folder, made_from, fill(value), **sides)
+
+def begin():
+    child = os.fork()
+    if not child:
+        try:
+            make_without_end()
+        finally:
+            os._exit(1)
+    return child
+
+warnings.simplefilter("ignore", DeprecationWarning)
+draw, found = random.Random(0), []
+makers = [begin() for _ in range(3)]
+for killed in range(15):
+    time.sleep(0.05 + 0.1 * draw.random())
+    place = draw.randrange(3)
+    os.kill(makers[place], signal.SIGKILL)
+    assert os.waitpid(makers[place], 0)[1] == signal.SIGKILL, "it ended before it was killed"
+    if killed == 14:
+        for child in set(makers) - {makers[place]}:
+            os.kill(child, signal.SIGKILL)
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    else:
+        makers[place] = begin()
+    for value in (1, 2):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            kept = read_cache(folder, {"value": value})
+        assert all("value was" in str(w.message) for w in warned), [str(w.message) for w in warned]
+        if kept is not None:
+            assert (kept.images == value).all() and kept.names == ("a", "b")
+            found.append(value)
+left = list(folder.parent.glob(".metajax*"))
+print(len(found), "times read, whole;", len(left), "unfinished ones left")
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_make_one_cache(tmp_path):
-    code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_cache\n"
-        "for _ in range(50): test_cache.write(pathlib.Path(sys.argv[1]))\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "cache"), str(Path(__file__).parent)]
-    processes = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert os.listdir(tmp_path) == ["cache"]
+def test_three_processes_that_are_killed_leave_a_whole_cache_or_none(tmp_path):
+    command = [sys.executable, "-c", _KILLING, str(tmp_path / "cache"), *sys.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert not done.stdout.startswith("0 ")
