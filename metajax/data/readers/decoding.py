@@ -1,8 +1,9 @@
 """Encoded pictures as arrays, by Pillow: the one way for every reader of pictures."""
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +13,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Part of what a cache is made from: raise it whenever the same file gives other pixels.
-DECODING = 1
+DECODING = 2
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Of the largest picture that is decoded unless more is asked for: about 0.4 GB while it is.
+MAX_PIXELS = 2**25
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _ONE_CHANNEL = ("1", "L", "LA", "La", "I")
-_T = TypeVar("_T")
 
 
 class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
@@ -70,7 +73,7 @@ def decode(
     channels: int,
     size: tuple[int, int] | None = None,
     *,
-    formats: Sequence[str] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """One picture as it is to be seen; `require_pillow` comes first.
 
@@ -83,56 +86,59 @@ def decode(
       channels: 1, 3, or 4 to keep transparency.
       size: `(height, width)` to be resized to, with the Lanczos filter, where it differs; None
         keeps the picture's.
-      formats: that it may have, as Pillow calls them.
+      max_pixels: that the picture may have, before it is resized.
 
     Returns:
       `[height, width, channels]` uint8.
 
     Raises:
-      BadImage: `content` is not a whole image.
+      BadImage: `content` is not a whole image, or has more pixels.
     """
     from PIL import Image
 
-    def act(picture: "Image.Image") -> np.ndarray:
+    with _upright(content, max_pixels) as picture:
         picture = _converted(picture, _MODES[channels])
         if size is not None and picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
-    return _with_picture(content, formats, act)
 
-
-def picture_shape(content: bytes) -> tuple[int, int, int]:
+def picture_shape(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
     """`(height, width, channels)`, of 1 or 3 channels, of a picture that is not converted.
 
     Args:
       content: the bytes of a file.
+      max_pixels: see `decode`.
 
     Raises:
-      BadImage: `content` is not a whole image.
+      BadImage: see `decode`.
     """
-
-    def act(picture: "Image.Image") -> tuple[int, int, int]:
+    with _upright(content, max_pixels) as picture:
         grey = picture.mode in _ONE_CHANNEL or picture.mode.startswith("I;16")
         return picture.height, picture.width, 1 if grey else 3
 
-    return _with_picture(content, FORMATS, act)
 
-
-def _with_picture(content: bytes, formats: Sequence[str], act: Callable[["Image.Image"], _T]) -> _T:
-    """`act` of the upright picture; whatever goes wrong is the file's fault."""
+@contextlib.contextmanager
+def _upright(content: bytes, max_pixels: int) -> "Iterator[Image.Image]":
+    """The picture; whatever goes wrong with it is the file's fault."""
     from PIL import Image, ImageOps
 
     if not content:
         raise BadImage("it is empty")
     try:
-        with Image.open(io.BytesIO(content), formats=tuple(formats)) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            # The header alone has been read: nothing is unpacked for a picture that is too large.
+            if picture.width * picture.height > max_pixels:
+                raise BadImage(
+                    f"it has {picture.width} x {picture.height} pixels, more than the "
+                    f"max_pixels={max_pixels} that are allowed"
+                )
             upright = ImageOps.exif_transpose(picture)
             upright.format = picture.format
-            return act(upright)
+            yield upright
     except Image.UnidentifiedImageError:
-        raise BadImage(f"it is no readable image of the formats {', '.join(formats)}") from None
-    except MemoryError:
+        raise BadImage(f"it is no readable image of the formats {', '.join(FORMATS)}") from None
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # Decoders raise nearly everything for damaged files.
         raise BadImage(f"{type(error).__name__}: {error}") from error
@@ -141,15 +147,15 @@ def _with_picture(content: bytes, formats: Sequence[str], act: Callable[["Image.
 def _converted(picture: "Image.Image", mode: str) -> "Image.Image":
     from PIL import Image
 
-    sixteen_bits = picture.mode.startswith("I;16")
-    if sixteen_bits or (picture.mode == "I" and picture.format == "PNG"):
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         # Pillow's own conversion cuts values above 255 off in some versions.
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        deep, clear = np.asarray(picture), picture.info.get("transparency")
+        picture = Image.fromarray((deep >> 8).astype(np.uint8))
+        if clear is not None:
+            picture.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
     elif picture.mode in ("I", "F"):
         raise ValueError("it has 32 bits a pixel, of no agreed range; convert it to 8 bits")
-    transparent = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
-        "transparency" in picture.info
-    )
+    transparent = picture.mode in _TRANSPARENT or "transparency" in picture.info
     if transparent and mode != "RGBA":
         ink = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", ink.size, "white"), ink)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_the_upper_8_of_16_bits(tmp_path, suffix):
     assert read(path, (1, 5, 3))[0, :, 2].tolist() == [0, 0, 1, 127, 255]
 
 
+def test_a_transparent_shade_of_16_bits_lies_on_white(tmp_path):
+    pixels = np.array([[0x0102, 0x0103, 0x8000]], np.uint16)
+    path = saved(tmp_path / "x.png", Image.fromarray(pixels), transparency=0x0102)
+    for channels in (1, 3):
+        assert read(path, (1, 3, channels))[0, :, 0].tolist() == [255, 1, 128]
+    assert read(path, (1, 3, 4))[0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 255], [128] * 3 + [255]]
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bits_have_no_range(tmp_path, dtype):
     path = saved(tmp_path / "x.tif", Image.fromarray(np.ones((2, 2), dtype)))
@@ -138,11 +147,24 @@ def test_files_that_are_no_images(tmp_path, content, message):
         read(tmp_path / "x.png", (2, 2, 3))
 
 
-def test_decompression_bombs_are_no_images(tmp_path, monkeypatch):
-    path = saved(tmp_path / "x.png", Image.fromarray(COLOURS))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    with pytest.raises(BadImage, match=r"DecompressionBombError: Image size \(120 pixels\)"):
-        read(path, (12, 10, 3))
+def enlarged(content: bytes, width: int, height: int) -> bytes:
+    """A PNG file whose header promises another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def test_sizes_are_looked_at_before_pixels_are_unpacked(tmp_path, monkeypatch):
+    content = Path(saved(tmp_path / "x.png", Image.fromarray(COLOURS))).read_bytes()
+    assert decode(content, 3, max_pixels=120).shape == (12, 10, 3)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was unpacked"))
+    said = r"^it has \d+ x \d+ pixels, more than the max_pixels=\d+ that are allowed$"
+    for huge, limit in ((content, {"max_pixels": 119}), (enlarged(content, 8000, 8000), {})):
+        with pytest.raises(BadImage, match=said):
+            decode(huge, 3, (2, 2), **limit)
+        with pytest.raises(BadImage, match=said):
+            picture_shape(huge, **limit)
+    with pytest.raises(BadImage, match="DecompressionBombError: Image size"):
+        decode(enlarged(content, 20_000, 20_000), 3)  # Which Pillow refuses by itself.
 
 
 def test_pillow_told_to_accept_truncated_files(monkeypatch):

@@ -152,7 +152,7 @@ def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
     """`[105, 105]` bool, True where the picture `name` has ink."""
     size = (OFFICIAL_PIXELS, OFFICIAL_PIXELS)
     try:
-        picture = decode(archive.read(name), 1, formats=("PNG",))[..., 0]
+        picture = decode(archive.read(name), 1)[..., 0]
         if picture.shape != size:
             raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
     except (*DAMAGE, BadImage) as error:
