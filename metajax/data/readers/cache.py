@@ -79,7 +79,7 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
         files, say.
     """
     said = None
-    for wait in (0.1, 0):  # Another process may be about to replace it.
+    for wait in (0.02, 0):  # Another process may be about to replace it.
         try:
             return _proved(folder, made_from)
         except _DAMAGE as error:

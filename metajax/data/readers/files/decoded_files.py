@@ -1,21 +1,34 @@
-"""From listed image files to `ImageClasses`: decoded once, then read from the cache."""
+"""From lists of image files to `ImageClasses`: decoded once, then read from the cache."""
 
+import contextlib
 import dataclasses
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
-from metajax.checks.numbers import check_optional_integers
+from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import DECODING, require_pillow, two_sides
-from metajax.data.readers.files.files_by_class import ListedClass
-from metajax.data.readers.files.parallel_decoding import decode_files, shapes_of_files
+from metajax.data.readers.decoding import (
+    DECODING,
+    BadImage,
+    decode,
+    picture_shape,
+    require_pillow,
+    two_sides,
+)
+from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
+
+_FILES_A_JOB = 32
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +36,14 @@ class Decoding:
     """How image files become arrays; `image_folder` describes the arguments.
 
     Raises:
-      ValueError: an option is not one of those described.
+      TypeError, ValueError: an option is not one of those described.
     """
 
     size: Any
     channels: int | None
     cache: str | os.PathLike[str] | None
     corrupt: str
+    max_pixels: int
     workers: int | None
 
     def __post_init__(self) -> None:
@@ -41,140 +55,193 @@ class Decoding:
             )
         if self.corrupt not in ("error", "skip"):
             raise ValueError(f"corrupt={self.corrupt!r}; expected 'error' or 'skip'")
+        check_integers(1, max_pixels=self.max_pixels)
         check_optional_integers(1, workers=self.workers)
 
 
+def require_folder(folder: Path, holding: str) -> None:
+    """Raises where a folder that should hold something is missing or is a file."""
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; expected {holding}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file; expected a folder with {holding}")
+
+
+def normal(name: str) -> str:
+    """The name in one Unicode form: file systems keep accents composed or decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
 def decoded_classes(
-    classes: Mapping[str, ListedClass],
+    files: Mapping[str, Sequence[str]],
     groups: Sequence[str] | None,
     options: Decoding,
     *,
-    kind: str,
     origin: Sequence[str | None],
     title: str,
 ) -> ImageClasses:
     """The images of listed files, from the cache where it holds them.
 
     Args:
-      classes: the files of each class.
+      files: the paths of each class.
       groups: of the classes, or None.
       options: of decoding.
-      kind: of the reader.
-      origin: what was read, such as the absolute folder and the split: with the options it names
-        the cache.
+      origin: the reader, and what was read, such as the absolute folder and the split: with the
+        options they name the cache.
       title: a readable name of the data.
 
     Raises:
       ImportError: images have to be decoded and Pillow is not installed.
-      OSError: a file cannot be read, or the cache cannot be written.
+      OSError: a file is not there, or cannot be read, or the cache cannot be written.
       ValueError: images are corrupt, or differ in what was asked to be left as it is.
     """
-    how = {
-        "kind": kind,
+    how: dict[str, Any] = {
         "size": options.size,
         "channels": options.channels,
         "corrupt": options.corrupt,
+        "max_pixels": options.max_pixels,
         "decoding": DECODING,
     }
-    made_from = {**how, "classes": {name: listed.digest for name, listed in classes.items()}}
+    made_from = {**how, "classes": _digests(files, title)}
     folder = cache_folder(options.cache, title, [how, origin])
-    kept = read_cache(folder, made_from)
-    counts = [len(listed.names) for listed in classes.values()]
-    if kept is not None:
+    counts = [len(paths) for paths in files.values()]
+    if (kept := read_cache(folder, made_from)) is not None:
         _warn_of_left_out(kept, counts, folder)
         return kept
     require_pillow()
-    paths = [path for listed in classes.values() for path in listed.paths]
-    shape = _common_shape(paths, options, title)
+    every = [path for paths in files.values() for path in paths]
 
     def fill(images: np.ndarray) -> list[int]:
-        causes = decode_files(paths, images, workers=options.workers, title=title)
-        if causes:
-            _judge(paths, causes, options.corrupt)
-        return _close_gaps(images, list(classes), counts, causes)
+        def act(row: int) -> str | None:
+            try:
+                pixels = _content(every[row]), images.shape[3], images.shape[1:3]
+                images[row] = decode(*pixels, max_pixels=options.max_pixels)
+            except BadImage as error:
+                return str(error)
+            return None
 
+        causes = _in_parallel(act, len(every), options.workers, title)
+        bad = {row: cause for row, cause in enumerate(causes) if cause is not None}
+        kept = _leave_out(bad, every, images, counts, options.corrupt) if bad else counts
+        if empty := [name for name, count in zip(files, kept, strict=True) if not count]:
+            raise ValueError(
+                f"no image of {len(empty)} classes can be decoded: {in_short(empty)}; replace the "
+                "images, or remove the classes"
+            )
+        return kept
+
+    shape = _common_shape(every, options, title)
     return write_cache(
         folder,
         made_from,
         fill,
-        names=list(classes),
+        names=list(files),
         counts=counts,
         image_shape=shape,
         groups=groups,
     )
 
 
+def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
+    """Of each class: changes when a file is added, removed or written to."""
+    digests, missing = {}, []
+    for name, paths in files.items():
+        digest = hashlib.sha256()
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                missing.append(path)
+                continue
+            entry = f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0"
+            digest.update(entry.encode(errors="surrogateescape"))
+        digests[name] = digest.hexdigest()[:16]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {sum(map(len, files.values()))} images of {title!r} do not "
+            f"exist, or are links to what does not: {in_short(missing)}; expected image files, and "
+            "/ between folders"
+        )
+    return digests
+
+
+def _content(path: str) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
+
+
 def _common_shape(paths: list[str], options: Decoding, title: str) -> tuple[int, int, int]:
     """The one shape of all images; corrupt ones are left to decoding."""
     if options.size is not None and options.channels is not None:
         return (*options.size, options.channels)
-    found = shapes_of_files(paths, workers=options.workers, title=f"{title}, sizes")
-    seen = [(shape, path) for shape, path in zip(found, paths, strict=True) if shape is not None]
-    if not seen:
-        return (1, 1, 1)
-    height, width = options.size or _only(
-        [((height, width), path) for (height, width, _), path in seen],
-        "sizes (height, width)",
-        "pass a size to resize them to, such as size=84",
-    )
-    channels = options.channels or _only(
-        [(channels, path) for (_, _, channels), path in seen],
-        "numbers of channels",
-        "pass channels=3 or channels=1",
-    )
-    return height, width, channels
+    seen: dict[tuple[int, int, int], list[str]] = {}
 
+    def act(row: int) -> tuple[int, int, int] | None:
+        with contextlib.suppress(BadImage):
+            return picture_shape(_content(paths[row]), max_pixels=options.max_pixels)
+        return None
 
-def _only(seen: list[tuple[Any, str]], what: str, remedy: str) -> Any:
-    counts, examples = Counter(value for value, _ in seen), dict(seen)
-    if len(counts) > 1:
-        (most, many), *_, (least, few) = counts.most_common()
+    found = _in_parallel(act, len(paths), options.workers, f"{title}, sizes")
+    for shape, path in zip(found, paths, strict=True):
+        if shape is not None:
+            height, width = options.size or shape[:2]
+            seen.setdefault((height, width, options.channels or shape[2]), []).append(path)
+    if len(seen) > 1:
+        most, *_, least = sorted(seen, key=lambda shape: -len(seen[shape]))
         raise ValueError(
-            f"the images have {len(counts)} different {what}: {most} ({many} images, such as "
-            f"{examples[most]!r}), {least} ({few}, such as {examples[least]!r}); {remedy}"
+            f"the images have {len(seen)} different shapes (height, width, channels): {most} "
+            f"({len(seen[most])} images, such as {seen[most][0]!r}), {least} ({len(seen[least])}, "
+            f"such as {seen[least][0]!r}); pass a size to resize them to, such as size=84, and "
+            "channels=3 or channels=1"
         )
-    return next(iter(counts))
+    return next(iter(seen), (1, 1, 1))
 
 
-def _judge(paths: list[str], causes: Mapping[int, str], corrupt: str) -> None:
-    named = [f"{paths[row]!r} ({cause})" for row, cause in list(causes.items())[:10]]
-    more = f" and {len(causes) - len(named)} more" if len(causes) > len(named) else ""
-    text = f"{len(causes)} of {len(paths)} images cannot be decoded: {', '.join(named)}{more}"
+def _leave_out(
+    bad: Mapping[int, str], paths: list[str], images: np.ndarray, counts: list[int], corrupt: str
+) -> list[int]:
+    """Moves the good images of each class together; returns how many of each there are."""
+    named = [f"{paths[row]!r} ({cause})" for row, cause in list(bad.items())[:10]]
+    more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
+    text = f"{len(bad)} of {len(paths)} images cannot be decoded: {', '.join(named)}{more}"
     if corrupt == "error":
         raise ValueError(
             f"{text}; replace or remove them, or pass corrupt='skip' to leave them out"
         )
     warn_user(f"{text}; they are left out")
-
-
-def _close_gaps(
-    images: np.ndarray, names: list[str], counts: list[int], causes: Mapping[int, str]
-) -> list[int]:
-    """Moves the images of each class together; returns how many of each there are."""
     kept, start = [], 0
     for count in counts:
-        good = [row for row in range(start, start + count) if row not in causes]
-        if len(good) < count:
-            images[start : start + len(good)] = images[good]
+        good = [row for row in range(start, start + count) if row not in bad]
+        images[start : start + len(good)] = images[good]
         kept.append(len(good))
         start += count
-    if empty := [name for name, count in zip(names, kept, strict=True) if not count]:
-        raise ValueError(
-            f"no image of {len(empty)} classes can be decoded: {in_short(empty)}; replace the "
-            "images, or remove the classes"
-        )
     return kept
 
 
 def _warn_of_left_out(kept: ImageClasses, counts: list[int], folder: Path) -> None:
-    left_out = {
-        name: count - int(there)
-        for name, count, there in zip(kept.names, counts, kept.counts, strict=True)
-        if there < count
-    }
-    if left_out:
-        classes = [f"{name} ({count})" for name, count in left_out.items()]
+    lost = np.array(counts) - kept.counts
+    if lost.any():
+        classes = [f"{kept.names[at]} ({lost[at]})" for at in np.flatnonzero(lost)]
         warn_user(
-            f"{sum(left_out.values())} images that cannot be decoded are left out of the cache "
+            f"{lost.sum()} images that cannot be decoded are left out of the cache "
             f"{str(folder)!r}, of the classes {in_short(classes)}; corrupt='error' names them"
         )
+
+
+def _in_parallel(act: Callable[[int], _T], total: int, workers: int | None, title: str) -> list[_T]:
+    """`act(0)`, `act(1)` and so on, in order."""
+
+    def job(start: int) -> list[_T]:
+        return [act(row) for row in range(start, min(start + _FILES_A_JOB, total))]
+
+    results: list[_T] = []
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        with tqdm(total=total, desc=title, unit="image", delay=2) as bar:
+            for some in pool.map(job, range(0, total, _FILES_A_JOB)):
+                results += some
+                bar.update(len(some))
+    finally:
+        # Waited for: the memory they write to may be unmapped next.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results

@@ -1,14 +1,22 @@
 """Image files listed in CSV files, such as mini-ImageNet's."""
 
 import csv
+import io
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from metajax.data.labelled_images import ImageClasses, in_short
-from metajax.data.readers.files.decoded_files import Decoding, decoded_classes
-from metajax.data.readers.files.files_by_class import list_classes, normal, require_folder
+from metajax.data.readers.decoding import MAX_PIXELS
+from metajax.data.readers.files.decoded_files import (
+    Decoding,
+    decoded_classes,
+    normal,
+    require_folder,
+)
+from metajax.regular_files import open_regular
 
 # What a column may be called, in any case.
 _FILE = ("filename", "file", "image", "path")
@@ -18,7 +26,7 @@ _SPLIT = ("split",)
 
 class _Row(NamedTuple):
     line: int
-    file: str
+    path: str
     label: str
     split: str | None
 
@@ -32,6 +40,7 @@ def image_csv(
     channels: int | None = 3,
     cache: str | os.PathLike[str] | None = None,
     corrupt: str = "error",
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
 ) -> ImageClasses:
     """Classes from image files and a CSV file that names the class of each.
@@ -53,20 +62,20 @@ def image_csv(
       channels: see `image_folder`.
       cache: see `image_folder`.
       corrupt: see `image_folder`.
+      max_pixels: see `image_folder`.
       workers: see `image_folder`.
 
     Raises:
       FileNotFoundError: the CSV file, `images`, or images that chosen rows name do not exist.
-      IsADirectoryError: the CSV file, or an image that a chosen row names, is a folder.
       ImportError, OSError: see `image_folder`.
-      ValueError: see `image_folder`; the CSV file is not UTF-8, has no rows, lacks a column or has
-        two of a kind, a row has too many or few fields or an empty one, a file is named twice in
-        any of the splits, or the split is not there.
+      TypeError, ValueError: see `image_folder`; the CSV file is not UTF-8, has no rows, lacks a
+        column or has two of a kind, a row has too many or few fields or an empty one, a file is
+        named twice in any of the splits, under whatever names, or the split is not there.
     """
-    options = Decoding(size, channels, cache, corrupt, workers)
+    options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
     listing, root = Path(os.path.abspath(csv_file)), Path(os.path.abspath(images))
     require_folder(root, "the images that the CSV file names")
-    rows = _rows(listing)
+    rows = _rows(listing, root)
     _refuse_repeated(rows, listing)
     if split is not None:
         there = sorted({row.split for row in rows if row.split is not None})
@@ -80,26 +89,24 @@ def image_csv(
                 f"there is no split {split!r} in {str(listing)!r}; it has {in_short(there)}"
             )
         rows = [row for row in rows if row.split == split]
-    files: dict[str, tuple[Path, list[str]]] = {}
-    for row in rows:
-        files.setdefault(row.label, (root, []))[1].append(row.file)
+    files: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: (row.label, normal(row.path))):
+        files.setdefault(row.label, []).append(row.path)
     title = f"{root.name or 'images'}-{listing.stem}"
     return decoded_classes(
-        list_classes(files, repr(str(listing))),
+        files,
         None,
         options,
-        kind="image_csv",
-        origin=[str(listing), str(root), split],
+        origin=["image_csv", str(listing), str(root), split],
         title=title if split is None else f"{title}-{split}",
     )
 
 
-def _rows(listing: Path) -> list[_Row]:
-    if listing.is_dir():
-        raise IsADirectoryError(f"{str(listing)!r} is a folder; expected a CSV file")
+def _rows(listing: Path, root: Path) -> list[_Row]:
     try:
-        with listing.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_parsed(file, listing))
+        with open_regular(listing) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            rows = list(_parsed(text, listing, root))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the CSV file {str(listing)!r} does not exist") from error
     except UnicodeDecodeError as error:
@@ -111,38 +118,37 @@ def _rows(listing: Path) -> list[_Row]:
     return rows
 
 
-def _parsed(file: Iterator[str], listing: Path) -> Iterator[_Row]:
-    reader = csv.reader(file)
-    header = next(reader, None)
-    if header is None:
+def _parsed(lines: Iterator[str], listing: Path, root: Path) -> Iterator[_Row]:
+    reader = csv.reader(lines)
+    header = [name.strip().casefold() for name in next(reader, [])]
+    if not header:
         raise ValueError(f"{str(listing)!r} is empty; expected a header such as filename,label")
-    file_at = _column(header, _FILE, listing)
-    label_at = _column(header, _CLASS, listing)
-    has_split = _SPLIT[0] in map(_plain, header)
-    split_at = _column(header, _SPLIT, listing) if has_split else None
+    file_at, label_at = _column(header, _FILE, listing), _column(header, _CLASS, listing)
+    split_at = _column(header, _SPLIT, listing) if "split" in header else None
     for row in reader:
-        if not any(map(str.strip, row)):
-            continue
-        if len(row) != len(header):
-            raise ValueError(
-                f"line {reader.line_num} of {str(listing)!r} has {len(row)} fields, expected the "
-                f"{len(header)} of the header: {row}"
-            )
+        where = f"line {reader.line_num} of {str(listing)!r}"
         fields = [field.strip() for field in row]
-        if not fields[file_at] or not fields[label_at]:
+        if not any(fields):
+            continue
+        if len(fields) != len(header):
             raise ValueError(
-                f"line {reader.line_num} of {str(listing)!r} has an empty file name or class: {row}"
+                f"{where} has {len(fields)} fields, expected the {len(header)} of the header: {row}"
             )
+        if not fields[file_at] or not fields[label_at]:
+            raise ValueError(f"{where} has an empty file name or class: {row}")
+        name = os.path.normpath(fields[file_at])
+        forms = (name, normal(name), unicodedata.normalize("NFD", name))
+        paths = [os.path.join(root, form) for form in forms]
         yield _Row(
             reader.line_num,
-            os.path.normpath(fields[file_at]),
+            next(filter(os.path.exists, paths), paths[0]),
             normal(fields[label_at]),
             None if split_at is None else fields[split_at],
         )
 
 
 def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
-    places = [place for place, name in enumerate(header) if _plain(name) in names]
+    places = [place for place, name in enumerate(header) if name in names]
     if len(places) != 1:
         raise ValueError(
             f"{str(listing)!r} has the columns {header}, {len(places) or 'none'} of them called "
@@ -151,18 +157,19 @@ def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
     return places[0]
 
 
-def _plain(name: str) -> str:
-    return name.strip().casefold()
-
-
 def _refuse_repeated(rows: list[_Row], listing: Path) -> None:
-    first: dict[str, _Row] = {}
+    first: dict[object, _Row] = {}
     repeated = []
     for row in rows:
-        other = first.setdefault(normal(row.file), row)
+        try:
+            found = os.stat(row.path)
+            other = first.setdefault((found.st_dev, found.st_ino), row)
+        except OSError:  # Images of other splits may be elsewhere.
+            other = first.setdefault(row.path, row)
         if other is not row:
+            names = " and ".join(sorted({other.path, row.path}))
             repeated.append(
-                f"{row.file} (line {other.line}, {other.label}; line {row.line}, {row.label})"
+                f"{names} (line {other.line}, {other.label}; line {row.line}, {row.label})"
             )
     if repeated:
         raise ValueError(

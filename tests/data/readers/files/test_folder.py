@@ -3,13 +3,16 @@
 import os
 import shutil
 import sys
+import threading
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from irregular_files import irregular
 
 from metajax.data.readers.files.folder import image_folder
+from metajax.regular_files import IrregularFileError
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -115,26 +118,21 @@ def test_channels_as_they_are(tmp_path, mode, channels):
     assert image_folder(tmp_path, size=4, channels=None).images.shape == (2, 4, 4, channels)
 
 
-def test_images_of_mixed_size(tmp_path):
+def test_images_of_mixed_shape(tmp_path):
     put(tmp_path, "a/1.png", "a/2.png")
     put(tmp_path, "b/1.png", height=9)
+    put(tmp_path, "b/2.png", mode="L")
+    said = (
+        r"3 different shapes \(height, width, channels\): \(6, 5, 3\) \(2 images, such as '.*1.png"
+        r"'\), .*1, such as '.*b.\d.png'\); pass a size to resize them to, such as size=84, and"
+    )
+    with pytest.raises(ValueError, match=said):
+        image_folder(tmp_path, size=None, channels=None)
     with pytest.raises(
-        ValueError,
-        match=r"2 different sizes \(height, width\): \(6, 5\) \(2 images, such as '.*2.png'\), "
-        r"\(9, 5\) \(1, such as '.*b.1.png'\); pass a size to resize",
-    ):
-        image_folder(tmp_path, size=None)
-    assert image_folder(tmp_path, size=4).images.shape == (3, 4, 4, 3)
-
-
-def test_images_of_mixed_channels(tmp_path):
-    put(tmp_path, "a/1.png", "a/2.png")
-    put(tmp_path, "b/1.png", mode="L")
-    with pytest.raises(
-        ValueError, match=r"different numbers of channels: 3 \(2 images, .*; pass channels=3 or"
+        ValueError, match=r"2 different shapes .*\(4, 4, 1\) \(1, such as '.*2.png'"
     ):
         image_folder(tmp_path, size=4, channels=None)
-    assert image_folder(tmp_path, size=4).images.shape == (3, 4, 4, 3)
+    assert image_folder(tmp_path, size=4).images.shape == (4, 4, 4, 3)
 
 
 # The cache
@@ -220,11 +218,11 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
 def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch):
     put(tmp_path, "a/1.png", "a/2.png")
 
-    def interrupted(*_):
+    def interrupted(*_, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.readers.files.parallel_decoding.decode", interrupted)
+        patch.setattr("metajax.data.readers.files.decoded_files.decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             image_folder(tmp_path, size=4)
     assert os.listdir(user_cache) == []
@@ -330,6 +328,7 @@ def test_corrupt_images_have_no_size(tmp_path):
         ({"size": True}, "size=True"),
         ({"size": 4, "channels": 4}, "channels=4; expected 1 for grey, 3 for RGB, or None"),
         ({"size": 4, "corrupt": "ignore"}, "corrupt='ignore'; expected 'error' or 'skip'"),
+        ({"size": 4, "max_pixels": 0}, "max_pixels=0; expected an integer of 1 or more"),
         ({"size": 4, "workers": 0}, "workers=0; expected an integer of 1 or more, or None"),
     ],
 )
@@ -404,26 +403,10 @@ def test_images_beside_folders(tmp_path):
         image_folder(tmp_path, size=4)
 
 
-@pytest.mark.parametrize(
-    "names", [("x.png", "X.png"), ("x.png", "x.PNG"), ("caf\u00e9.png", "cafe\u0301.png")]
-)
-def test_file_names_that_some_systems_take_for_one(tmp_path, names):
-    put(tmp_path, *(f"a/{name}" for name in names))
-    if len(os.listdir(tmp_path / "a")) < 2:
-        pytest.skip("this file system takes the names for one")
-    with pytest.raises(ValueError, match=r"duplicate file names in the class 'a' of ") as raised:
-        image_folder(tmp_path, size=4)
-    assert all(ascii(name) in str(raised.value) for name in names)
-
-
-def test_class_names_that_some_systems_take_for_one(tmp_path):
-    put(tmp_path, "caf\u00e9/1.png", "cafe\u0301/1.png")
-    if len(os.listdir(tmp_path)) < 2:
-        pytest.skip("this file system takes the names for one")
-    with pytest.raises(
-        ValueError, match=r"two class folders in .* are called 'café', in different"
-    ):
-        image_folder(tmp_path, size=4)
+def test_one_class_in_two_unicode_forms(tmp_path):
+    put(tmp_path, "caf\u00e9/1.png", "cafe\u0301/2.png")
+    classes = image_folder(tmp_path, size=4)
+    assert (classes.names, classes.counts.tolist()) == (("café",), [2])
 
 
 def test_one_file_name_in_many_classes(tmp_path):
@@ -432,46 +415,33 @@ def test_one_file_name_in_many_classes(tmp_path):
         assert image_folder(tmp_path, size=4).names == ("B", "a", "b")
 
 
-def test_links_to_files_that_are_gone(tmp_path):
-    put(tmp_path, "a/1.png", "elsewhere.png")
-    (tmp_path / "elsewhere.png").rename(tmp_path / "a" / "2.png")
-    (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(
-        FileNotFoundError, match=r"1 of the 3 images that .* do not exist: .*3.png'; 1 of th"
-    ):
-        image_folder(tmp_path, size=4)
-
-
-def test_links_to_folders(tmp_path):
+def test_links(tmp_path):
     put(tmp_path, "data/a/1.png", "data/b/1.png", "elsewhere/1.png")
     (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "data" / "d").symlink_to("a")
-    assert image_folder(tmp_path / "data", size=4).names == ("a", "b", "c", "d")
-    (tmp_path / "data" / "d").unlink()
-    shutil.rmtree(tmp_path / "elsewhere")
-    with pytest.raises(
-        FileNotFoundError, match=r"data/c' is a link to '.*elsewhere', which does not exist; remo"
-    ):
-        image_folder(tmp_path / "data", size=4)
+    (tmp_path / "data" / "a" / "2.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    classes = image_folder(tmp_path / "data", size=4)
+    assert (classes.names, classes.counts.tolist()) == (("a", "b", "c"), [2, 1, 1])
 
 
-def test_links_that_lead_to_themselves(tmp_path):
+@pytest.mark.parametrize("place", ["c", "a/2.png", "a/2"])
+@pytest.mark.parametrize("itself", [True, False])
+def test_links_that_lead_nowhere(tmp_path, place, itself):
     put(tmp_path, "a/1.png")
-    (tmp_path / "b").symlink_to("b")
-    with pytest.raises(ValueError, match="b' is a link to 'b', which leads to itself; remove the"):
+    (tmp_path / place).symlink_to(tmp_path / (place if itself else "gone"))
+    said = f"'.*{place}' in the folders of classes are links that lead nowhere; remove them"
+    with pytest.raises(FileNotFoundError, match=said):
         image_folder(tmp_path, size=4)
 
 
 @pytest.mark.parametrize(
-    ("place", "target"), [("x/y", "."), ("x/y", ".."), ("x/y", "x"), ("z", "."), ("z", "..")]
+    ("place", "target"),
+    [("x/y", "."), ("x/y", ".."), ("x/y", "x"), ("z", "."), ("z", ".."), ("z", "a")],
 )
-def test_links_that_lead_back(tmp_path, place, target):
+def test_links_by_which_folders_are_found_twice(tmp_path, place, target):
     root = tmp_path / "data"
     put(root, "a/1.png", "x/b/1.png")
     (root / place).symlink_to(os.path.abspath(root / target))
-    with pytest.raises(
-        ValueError, match=f"{place}' is a link to '.*', which holds the link again: the classes"
-    ):
+    with pytest.raises(ValueError, match="found again: its images would be in several classes; re"):
         image_folder(root, size=4)
 
 
@@ -479,5 +449,56 @@ def test_links_that_lead_to_each_other(tmp_path):
     put(tmp_path, "x/a/1.png", "y/a/1.png")
     (tmp_path / "x" / "b").symlink_to(tmp_path / "y")
     (tmp_path / "y" / "b").symlink_to(tmp_path / "x")
-    with pytest.raises(ValueError, match=r"b/b' is a link to '.*', which holds the link again"):
+    with pytest.raises(ValueError, match=r"is or holds a link, by which '.*' is found again"):
         image_folder(tmp_path, size=4)
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    put(tmp_path / "data", "a/1.png")
+    for kind, path in irregular(tmp_path).items():
+        (tmp_path / "data" / "a" / "2.png").symlink_to(path)
+        for size in (4, None):
+            with pytest.raises(
+                IrregularFileError, match=rf"a.2.png' is {kind}; expected a regular"
+            ):
+                image_folder(tmp_path / "data", size=size)
+        (tmp_path / "data" / "a" / "2.png").unlink()
+
+
+def test_pictures_too_large_to_be_decoded(tmp_path):
+    put(tmp_path, "a/1.png", "a/2.png")
+    put(tmp_path, "a/3.png", height=60)
+    said = r"1 of 3 images .*a.3.png' \(it has 5 x 60 pixels, more than the max_pixels=100 that are"
+    for size in (4, None):
+        with pytest.raises(ValueError, match=said):
+            image_folder(tmp_path, size=size, max_pixels=100)
+        with pytest.warns(RuntimeWarning, match=said):
+            classes = image_folder(tmp_path, size=size, max_pixels=100, corrupt="skip")
+        assert classes.counts.tolist() == [2]
+
+
+@pytest.mark.parametrize("workers", [1, 3, None])
+def test_many_files_each_in_its_row(tmp_path, workers):
+    (tmp_path / "a").mkdir()
+    for index in range(100):
+        Image.fromarray(np.full((1, 1), index, np.uint8)).save(tmp_path / f"a/{index:02d}.png")
+    classes = image_folder(tmp_path, size=1, channels=1, workers=workers)
+    assert classes["a"].ravel().tolist() == list(range(100))
+
+
+def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
+    put(tmp_path, *(f"a/{index}.png" for index in range(200)))
+    begun = []
+
+    def interrupted(content, *_, **options):
+        begun.append(content)
+        if len(begun) == 40:
+            raise KeyboardInterrupt
+        return np.zeros((6, 5, 3), np.uint8)
+
+    monkeypatch.setattr("metajax.data.readers.files.decoded_files.decode", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        image_folder(tmp_path, size=(6, 5), workers=2)
+    assert threading.active_count() == before
+    assert len(begun) < 200
