@@ -24,6 +24,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
+# Decoded images are kept by all workers in one folder, and by none in the user's.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _DECODED = tempfile.TemporaryDirectory(prefix="metajax-tests-", ignore_cleanup_errors=True)
+    os.environ["XDG_CACHE_HOME"] = _DECODED.name
+
 pytest.register_assert_rewrite("contract")
 gc.set_threshold(200_000, 50, 50)  # Tracing makes many objects, and hardly any cycles.
 

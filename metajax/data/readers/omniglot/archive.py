@@ -5,9 +5,7 @@ Each holds `images_background/Alphabet/characterNN/XXXX_YY.png` (or `images_eval
 The pictures are 105 x 105, one bit a pixel, with ink black.
 """
 
-from __future__ import annotations
-
-import re
+import dataclasses
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from metajax.data.readers.decoding import BadImage, decode, require_pillow
 from metajax.data.readers.omniglot.splits import class_names
+from metajax.regular_files import open_regular
 
 BACKGROUND_IDS = range(1, 965)
 EVALUATION_IDS = range(965, 1624)
@@ -23,20 +22,42 @@ DRAWERS = 20
 PIXELS = 28
 OFFICIAL_PIXELS = 105
 
-# What damaged zip entries, and damaged arrays in them, raise when read. RuntimeError is a flipped
-# bit taken for encryption or for an unknown zip version.
-DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# A picture of 105 x 105 pixels has a few hundred bytes.
+_LARGEST_MEMBER = 2**20
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What damaged zips and pictures raise when read. RuntimeError is a flipped bit taken for encryption
+# or for an unknown zip version.
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, BadImage)
 
-# A PNG file begins with this and the width and height of the picture, 4 bytes each.
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+@dataclasses.dataclass(frozen=True)
+class OfficialZip:
+    """One zip as published.
+
+    Attributes:
+      sha256: of its bytes, in hexadecimal.
+      pixels: the sha256 of what `read_archive` makes of it.
+      ids: official ids of the characters in it.
+    """
+
+    sha256: str
+    pixels: str
+    ids: range
+
+
+# Checksums of the bytes as recorded by TensorFlow Datasets 4.9.10, url_checksums/omniglot.txt.
+OFFICIAL = {
+    "images_background.zip": OfficialZip(
+        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        "b90c08f235503b656b2de3823223a299215728e01e3bb05a42f99484be9e541c",
+        BACKGROUND_IDS,
+    ),
+    "images_evaluation.zip": OfficialZip(
+        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+        "62e72255479a8b28a07c73039c1007e0c100508b8fe75d6545626b62052db576",
+        EVALUATION_IDS,
+    ),
+}
 
 
 def read_archive(path: Path, ids: range) -> np.ndarray:
@@ -51,40 +72,36 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
 
     Raises:
       ImportError, RuntimeError: see `metajax.data.readers.decoding.require_pillow`.
-      ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or the
-        drawings are not exactly 20 of each character in `ids`, in the folder of that character.
+      OSError: it is no regular file, or may not be read.
+      ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or there
+        are not 20 of each character in `ids`, in the folder of that character.
     """
     require_pillow()
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
-    with _opened(path) as archive:
-        names = _drawing_names(archive, path, ids)
-        for row, character in enumerate(ids):
-            drawings = [names[character, drawer] for drawer in range(1, DRAWERS + 1)]
-            images[row] = area_average(np.stack([_ink(archive, path, name) for name in drawings]))
+    with open_regular(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except DAMAGE as error:
+            raise ValueError(
+                f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected "
+                f"the complete official {path.name}; it may be truncated: copy it again"
+            ) from error
+        there, published = {member.filename: member for member in archive.infolist()}, class_names()
+        names = [
+            f"{path.stem}/{published[character - 1]}/{character:04d}_{drawer:02d}.png"
+            for character in ids
+            for drawer in range(1, DRAWERS + 1)
+        ]
+        if missing := [name for name in names if name not in there]:
+            raise ValueError(
+                f"{str(path)!r} lacks {len(missing)} of its {len(names)} drawings, such as "
+                f"{missing[0]!r}; get the official zip again and do not rename what is in it"
+            )
+        for row in range(len(ids)):
+            drawings = names[row * DRAWERS : (row + 1) * DRAWERS]
+            ink = np.stack([_ink(archive, there[name], path) for name in drawings])
+            images[row] = area_average(ink)
     return images
-
-
-def check_pictures(path: Path, ids: range) -> None:
-    """Whether one official zip holds all pictures, from its names and the pictures' first bytes.
-
-    Args:
-      path: the zip.
-      ids: official ids of the characters that the zip must hold.
-
-    Raises:
-      ValueError: see `read_archive`; a picture that is damaged after its first bytes is not found.
-    """
-    size = f"{OFFICIAL_PIXELS} x {OFFICIAL_PIXELS}"
-    expected = _PNG_START + 2 * OFFICIAL_PIXELS.to_bytes(4, "big")
-    with _opened(path) as archive:
-        for name in _drawing_names(archive, path, ids).values():
-            try:
-                with archive.open(name) as stream:
-                    start = stream.read(len(expected))
-            except DAMAGE as error:
-                raise ValueError(f"{name!r} in {str(path)!r} cannot be read ({error})") from error
-            if start != expected:
-                raise ValueError(f"{name!r} in {str(path)!r} is no PNG picture of {size} pixels")
 
 
 def area_average(ink: np.ndarray) -> np.ndarray:
@@ -108,56 +125,21 @@ def area_average(ink: np.ndarray) -> np.ndarray:
     return np.rint(covered * 255 / 15**2).astype(np.uint8)
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def _ink(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    """`[105, 105]` bool, True where the picture has ink."""
+    side = OFFICIAL_PIXELS
     try:
-        return zipfile.ZipFile(path)
+        # The directory's word is taken for no more: what is read is bounded by it, too.
+        if member.file_size > _LARGEST_MEMBER:
+            raise BadImage(f"it has {member.file_size} bytes")
+        if member.compress_type not in _PACKED:
+            raise BadImage(f"it is packed by the method {member.compress_type}, not deflated")
+        picture = decode(archive.read(member), 1, max_pixels=side**2)[..., 0]
+        if picture.shape != (side, side):
+            raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
     except DAMAGE as error:
         raise ValueError(
-            f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected the "
-            f"complete official {path.name}; it may be truncated: copy it again"
-        ) from error
-
-
-def _drawing_names(archive: zipfile.ZipFile, path: Path, ids: range) -> dict[tuple[int, int], str]:
-    """Entry of the zip for every (character id, drawer), both from 1."""
-    # The whole name must match: zips made on a Mac also hold `__MACOSX/...png`, not pictures.
-    drawing = re.compile(
-        rf"{re.escape(path.stem)}/(?P<character>[^/]+/character\d+)/"
-        r"(?P<id>\d{4})_(?P<drawer>\d{2})\.png"
-    )
-    matches = [match for name in archive.namelist() if (match := drawing.fullmatch(name))]
-    names = {(int(match["id"]), int(match["drawer"])): match.string for match in matches}
-    expected = {(character, drawer) for character in ids for drawer in range(1, DRAWERS + 1)}
-    if names.keys() != expected or len(matches) != len(expected):
-        characters = {character for character, _ in names}
-        raise ValueError(
-            f"{str(path)!r} holds {len(matches)} drawings of {len(characters)} characters, "
-            f"expected {len(expected)} of {len(ids)}, as "
-            f"{path.stem}/Alphabet/characterNN/XXXX_YY.png with XXXX from {ids[0]:04d} to "
-            f"{ids[-1]:04d} and YY from 01 to {DRAWERS}; get the official zip again and do not "
-            f"rename what is in it"
-        )
-    published = class_names()
-    for match in sorted(matches, key=lambda match: match.string):
-        if match["character"] != published[int(match["id"]) - 1]:
-            raise ValueError(
-                f"{match.string!r} in {str(path)!r} is in the folder {match['character']!r}, "
-                f"expected {str(published[int(match['id']) - 1])!r}; get the official zip again "
-                "and do not rename what is in it"
-            )
-    return names
-
-
-def _ink(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
-    """`[105, 105]` bool, True where the picture `name` has ink."""
-    size = (OFFICIAL_PIXELS, OFFICIAL_PIXELS)
-    try:
-        picture = decode(archive.read(name), 1)[..., 0]
-        if picture.shape != size:
-            raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
-    except (*DAMAGE, BadImage) as error:
-        raise ValueError(
-            f"{name!r} in {str(path)!r} cannot be decoded ({error}), expected a PNG picture of "
-            f"{size[0]} x {size[1]} pixels; get the official zip again"
+            f"{member.filename!r} in {str(path)!r} cannot be decoded ({error}), expected a PNG "
+            f"picture of {side} x {side} pixels; get the official zip again"
         ) from error
     return picture < 128

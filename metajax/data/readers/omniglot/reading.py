@@ -6,47 +6,49 @@ across their halves: Lake's background and evaluation alphabets, and the split o
 (2016) that most few-shot papers report. A model trained on one must not be scored on the other.
 """
 
-from __future__ import annotations
-
+import hashlib
 import os
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
-from metajax.data.labelled_images import ImageClasses, image_classes
-from metajax.data.readers.omniglot.archive import DAMAGE, DRAWERS, PIXELS, read_archive
-from metajax.data.readers.omniglot.official_zips import OFFICIAL, SOURCE, warn_of_other_bytes
+from metajax.data.labelled_images import ImageClasses
+from metajax.data.readers.cache import cache_folder, read_cache, write_cache
+from metajax.data.readers.decoding import DECODING
+from metajax.data.readers.omniglot.archive import DRAWERS, OFFICIAL, PIXELS, read_archive
 from metajax.data.readers.omniglot.splits import (
     CHARACTERS,
-    PROTOCOLS,
     class_alphabets,
     class_names,
-    split_codes,
     split_rows,
 )
+from metajax.user_warnings import warn_user
 
-_NPZ = "omniglot28.npz"
+_SOURCE = "https://github.com/brendenlake/omniglot (folder python)"
 
 
 def omniglot(
-    folder: str | os.PathLike[str], split: str = "train", *, protocol: str = "vinyals"
+    folder: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    protocol: str = "vinyals",
+    cache: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
     """The drawings of one split of Omniglot, from files the caller already has.
 
-    Nothing is downloaded; `download_omniglot` does that. `folder` holds either `omniglot28.npz`
-    (`images`, and optionally `vinyals_split` and `lake_split`) or the official
-    `images_background.zip` and `images_evaluation.zip`, left zipped; both give the same array to
-    the bit, and the npz is read where both exist. Reading the zips needs Pillow, the extra
-    `metajax[images]`. Zips whose bytes are not the official ones are read, with a
+    Nothing is downloaded; `download_omniglot` does that. `folder` holds the official
+    `images_background.zip` and `images_evaluation.zip`, left zipped. They are decoded once, with
+    Pillow, the extra `metajax[images]`, and kept in a cache, which is proved when it is opened and
+    made again where a zip was written to. Drawings that are not those published are said by a
     `RuntimeWarning`.
 
     Args:
-      folder: where the files are.
+      folder: where the zips are.
       split: `"train"` (1028 characters), `"validation"` (172) or `"test"` (423) of Vinyals'
         protocol; `"background"` (964) or `"evaluation"` (659) of Lake's, or one of its subsets
         `"background_small1"` (136) and `"background_small2"` (156), of 5 alphabets each.
       protocol: `"vinyals"` or `"lake"`.
+      cache: the folder of caches; None for `$XDG_CACHE_HOME/metajax`, or `~/.cache/metajax`.
 
     Returns:
       `[classes, 20, 28, 28, 1]` uint8, 255 where a pixel is all ink and 0 where it is all paper.
@@ -54,116 +56,86 @@ def omniglot(
       official drawer numbers. Pixels are the area averages of the 105 x 105 originals.
 
     Raises:
-      FileNotFoundError: the folder, or the files it should hold, are missing.
-      ValueError: unknown `protocol` or `split`, a split of the other protocol, or a file that is
-        damaged or does not hold 1623 characters by 20 drawers, in their published order.
-      ImportError: the zips are to be read and Pillow is not installed.
+      FileNotFoundError, NotADirectoryError: the folder, or the zips it should hold, are missing.
+      OSError: a zip is no regular file, or the cache cannot be written.
+      ValueError: unknown `protocol` or `split`, a split of the other protocol, or a zip that is
+        damaged or does not hold its characters by 20 drawers.
+      ImportError: the zips are to be decoded and Pillow is not installed.
 
     Source: the class list of Vinyals' split is the one published with the code of Snell et al.,
     "Prototypical Networks for Few-shot Learning" (2017).
     """
-    return _read(folder, split_rows(split, protocol))
+    rows = split_rows(split, protocol)
+    images = np.asarray(_characters(folder, cache).images)
+    return images.reshape(CHARACTERS, DRAWERS, PIXELS, PIXELS, 1)[rows]
 
 
 def omniglot_classes(
-    folder: str | os.PathLike[str], split: str = "train", *, protocol: str = "vinyals"
+    folder: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    protocol: str = "vinyals",
+    cache: str | os.PathLike[str] | None = None,
 ) -> ImageClasses:
     """The drawings of one split of Omniglot, with the characters' names and alphabets.
 
     A class is called as its folder in the official zips, such as `Greek/character01`; its group is
-    its alphabet. The images are those of `omniglot`, whose arguments and errors these are.
+    its alphabet. The images are those of `omniglot`, whose arguments and errors these are, but
+    memory-mapped.
     """
     rows = split_rows(split, protocol)
-    return image_classes(
-        _read(folder, rows),
-        names=class_names()[rows].tolist(),
-        groups=class_alphabets()[rows].tolist(),
-    )
+    return _characters(folder, cache).select(class_names()[rows].tolist())
 
 
-def _read(folder: str | os.PathLike[str], rows: np.ndarray) -> np.ndarray:
-    """`[len(rows), 20, 28, 28, 1]` the drawings of these of the 1623 classes."""
-    root = Path(folder)
-    _require_files(root)
-    if (root / _NPZ).is_file():
-        images = _read_npz(root / _NPZ)
-    else:
-        images = np.concatenate(
-            [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
+def _characters(
+    folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None
+) -> ImageClasses:
+    """All 1623 of them, from the cache where it holds them."""
+    root = Path(os.path.abspath(folder))
+    _require_zips(root)
+    found = {name: (root / name).stat() for name in OFFICIAL}
+    zips = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
+    made_from = {"decoding": DECODING, "zips": zips}
+    place = cache_folder(cache, "omniglot", ["omniglot", str(root)])
+    kept = read_cache(place, made_from)
+    if kept is None:
+        kept = write_cache(
+            place,
+            made_from,
+            lambda images: _fill(images, root),
+            names=class_names().tolist(),
+            counts=[DRAWERS] * CHARACTERS,
+            image_shape=(PIXELS, PIXELS, 1),
+            groups=class_alphabets().tolist(),
         )
-        for name, official in OFFICIAL.items():
-            warn_of_other_bytes(root / name, official)
-    return images[rows][..., None]
+    pixels = np.asarray(kept.images)
+    for name, official in OFFICIAL.items():
+        part = pixels[DRAWERS * (official.ids[0] - 1) : DRAWERS * official.ids[-1]]
+        if hashlib.sha256(part.data).hexdigest() != official.pixels:
+            warn_user(
+                f"the drawings in {str(root / name)!r} are not those published: results will not "
+                "be those on Omniglot; call download_omniglot for another folder"
+            )
+    return kept
 
 
-def _require_files(root: Path) -> None:
-    wanted = f"either {_NPZ}, or both {' and '.join(OFFICIAL)} from {SOURCE}"
+def _fill(images: np.ndarray, root: Path) -> list[int]:
+    drawings = [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
+    images[...] = np.concatenate(drawings).reshape(images.shape)
+    return [DRAWERS] * CHARACTERS
+
+
+def _require_zips(root: Path) -> None:
+    wanted = f"{' and '.join(OFFICIAL)} from {_SOURCE}, left zipped"
     if not root.exists():
         raise FileNotFoundError(
-            f"Omniglot folder {str(root)!r} does not exist; make it and put there {wanted}"
+            f"Omniglot folder {str(root)!r} does not exist; make it and put there {wanted}, or "
+            "call download_omniglot"
         )
     if not root.is_dir():
-        raise ValueError(
-            f"{str(root)!r} is a file, expected a folder; pass the folder that holds {wanted}"
-        )
-    missing = [name for name in OFFICIAL if not (root / name).is_file()]
-    if (root / _NPZ).is_file() or not missing:
-        return
-    if len(missing) == 1:
-        (present,) = set(OFFICIAL) - set(missing)
+        raise NotADirectoryError(f"{str(root)!r} is a file; expected the folder of {wanted}")
+    if missing := [name for name in OFFICIAL if not (root / name).exists()]:
         raise FileNotFoundError(
-            f"Omniglot folder {str(root)!r} holds {present} but not {missing[0]}, and both are "
-            f"needed; get {missing[0]} from {SOURCE} and leave it zipped, or call "
-            "download_omniglot"
+            f"Omniglot folder {str(root)!r} lacks {' and '.join(missing)}; expected {wanted}; get "
+            "them, or call download_omniglot"
         )
-    raise FileNotFoundError(
-        f"Omniglot folder {str(root)!r} holds no Omniglot file; put there {wanted}, left zipped, "
-        "or call download_omniglot"
-    )
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    """Images `[1623, 20, 28, 28]` of the npz at `path`, whose split codes are the published ones.
-
-    A file whose classes are in another order would else be split, and named, wrongly.
-    """
-    try:
-        # Opened here: np.load leaves a file it opened itself open where the npz is truncated.
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a bare array, not an npz file")
-            wanted = {"images", *(f"{protocol}_split" for protocol in PROTOCOLS)}
-            keys = archive.files
-            arrays = {key: archive[key] for key in keys if key in wanted}
-    except (*DAMAGE, TokenError) as error:
-        raise ValueError(
-            f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected a "
-            f"complete npz file with the array 'images'; it may be truncated: copy it again"
-        ) from error
-    expected = (CHARACTERS, DRAWERS, PIXELS, PIXELS)
-    if "images" not in arrays:
-        raise ValueError(f"{str(path)!r} holds {keys}, expected 'images' of shape {expected}")
-    images = arrays["images"]
-    if images.shape != expected or images.dtype != np.uint8:
-        raise ValueError(
-            f"'images' in {str(path)!r} is {images.dtype} {images.shape}, expected uint8 "
-            f"{expected}: {CHARACTERS} characters by {DRAWERS} drawers; use the complete file"
-        )
-    for protocol in PROTOCOLS:
-        if f"{protocol}_split" in arrays:
-            _check_codes(path, protocol, arrays[f"{protocol}_split"])
-    return images
-
-
-def _check_codes(path: Path, protocol: str, codes: np.ndarray) -> None:
-    published = split_codes(protocol)
-    if np.array_equal(codes, published):
-        return
-    splits = list(PROTOCOLS[protocol].items())[: published.max() + 1]
-    counts = [int(np.sum(codes == code)) for code in range(len(splits))]
-    raise ValueError(
-        f"'{protocol}_split' in {str(path)!r} has shape {codes.shape} and class counts {counts}, "
-        f"expected ({CHARACTERS},) and {dict(splits)}, classes in the order of their official ids; "
-        "use the complete file"
-    )

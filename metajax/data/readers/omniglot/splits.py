@@ -1,14 +1,14 @@
 """Which characters of Omniglot are in which alphabet, split and trial, from the published lists."""
 
 import dataclasses
+from collections.abc import Iterable
 from importlib import resources
 
 import numpy as np
 
 CHARACTERS = 1623
 
-# Number of characters by protocol and split. The place of a split that is not a subset of another
-# is its code in the npz file.
+# Number of characters by protocol and split; those called small are subsets.
 PROTOCOLS = {
     "vinyals": {"train": 1028, "validation": 172, "test": 423},
     "lake": {
@@ -82,24 +82,15 @@ def split_rows(split: str, protocol: str) -> np.ndarray:
       ValueError: unknown `protocol` or `split`, or a split of the other protocol.
     """
     _check_split(split, protocol)
-    if split.startswith("background_"):
-        small = split.removeprefix("background_")
-        held = [small in sets.split(",") for _, _, _, sets in _listing("alphabets.txt")]
-        return np.flatnonzero(np.array(held)[_alphabet_of_class()])
-    return np.flatnonzero(split_codes(protocol) == list(PROTOCOLS[protocol]).index(split))
-
-
-def split_codes(protocol: str) -> np.ndarray:
-    """`[1623]` the place in `PROTOCOLS` of the split of every class; subsets of splits left out."""
-    names = list(PROTOCOLS[protocol])
     if protocol == "lake":
-        sets = [names.index(line[0]) for line in _listing("alphabets.txt")]
-        return np.array(sets)[_alphabet_of_class()]
-    codes = np.zeros(CHARACTERS, int)
-    for split, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
+        small = split.removeprefix("background_")
+        held = [split == part or small in sets for part, _, _, sets in _listing("alphabets.txt")]
+        return np.flatnonzero(np.array(held)[_alphabet_of_class()])
+    of_class = np.full(CHARACTERS, "train", "U10")
+    for other, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
         first, last = map(int, ids.split("-"))
-        codes[first - 1 : last] = names.index(split)  # ids are 1-based, `last` included
-    return codes
+        of_class[first - 1 : last] = other  # ids are 1-based, `last` included
+    return np.flatnonzero(of_class == split)
 
 
 def class_alphabets() -> np.ndarray:
@@ -126,15 +117,17 @@ def _alphabet_of_class() -> np.ndarray:
 
 
 def _listing(name: str) -> list[list[str]]:
-    text = (
-        resources.files("metajax.data.readers.omniglot").joinpath(name).read_text(encoding="utf-8")
-    )
+    folder = resources.files("metajax.data.readers.omniglot")
+    text = folder.joinpath(name).read_text(encoding="utf-8")
     return [line.split() for line in text.splitlines() if not line.startswith("#")]
 
 
 def _check_split(split: str, protocol: str) -> None:
+    def either(names: Iterable[str]) -> str:
+        return " or ".join(map(repr, names))
+
     if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is unknown; use {_either(PROTOCOLS)}")
+        raise ValueError(f"protocol={protocol!r} is unknown; use {either(PROTOCOLS)}")
     splits = PROTOCOLS[protocol]
     if split in splits:
         return
@@ -142,12 +135,8 @@ def _check_split(split: str, protocol: str) -> None:
         if split in names:
             raise ValueError(
                 f"split={split!r} belongs to protocol={other!r}, but protocol={protocol!r} was "
-                f"asked for; use split={_either(splits)}, or pass protocol={other!r}"
+                f"asked for; use split={either(splits)}, or pass protocol={other!r}"
             )
     raise ValueError(
-        f"split={split!r} is unknown; protocol={protocol!r} has split={_either(splits)}"
+        f"split={split!r} is unknown; protocol={protocol!r} has split={either(splits)}"
     )
-
-
-def _either(names: dict[str, dict[str, int]] | dict[str, int]) -> str:
-    return " or ".join(repr(name) for name in names)
