@@ -225,9 +225,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["glyphs", "sinusoids"])
     parser.add_argument("--learners", nargs="+", help="some of those of the table; default all")
-    parser.add_argument(
-        "--data-dir", type=Path, default=DATA_DIR, help="folder of omniglot28.npz, for omniglot"
-    )
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of Omniglot's zips")
     parser.add_argument(
         "--iterations", type=int, nargs="+", default=[700, 70_000], help="of each family; 0 is none"
     )

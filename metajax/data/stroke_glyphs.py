@@ -67,7 +67,7 @@ def read_glyphs() -> tuple[list[Glyph], np.ndarray]:
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file} cannot be read ({type(error).__name__}: {error}); expected the glyph file "
-            "that comes with metajax; reinstall metajax, or convert the fonts again"
+            "that comes with metajax; reinstall metajax"
         ) from error
     if not len(names) or len(coordinates) != points.sum() or len(points) != strokes.sum():
         raise ValueError(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data import hershey_conversion
 
-from metajax.data import hershey_conversion, stroke_glyphs
+from metajax.data import stroke_glyphs
 from metajax.data.stroke_glyphs import DATA_FILE, SPLITS, glyph_names, glyphs, read_glyphs
 
 PACKAGE = resources.files("metajax.data")
