@@ -1,9 +1,9 @@
 """Conversion of the Hershey stroke fonts into the glyph file that metajax ships.
 
 Run as `python tests/data/hershey_conversion.py FOLDER OUTPUT`, with the `.jhf` faces and their
-LICENSE in FOLDER; a test holds what is shipped against what it makes. Blank, trivial and repeated glyphs are dropped, and what is left is divided *by
-character*: glyphs that look alike always share a split, so no test character resembles a train
-character.
+LICENSE in FOLDER; a test holds what is shipped against what it makes. Blank, trivial and repeated
+glyphs are dropped, and what is left is divided *by character*: glyphs that look alike always share
+a split, so no test character resembles a train character.
 
 The fonts are A. V. Hershey's (U.S. National Bureau of Standards, 1967), in the format of
 James Hurt; `metajax/data/HERSHEY_LICENSE` holds the acknowledgement they ask for.

@@ -33,32 +33,19 @@ _WORKSHOP = ".metajax-unfinished-"
 _DAY = 24 * 60 * 60
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-# What reading something else than a cache may raise.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
-
 # What the lists of an index hold.
 _LISTS = {"names": str, "starts": int, "counts": int, "groups": str, "shape": int, "blocks": int}
 
-# Writes the images of the classes, in their order, into `[images, height, width, channels]` and
-# returns how many of each class there are: fewer than expected where some could not be decoded.
+# Writes the images of the classes, in their order, into `[images, height, width, channels]`;
+# returns how many of each class there are: fewer than expected where some cannot be decoded.
 Fill = Callable[[np.ndarray], Sequence[int]]
 
 
 def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) -> Path:
     """Where a cache is kept: one folder for each thing that is asked for.
 
-    Args:
-      root: a folder of caches; None is `metajax` in `$XDG_CACHE_HOME`, or in `~/.cache`.
-      title: a readable name of the data.
-      asked: as JSON what is asked for: where the data come from and the options.
+    It is in `root`, a folder of caches, or in `metajax` in `$XDG_CACHE_HOME` or `~/.cache`. `title`
+    is a readable name of the data; `asked` says as JSON where they come from, and the options.
     """
     if root is None:
         home = os.environ.get("XDG_CACHE_HOME", "")
@@ -71,18 +58,14 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
 def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | None:
     """The classes kept in `folder`, or None where they have to be made (again).
 
-    A cache that is there but of no use is said so by a `RuntimeWarning`.
-
-    Args:
-      folder: of the cache.
-      made_from: whatever decides the content, as JSON: options, and for each class a digest of its
-        files, say.
+    `made_from` is whatever decides the content, as JSON: options, and for each class a digest of
+    its files, say. A cache that is there but of no use is said so by a `RuntimeWarning`.
     """
     said = None
     for wait in (0.02, 0):  # Another process may be about to replace it.
         try:
             return _proved(folder, made_from)
-        except _DAMAGE as error:
+        except Exception as error:  # Reading what is no cache raises nearly everything.
             if not folder.exists():
                 return None
             plain = type(error) is ValueError
@@ -96,34 +79,26 @@ def write_cache(
     folder: Path,
     made_from: Mapping[str, Any],
     fill: Fill,
-    *,
     names: Sequence[str],
     counts: Sequence[int],
-    image_shape: tuple[int, int, int],
+    image_shape: Sequence[int],
     groups: Sequence[str] | None = None,
 ) -> ImageClasses:
-    """Makes the cache `folder`, in place of what was there, and opens it.
+    """Makes the cache `folder`, in place of one that was there, and opens it.
 
-    Args:
-      folder: of the cache; folders above it are made.
-      made_from: see `read_cache`.
-      fill: see `Fill`.
-      names: of the classes.
-      counts: images of each class that there is to be room for.
-      image_shape: `(height, width, channels)`.
-      groups: of the classes, or None.
+    There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`;
+    for `made_from` see `read_cache`. Errors of `fill` pass through.
 
     Raises:
-      FileExistsError: `folder` is there and holds something that is not a cache.
-      OSError: no space is left, or the folder cannot be written; nothing is left behind. Errors of
-        `fill` pass through.
+      OSError: `folder` holds something that is not a cache, no space is left, or the folder cannot
+        be written; nothing is left behind.
     """
-    _refuse_what_is_no_cache(folder)
     shape = (int(sum(counts)), *map(int, image_shape))
     needed = math.prod(shape) + 2**20
     with contextlib.ExitStack() as at_the_end:
         with _writing(folder, needed):
-            room = _workshop(folder.parent, needed)
+            _refuse_what_is_no_cache(folder)
+            room = _workshop(folder.parent)
             at_the_end.callback(shutil.rmtree, room, ignore_errors=True)
             made = room / "made"
             made.mkdir()
@@ -145,10 +120,9 @@ def write_cache(
                 "blocks": blocks,
             }
             (made / _INDEX).write_bytes(_sealed(index))
-        opened = _proved(made, made_from)
-        _refuse_what_is_no_cache(folder)
-        with _writing(folder, needed):
-            # A process killed in between leaves none, never half.
+            opened = _proved(made, made_from)
+            _refuse_what_is_no_cache(folder)
+            # A process killed between the two leaves none, never half.
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(room / "old")
             try:
@@ -180,8 +154,7 @@ def _proved(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses:
             raise ValueError(f"its {_IMAGES} is not what was written")
         images = np.memmap(file, np.uint8, "r", len(header), shape)
     groups = None if index["groups"] is None else tuple(index["groups"])
-    starts, counts = np.array(index["starts"]), np.array(index["counts"])
-    return ImageClasses(images, starts, counts, tuple(index["names"]), groups)
+    return ImageClasses(images, index["starts"], index["counts"], tuple(index["names"]), groups)
 
 
 def _sealed(index: Mapping[str, Any]) -> bytes:
@@ -221,23 +194,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _refuse_what_is_no_cache(folder: Path) -> None:
     """What is to be replaced must not be somebody's files."""
-    try:
-        there = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        if not folder.exists():  # But one above it is a file: making it will say so.
-            return
-        there = None
-    # What file systems leave behind is nobody's.
-    ours = (_INDEX, _IMAGES, ".DS_Store")
-    others = [name for name in there or () if name not in ours and not name.startswith(".nfs")]
-    if there is None or others:
-        what = "is a file" if there is None else f"holds {in_short(others, 3)}"
-        raise FileExistsError(
-            f"{str(folder)!r} {what}: it is no cache, and is not replaced by one; pass another "
-            "cache folder"
-        )
+    with contextlib.suppress(FileNotFoundError):
+        if others := sorted({*os.listdir(folder)} - {_INDEX, _IMAGES, ".DS_Store"}):
+            raise FileExistsError(f"it is no cache: it holds {in_short(others, 3)}")
 
 
 @contextlib.contextmanager
@@ -253,7 +212,7 @@ def _writing(folder: Path, needed: int) -> Iterator[None]:
         ) from error
 
 
-def _workshop(parent: Path, needed: int) -> Path:
+def _workshop(parent: Path) -> Path:
     """A new folder to make a cache in; what nobody has written to for a day is removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_WORKSHOP}*"):
@@ -261,8 +220,6 @@ def _workshop(parent: Path, needed: int) -> Path:
             last = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
             if last < time.time() - _DAY:
                 shutil.rmtree(left)
-    if (free := shutil.disk_usage(parent).free) < needed:
-        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
     return Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=parent))
 
 

@@ -29,12 +29,7 @@ class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
 
 
 def require_pillow() -> None:
-    """Makes Pillow ready for threads.
-
-    Raises:
-      ImportError: it is not installed.
-      RuntimeError: it is told to pass truncated files off as whole ones.
-    """
+    """Makes Pillow ready for threads, or says that it is not installed, or told to be lax."""
     try:
         from PIL import Image, ImageFile
     except ImportError as error:
@@ -51,11 +46,7 @@ def require_pillow() -> None:
 
 
 def two_sides(size: Any) -> tuple[int, int] | None:
-    """`(height, width)` that a caller asked for as a side, as both or as None.
-
-    Raises:
-      ValueError: they are not whole numbers of pixels, 1 or more.
-    """
+    """`(height, width)` that a caller asked for as a side, as both or as None."""
     if size is None:
         return None
     sides = size if isinstance(size, Sequence) else (size, size)
@@ -84,8 +75,7 @@ def decode(
     Args:
       content: the bytes of a file.
       channels: 1, 3, or 4 to keep transparency.
-      size: `(height, width)` to be resized to, with the Lanczos filter, where it differs; None
-        keeps the picture's.
+      size: `(height, width)` to be resized to, by the Lanczos filter; None keeps the picture's.
       max_pixels: that the picture may have, before it is resized.
 
     Returns:
@@ -105,10 +95,6 @@ def decode(
 
 def picture_shape(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
     """`(height, width, channels)`, of 1 or 3 channels, of a picture that is not converted.
-
-    Args:
-      content: the bytes of a file.
-      max_pixels: see `decode`.
 
     Raises:
       BadImage: see `decode`.

@@ -33,11 +33,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How image files become arrays; `image_folder` describes the arguments.
-
-    Raises:
-      TypeError, ValueError: an option is not one of those described.
-    """
+    """How image files become arrays; `image_folder` describes the arguments."""
 
     size: Any
     channels: int | None
@@ -76,32 +72,16 @@ def decoded_classes(
     files: Mapping[str, Sequence[str]],
     groups: Sequence[str] | None,
     options: Decoding,
-    *,
     origin: Sequence[str | None],
     title: str,
 ) -> ImageClasses:
-    """The images of listed files, from the cache where it holds them.
+    """The images at the paths of each class, from the cache where it holds them.
 
-    Args:
-      files: the paths of each class.
-      groups: of the classes, or None.
-      options: of decoding.
-      origin: the reader, and what was read, such as the absolute folder and the split: with the
-        options they name the cache.
-      title: a readable name of the data.
-
-    Raises:
-      ImportError: images have to be decoded and Pillow is not installed.
-      OSError: a file is not there, or cannot be read, or the cache cannot be written.
-      ValueError: images are corrupt, or differ in what was asked to be left as it is.
+    `origin` is the reader and what was read, such as the absolute folder and the split: with the
+    options it names the cache. `title` is a readable name of the data.
     """
-    how: dict[str, Any] = {
-        "size": options.size,
-        "channels": options.channels,
-        "corrupt": options.corrupt,
-        "max_pixels": options.max_pixels,
-        "decoding": DECODING,
-    }
+    asked = ("size", "channels", "corrupt", "max_pixels")
+    how = {"decoding": DECODING} | {name: getattr(options, name) for name in asked}
     made_from = {**how, "classes": _digests(files, title)}
     folder = cache_folder(options.cache, title, [how, origin])
     counts = [len(paths) for paths in files.values()]
@@ -113,9 +93,10 @@ def decoded_classes(
 
     def fill(images: np.ndarray) -> list[int]:
         def act(row: int) -> str | None:
+            channels, size = images.shape[3], images.shape[1:3]
             try:
-                pixels = _content(every[row]), images.shape[3], images.shape[1:3]
-                images[row] = decode(*pixels, max_pixels=options.max_pixels)
+                content = _content(every[row])
+                images[row] = decode(content, channels, size, max_pixels=options.max_pixels)
             except BadImage as error:
                 return str(error)
             return None
@@ -131,15 +112,7 @@ def decoded_classes(
         return kept
 
     shape = _common_shape(every, options, title)
-    return write_cache(
-        folder,
-        made_from,
-        fill,
-        names=list(files),
-        counts=counts,
-        image_shape=shape,
-        groups=groups,
-    )
+    return write_cache(folder, made_from, fill, list(files), counts, shape, groups)
 
 
 def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:

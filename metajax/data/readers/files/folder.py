@@ -32,15 +32,15 @@ def image_folder(
     A class is a folder that directly holds images. Where all classes lie deeper, as in Omniglot's
     `alphabet/character/image`, a class is called `alphabet/character` and its group is
     `alphabet`. Classes and images are sorted by name, in Unicode form NFC. Hidden files,
-    `__MACOSX` and files with other suffixes than .png, .jpg, .jpeg, .bmp, .gif, .webp, .tif and
-    .tiff, in any case, are ignored.
+    `__MACOSX` and files that do not end in .png, .jpg, .jpeg, .bmp, .gif, .webp, .tif or .tiff, in
+    any case, are ignored.
 
     The images are decoded once, with Pillow, the extra `metajax[images]`, and kept in a cache that
     is memory-mapped: afterwards neither Pillow nor any image file is opened. Every byte of it is
-    proved when it is opened, 4 GB a second. It is made again, with a warning that says why, where
-    it is damaged, or where a file was added, removed or written to (by its size and time of
-    change). Images are turned upright as EXIF says; transparent ones are laid on white; grey is
-    the ITU-R 601 luma; of 16 bits the upper 8 count, of an animation the first frame.
+    proved when it is opened, 4 GB a second; where it is damaged, or a file was added, removed or
+    written to (by its size and time of change), it is made again, with a warning that says why.
+    Images are turned upright as EXIF says; transparent ones are laid on white; grey is the ITU-R
+    601 luma; of 16 bits the upper 8 count, of an animation the first frame.
 
     Args:
       folder: that holds the splits, or the classes.
@@ -61,11 +61,9 @@ def image_folder(
       `ImageClasses` of memory-mapped uint8 images.
 
     Raises:
-      FileNotFoundError, NotADirectoryError: `folder` is missing, or is a file, or a link leads
-        nowhere.
       ImportError: images have to be decoded and Pillow is not installed.
-      OSError: a file cannot be read or is no regular one, or there is no space for the cache; none
-        is left behind.
+      OSError: a folder or a file is missing, cannot be read or is no regular one, a link leads
+        nowhere, or there is no space for the cache; none is left behind.
       TypeError, ValueError: an option or the split is unknown, a class has no image, images lie
         beside folders, links lead to one folder twice, images are corrupt, or they are to be left
         as they are and differ in size or channels.
@@ -88,7 +86,7 @@ def image_folder(
     if split is None:
         _refuse_splits(root, {name.partition("/")[0] for name in files if "/" in name})
     groups = parents if all(parents) else None
-    return decoded_classes(files, groups, options, origin=["image_folder", str(root)], title=title)
+    return decoded_classes(files, groups, options, ["image_folder", str(root)], title)
 
 
 def _files(root: Path) -> dict[str, list[str]]:
@@ -121,13 +119,11 @@ def _files(root: Path) -> dict[str, list[str]]:
             files[name] = sorted(files.get(name, []) + images, key=normal)
         elif not folders:
             empty.append(name)
-    if empty == ["."]:
-        raise ValueError(f"{str(root)!r} holds no folder; expected {_LAYOUT}")
     if empty:
         raise ValueError(
-            f"{len(empty)} class folders in {str(root)!r} hold no image: "
-            f"{in_short(sorted(empty))}; expected files ending in {', '.join(SUFFIXES)}; remove "
-            "the folders, or fill them"
+            f"{len(empty)} folders in {str(root)!r} hold no image and no folder: "
+            f"{in_short(sorted(empty))}; expected {_LAYOUT}, ending in {', '.join(SUFFIXES)}; "
+            "remove the folders, or fill them"
         )
     return dict(sorted(files.items()))
 

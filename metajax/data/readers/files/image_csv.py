@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +18,7 @@ from metajax.data.readers.files.decoded_files import (
 from metajax.regular_files import open_regular
 
 # What a column may be called, in any case.
-_FILE = ("filename", "file", "image", "path")
-_CLASS = ("label", "class")
-_SPLIT = ("split",)
+_FILE, _CLASS, _SPLIT = ("filename", "file", "image", "path"), ("label", "class"), ("split",)
 
 
 class _Row(NamedTuple):
@@ -70,7 +67,7 @@ def image_csv(
       ImportError, OSError: see `image_folder`.
       TypeError, ValueError: see `image_folder`; the CSV file is not UTF-8, has no rows, lacks a
         column or has two of a kind, a row has too many or few fields or an empty one, a file is
-        named twice in any of the splits, under whatever names, or the split is not there.
+        named twice in any of the splits, by whatever names, or the split is not there.
     """
     options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
     listing, root = Path(os.path.abspath(csv_file)), Path(os.path.abspath(images))
@@ -79,72 +76,51 @@ def image_csv(
     _refuse_repeated(rows, listing)
     if split is not None:
         there = sorted({row.split for row in rows if row.split is not None})
-        if not there:
-            raise ValueError(
-                f"split={split!r}, but {str(listing)!r} has no column 'split'; pass split=None to "
-                "take all rows"
-            )
         if split not in there:
             raise ValueError(
-                f"there is no split {split!r} in {str(listing)!r}; it has {in_short(there)}"
+                f"there is no split {split!r} in {str(listing)!r}, whose column 'split' "
+                f"{f'has {in_short(there)}' if there else 'is missing'}; split=None takes all rows"
             )
         rows = [row for row in rows if row.split == split]
     files: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (row.label, normal(row.path))):
         files.setdefault(row.label, []).append(row.path)
-    title = f"{root.name or 'images'}-{listing.stem}"
-    return decoded_classes(
-        files,
-        None,
-        options,
-        origin=["image_csv", str(listing), str(root), split],
-        title=title if split is None else f"{title}-{split}",
-    )
+    title = f"{root.name or 'images'}-{listing.stem}{'' if split is None else f'-{split}'}"
+    origin = ["image_csv", str(listing), str(root), split]
+    return decoded_classes(files, None, options, origin, title)
 
 
 def _rows(listing: Path, root: Path) -> list[_Row]:
+    with open_regular(listing) as file:
+        content = file.read()
     try:
-        with open_regular(listing) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            rows = list(_parsed(text, listing, root))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"the CSV file {str(listing)!r} does not exist") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(listing)!r} is not in UTF-8 ({error}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise ValueError(f"{str(listing)!r} is no CSV file ({error})") from error
-    if not rows:
-        raise ValueError(f"{str(listing)!r} has a header but no rows; expected one an image")
-    return rows
-
-
-def _parsed(lines: Iterator[str], listing: Path, root: Path) -> Iterator[_Row]:
-    reader = csv.reader(lines)
-    header = [name.strip().casefold() for name in next(reader, [])]
-    if not header:
-        raise ValueError(f"{str(listing)!r} is empty; expected a header such as filename,label")
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        lines = [(reader.line_num, [field.strip() for field in line]) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{str(listing)!r} is no CSV file in UTF-8 ({error}); save it as one"
+        ) from error
+    header = [name.casefold() for name in lines[0][1]] if lines else []
     file_at, label_at = _column(header, _FILE, listing), _column(header, _CLASS, listing)
     split_at = _column(header, _SPLIT, listing) if "split" in header else None
-    for row in reader:
-        where = f"line {reader.line_num} of {str(listing)!r}"
-        fields = [field.strip() for field in row]
+    rows = []
+    for number, fields in lines[1:]:
         if not any(fields):
             continue
-        if len(fields) != len(header):
+        if len(fields) != len(header) or not fields[file_at] or not fields[label_at]:
             raise ValueError(
-                f"{where} has {len(fields)} fields, expected the {len(header)} of the header: {row}"
+                f"line {number} of {str(listing)!r} has the {len(fields)} fields {fields}; "
+                f"expected the {len(header)} of the header {header}, a file and a class among them"
             )
-        if not fields[file_at] or not fields[label_at]:
-            raise ValueError(f"{where} has an empty file name or class: {row}")
         name = os.path.normpath(fields[file_at])
         forms = (name, normal(name), unicodedata.normalize("NFD", name))
         paths = [os.path.join(root, form) for form in forms]
-        yield _Row(
-            reader.line_num,
-            next(filter(os.path.exists, paths), paths[0]),
-            normal(fields[label_at]),
-            None if split_at is None else fields[split_at],
-        )
+        path = next(filter(os.path.exists, paths), paths[0])
+        split = None if split_at is None else fields[split_at]
+        rows.append(_Row(number, path, normal(fields[label_at]), split))
+    if not rows:
+        raise ValueError(f"{str(listing)!r} has a header but no rows; expected one an image")
+    return rows
 
 
 def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
@@ -152,25 +128,25 @@ def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
     if len(places) != 1:
         raise ValueError(
             f"{str(listing)!r} has the columns {header}, {len(places) or 'none'} of them called "
-            f"{' or '.join(map(repr, names))}; expected one, and commas between columns"
+            f"{' or '.join(map(repr, names))}; expected a header such as filename,label with one "
+            "of each kind, and commas between columns"
         )
     return places[0]
 
 
 def _refuse_repeated(rows: list[_Row], listing: Path) -> None:
+    """One file in two rows, by whatever names, would be in two classes or splits."""
     first: dict[object, _Row] = {}
     repeated = []
     for row in rows:
-        try:
+        identity: object = row.path  # Images of other splits may be elsewhere.
+        if os.path.exists(row.path):
             found = os.stat(row.path)
-            other = first.setdefault((found.st_dev, found.st_ino), row)
-        except OSError:  # Images of other splits may be elsewhere.
-            other = first.setdefault(row.path, row)
+            identity = found.st_dev, found.st_ino
+        other = first.setdefault(identity, row)
         if other is not row:
-            names = " and ".join(sorted({other.path, row.path}))
-            repeated.append(
-                f"{names} (line {other.line}, {other.label}; line {row.line}, {row.label})"
-            )
+            at = " and ".join(f"line {one.line} ({one.path}, {one.label})" for one in (other, row))
+            repeated.append(at)
     if repeated:
         raise ValueError(
             f"{str(listing)!r} names {len(repeated)} files again: {in_short(repeated)}; expected "

@@ -5,10 +5,10 @@ Each holds `images_background/Alphabet/characterNN/XXXX_YY.png` (or `images_eval
 The pictures are 105 x 105, one bit a pixel, with ink black.
 """
 
-import dataclasses
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,15 +30,8 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, BadImage)
 
 
-@dataclasses.dataclass(frozen=True)
-class OfficialZip:
-    """One zip as published.
-
-    Attributes:
-      sha256: of its bytes, in hexadecimal.
-      pixels: the sha256 of what `read_archive` makes of it.
-      ids: official ids of the characters in it.
-    """
+class OfficialZip(NamedTuple):
+    """The sha256 of its bytes, that of the pixels `read_archive` makes of it, its characters."""
 
     sha256: str
     pixels: str
@@ -63,18 +56,13 @@ OFFICIAL = {
 def read_archive(path: Path, ids: range) -> np.ndarray:
     """All drawings of one official zip, reduced to 28 x 28 by exact area averaging.
 
-    Args:
-      path: the zip; the folder inside it has the zip's name without `.zip`.
-      ids: official ids of the characters that the zip must hold.
-
-    Returns:
-      `[len(ids), 20, 28, 28]` uint8, ink 255, paper 0; characters in the order of `ids`.
+    The folder inside it has the zip's name without `.zip`; `ids` are the official ids of the
+    characters that it must hold, in the folder of each. Returns `[len(ids), 20, 28, 28]` uint8, ink
+    255, paper 0.
 
     Raises:
-      ImportError, RuntimeError: see `metajax.data.readers.decoding.require_pillow`.
       OSError: it is no regular file, or may not be read.
-      ValueError: the zip or a picture in it cannot be read, a picture is not 105 x 105, or there
-        are not 20 of each character in `ids`, in the folder of that character.
+      ValueError: the zip, or a picture in it, is damaged, or drawings are missing.
     """
     require_pillow()
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)

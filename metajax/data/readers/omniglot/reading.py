@@ -24,8 +24,6 @@ from metajax.data.readers.omniglot.splits import (
 )
 from metajax.user_warnings import warn_user
 
-_SOURCE = "https://github.com/brendenlake/omniglot (folder python)"
-
 
 def omniglot(
     folder: str | os.PathLike[str],
@@ -56,7 +54,7 @@ def omniglot(
       official drawer numbers. Pixels are the area averages of the 105 x 105 originals.
 
     Raises:
-      FileNotFoundError, NotADirectoryError: the folder, or the zips it should hold, are missing.
+      FileNotFoundError: the folder, or the zips it should hold, are missing.
       OSError: a zip is no regular file, or the cache cannot be written.
       ValueError: unknown `protocol` or `split`, a split of the other protocol, or a zip that is
         damaged or does not hold its characters by 20 drawers.
@@ -92,22 +90,30 @@ def _characters(
 ) -> ImageClasses:
     """All 1623 of them, from the cache where it holds them."""
     root = Path(os.path.abspath(folder))
-    _require_zips(root)
+    if missing := [name for name in OFFICIAL if not (root / name).exists()]:
+        raise FileNotFoundError(
+            f"the folder {str(root)!r} does not hold {' and '.join(missing)}; get them from "
+            "https://github.com/brendenlake/omniglot (folder python) and leave them zipped, or "
+            "call download_omniglot"
+        )
     found = {name: (root / name).stat() for name in OFFICIAL}
     zips = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
     made_from = {"decoding": DECODING, "zips": zips}
     place = cache_folder(cache, "omniglot", ["omniglot", str(root)])
-    kept = read_cache(place, made_from)
-    if kept is None:
-        kept = write_cache(
-            place,
-            made_from,
-            lambda images: _fill(images, root),
-            names=class_names().tolist(),
-            counts=[DRAWERS] * CHARACTERS,
-            image_shape=(PIXELS, PIXELS, 1),
-            groups=class_alphabets().tolist(),
-        )
+
+    def fill(images: np.ndarray) -> list[int]:
+        parts = [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
+        images[...] = np.concatenate(parts).reshape(images.shape)
+        return counts
+
+    names, groups, counts = (
+        class_names().tolist(),
+        class_alphabets().tolist(),
+        [DRAWERS] * CHARACTERS,
+    )
+    kept = read_cache(place, made_from) or write_cache(
+        place, made_from, fill, names, counts, (PIXELS, PIXELS, 1), groups
+    )
     pixels = np.asarray(kept.images)
     for name, official in OFFICIAL.items():
         part = pixels[DRAWERS * (official.ids[0] - 1) : DRAWERS * official.ids[-1]]
@@ -117,25 +123,3 @@ def _characters(
                 "be those on Omniglot; call download_omniglot for another folder"
             )
     return kept
-
-
-def _fill(images: np.ndarray, root: Path) -> list[int]:
-    drawings = [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
-    images[...] = np.concatenate(drawings).reshape(images.shape)
-    return [DRAWERS] * CHARACTERS
-
-
-def _require_zips(root: Path) -> None:
-    wanted = f"{' and '.join(OFFICIAL)} from {_SOURCE}, left zipped"
-    if not root.exists():
-        raise FileNotFoundError(
-            f"Omniglot folder {str(root)!r} does not exist; make it and put there {wanted}, or "
-            "call download_omniglot"
-        )
-    if not root.is_dir():
-        raise NotADirectoryError(f"{str(root)!r} is a file; expected the folder of {wanted}")
-    if missing := [name for name in OFFICIAL if not (root / name).exists()]:
-        raise FileNotFoundError(
-            f"Omniglot folder {str(root)!r} lacks {' and '.join(missing)}; expected {wanted}; get "
-            "them, or call download_omniglot"
-        )

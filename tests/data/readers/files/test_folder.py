@@ -1,7 +1,7 @@
 """Folders of images: what becomes of them, what is kept, and what is refused."""
 
+import errno
 import os
-import shutil
 import sys
 import threading
 import unicodedata
@@ -231,11 +231,13 @@ def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch)
 
 def test_no_space_for_the_cache(tmp_path, user_cache, monkeypatch):
     put(tmp_path, "a/1.png")
-    usage = shutil.disk_usage(tmp_path)._replace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(
-        OSError, match=r"0 MB are free.*; make room for 4 MB, or pass another cache"
-    ):
+
+    def full(descriptor, start, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    said = r"No space left on device\); make room for 4 MB, or pass another cache"
+    with pytest.raises(OSError, match=said):
         image_folder(tmp_path, size=1000)
     assert os.listdir(user_cache) == []
 
@@ -379,7 +381,7 @@ def test_classes_that_are_called_as_splits(tmp_path, names):
 
 
 def test_folders_without_classes(tmp_path):
-    with pytest.raises(ValueError, match="holds no folder; expected a folder a class"):
+    with pytest.raises(ValueError, match="1 folders in .* hold no image and no folder: '.'; exp"):
         image_folder(tmp_path, size=4)
     put(tmp_path, "2.png", "1.png")
     with pytest.raises(ValueError, match=r"holds 2 images, such as '1.png', directly; expected"):
@@ -391,7 +393,9 @@ def test_a_class_without_images(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "1.txt").write_text("")
-    with pytest.raises(ValueError, match=r"2 class folders in '.*' hold no image: 'b', 'c'; exp"):
+    with pytest.raises(
+        ValueError, match=r"2 folders in '.*' hold no image and no folder: 'b', 'c'; exp"
+    ):
         image_folder(tmp_path, size=4)
 
 

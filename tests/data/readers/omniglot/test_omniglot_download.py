@@ -1,6 +1,5 @@
 """The download of Omniglot's zips, from a server on this machine."""
 
-import dataclasses
 import gc
 import hashlib
 import re
@@ -48,7 +47,7 @@ def server(monkeypatch):
     """The address of the server, and the paths it was asked for."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name, content in CONTENT.items():
-        known = dataclasses.replace(OFFICIAL[name], sha256=hashlib.sha256(content).hexdigest())
+        known = OFFICIAL[name]._replace(sha256=hashlib.sha256(content).hexdigest())
         monkeypatch.setitem(OFFICIAL, name, known)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.asked = []  # type: ignore[attr-defined]
