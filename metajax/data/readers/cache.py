@@ -98,7 +98,7 @@ def write_cache(
     with contextlib.ExitStack() as at_the_end:
         with _writing(folder, needed):
             _refuse_what_is_no_cache(folder)
-            room = _workshop(folder.parent)
+            room = _workshop(folder.parent, needed)
             at_the_end.callback(shutil.rmtree, room, ignore_errors=True)
             made = room / "made"
             made.mkdir()
@@ -212,7 +212,7 @@ def _writing(folder: Path, needed: int) -> Iterator[None]:
         ) from error
 
 
-def _workshop(parent: Path) -> Path:
+def _workshop(parent: Path, needed: int) -> Path:
     """A new folder to make a cache in; what nobody has written to for a day is removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_WORKSHOP}*"):
@@ -220,6 +220,8 @@ def _workshop(parent: Path) -> Path:
             last = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
             if last < time.time() - _DAY:
                 shutil.rmtree(left)
+    if (free := shutil.disk_usage(parent).free) < needed:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
     return Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=parent))
 
 

@@ -91,17 +91,28 @@ def decoded_classes(
     require_pillow()
     every = [path for paths in files.values() for path in paths]
 
-    def fill(images: np.ndarray) -> list[int]:
-        def act(row: int) -> str | None:
-            channels, size = images.shape[3], images.shape[1:3]
-            try:
-                content = _content(every[row])
-                images[row] = decode(content, channels, size, max_pixels=options.max_pixels)
-            except BadImage as error:
-                return str(error)
-            return None
+    shape = (1, 1, 1)
+    for path in every:
+        with contextlib.suppress(BadImage):  # If none is whole, decoding will say so.
+            shape = _shape(_content(path), options)
+            break
 
-        causes = _in_parallel(act, len(every), options.workers, title)
+    def act(row: int, images: np.ndarray) -> str | None:
+        content = _content(every[row])
+        try:
+            if (found := _shape(content, options)) != shape:
+                raise ValueError(
+                    f"the images have different shapes (height, width, channels): {every[row]!r} "
+                    f"{found}, others {shape}; pass a size to resize them to, such as size=84, and "
+                    "channels=3 or channels=1"
+                )
+            images[row] = decode(content, shape[2], shape[:2], max_pixels=options.max_pixels)
+        except BadImage as error:
+            return str(error)
+        return None
+
+    def fill(images: np.ndarray) -> list[int]:
+        causes = _in_parallel(lambda row: act(row, images), len(every), options.workers, title)
         bad = {row: cause for row, cause in enumerate(causes) if cause is not None}
         kept = _leave_out(bad, every, images, counts, options.corrupt) if bad else counts
         if empty := [name for name, count in zip(files, kept, strict=True) if not count]:
@@ -111,7 +122,6 @@ def decoded_classes(
             )
         return kept
 
-    shape = _common_shape(every, options, title)
     return write_cache(folder, made_from, fill, list(files), counts, shape, groups)
 
 
@@ -143,31 +153,13 @@ def _content(path: str) -> bytes:
         return file.read()
 
 
-def _common_shape(paths: list[str], options: Decoding, title: str) -> tuple[int, int, int]:
-    """The one shape of all images; corrupt ones are left to decoding."""
+def _shape(content: bytes, options: Decoding) -> tuple[int, int, int]:
+    """What a picture becomes; it is looked at where it is to be left as it is."""
     if options.size is not None and options.channels is not None:
         return (*options.size, options.channels)
-    seen: dict[tuple[int, int, int], list[str]] = {}
-
-    def act(row: int) -> tuple[int, int, int] | None:
-        with contextlib.suppress(BadImage):
-            return picture_shape(_content(paths[row]), max_pixels=options.max_pixels)
-        return None
-
-    found = _in_parallel(act, len(paths), options.workers, f"{title}, sizes")
-    for shape, path in zip(found, paths, strict=True):
-        if shape is not None:
-            height, width = options.size or shape[:2]
-            seen.setdefault((height, width, options.channels or shape[2]), []).append(path)
-    if len(seen) > 1:
-        most, *_, least = sorted(seen, key=lambda shape: -len(seen[shape]))
-        raise ValueError(
-            f"the images have {len(seen)} different shapes (height, width, channels): {most} "
-            f"({len(seen[most])} images, such as {seen[most][0]!r}), {least} ({len(seen[least])}, "
-            f"such as {seen[least][0]!r}); pass a size to resize them to, such as size=84, and "
-            "channels=3 or channels=1"
-        )
-    return next(iter(seen), (1, 1, 1))
+    found = picture_shape(content, max_pixels=options.max_pixels)
+    height, width = options.size or found[:2]
+    return height, width, options.channels or found[2]
 
 
 def _leave_out(
