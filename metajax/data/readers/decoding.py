@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DECODING = 2
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-# Of the largest picture that is decoded unless more is asked for: about 0.4 GB while it is.
+# Of the largest picture that is decoded unless more is asked for; it takes up to 0.5 GB.
 MAX_PIXELS = 2**25
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -94,10 +94,10 @@ def decode(
 
 
 def picture_shape(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
-    """`(height, width, channels)`, of 1 or 3 channels, of a picture that is not converted.
+    """`(height, width, channels)`, of 1 or 3 channels, that `decode` would find, from the header.
 
     Raises:
-      BadImage: see `decode`.
+      BadImage: `content` is no image, or has more pixels; whether it is whole is not looked at.
     """
     with _upright(content, max_pixels) as picture:
         grey = picture.mode in _ONE_CHANNEL or picture.mode.startswith("I;16")
@@ -119,9 +119,8 @@ def _upright(content: bytes, max_pixels: int) -> "Iterator[Image.Image]":
                     f"it has {picture.width} x {picture.height} pixels, more than the "
                     f"max_pixels={max_pixels} that are allowed"
                 )
-            upright = ImageOps.exif_transpose(picture)
-            upright.format = picture.format
-            yield upright
+            ImageOps.exif_transpose(picture, in_place=True)
+            yield picture
     except Image.UnidentifiedImageError:
         raise BadImage(f"it is no readable image of the formats {', '.join(FORMATS)}") from None
     except (BadImage, MemoryError):

@@ -54,7 +54,7 @@ def image_folder(
       corrupt: `"error"`, or `"skip"` to leave out what is not a whole image, with a
         `RuntimeWarning` each time the classes are read; the first names the files.
       max_pixels: a file whose header promises more pixels is taken for corrupt and not unpacked;
-        each thread takes some 12 bytes a pixel. Above 178 million, Pillow has a limit of its own.
+        each thread takes up to 16 bytes a pixel. Above 178 million, Pillow has a limit of its own.
       workers: decoding threads; None for one a processor.
 
     Returns:
