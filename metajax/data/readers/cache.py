@@ -111,7 +111,7 @@ def write_cache(
                 blocks = _digests(file, len(_header(shape)))
             index = {
                 "format": FORMAT,
-                "made_from": dict(made_from),
+                "made_from": json.loads(json.dumps(made_from)),
                 "names": list(names),
                 "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
                 "counts": kept,

@@ -77,12 +77,18 @@ def test_the_upper_8_of_16_bits(tmp_path, suffix):
     assert read(path, (1, 5, 3))[0, :, 2].tolist() == [0, 0, 1, 127, 255]
 
 
-def test_a_transparent_shade_of_16_bits_lies_on_white(tmp_path):
-    pixels = np.array([[0x0102, 0x0103, 0x8000]], np.uint16)
-    path = saved(tmp_path / "x.png", Image.fromarray(pixels), transparency=0x0102)
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_transparent_shade_of_16_bits_lies_on_white():
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0))
+    content += chunk(b"tRNS", b"\x01\x02")
+    content += chunk(b"IDAT", zlib.compress(b"\0" + b"\x01\x02\x01\x03\x80\x00"))
+    content += chunk(b"IEND", b"")
     for channels in (1, 3):
-        assert read(path, (1, 3, channels))[0, :, 0].tolist() == [255, 1, 128]
-    assert read(path, (1, 3, 4))[0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 255], [128] * 3 + [255]]
+        assert decode(content, channels)[0, :, 0].tolist() == [255, 1, 128]
+    assert decode(content, 4)[0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 255], [128, 128, 128, 255]]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -149,8 +155,8 @@ def test_files_that_are_no_images(tmp_path, content, message):
 
 def enlarged(content: bytes, width: int, height: int) -> bytes:
     """A PNG file whose header promises another size."""
-    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    sides = struct.pack(">II", width, height)
+    return content[:8] + chunk(b"IHDR", sides + content[24:29]) + content[33:]
 
 
 def test_sizes_are_looked_at_before_pixels_are_unpacked(tmp_path, monkeypatch):

@@ -53,6 +53,9 @@ class Decoding:
             raise ValueError(f"corrupt={self.corrupt!r}; expected 'error' or 'skip'")
         check_integers(1, max_pixels=self.max_pixels)
         check_optional_integers(1, workers=self.workers)
+        for name in ("channels", "max_pixels"):  # NumPy's integers are no JSON.
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))
 
 
 def require_folder(folder: Path, holding: str) -> None:

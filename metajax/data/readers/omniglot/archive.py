@@ -117,12 +117,13 @@ def _ink(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.nd
     """`[105, 105]` bool, True where the picture has ink."""
     side = OFFICIAL_PIXELS
     try:
-        # The directory's word is taken for no more: what is read is bounded by it, too.
         if member.file_size > _LARGEST_MEMBER:
             raise BadImage(f"it has {member.file_size} bytes")
         if member.compress_type not in _PACKED:
             raise BadImage(f"it is packed by the method {member.compress_type}, not deflated")
-        picture = decode(archive.read(member), 1, max_pixels=side**2)[..., 0]
+        with archive.open(member) as stream:  # Which may hold more than the directory says.
+            content = stream.read(_LARGEST_MEMBER)
+        picture = decode(content, 1, max_pixels=side**2)[..., 0]
         if picture.shape != (side, side):
             raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
     except DAMAGE as error:

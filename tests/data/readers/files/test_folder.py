@@ -105,7 +105,8 @@ def test_spaces_and_letters_of_any_language(tmp_path):
 
 def test_sizes_and_channels(tmp_path):
     put(tmp_path, "a/1.png", "b/1.png")
-    grey = image_folder(tmp_path, size=np.int64(8), channels=1)  # type: ignore[arg-type]
+    numbers = {"size": np.int64(8), "channels": np.int64(1), "max_pixels": np.int32(100)}
+    grey = image_folder(tmp_path, **numbers)
     assert grey.images.shape == (2, 8, 8, 1)
     np.testing.assert_array_equal(grey["b"][0], pixels(tmp_path / "b/1.png", (8, 8), "L"))
     assert image_folder(tmp_path, size=(3, 4)).images.shape == (2, 3, 4, 3)
