@@ -59,7 +59,7 @@ def lake_runs() -> LakeRuns:
     lines = _listing("lake_runs.txt")
 
     def rows(alphabet: str, characters: str) -> list[int]:
-        return [names.index(_class_name(alphabet, int(c))) for c in characters.split(",")]
+        return [names.index(f"{alphabet}/character{int(c):02d}") for c in characters.split(",")]
 
     classes = [rows(alphabet, support) for _, alphabet, _, _, support, _ in lines]
     labels = [
@@ -84,8 +84,7 @@ def split_rows(split: str, protocol: str) -> np.ndarray:
     _check_split(split, protocol)
     if protocol == "lake":
         small = split.removeprefix("background_")
-        held = [split == part or small in sets for part, _, _, sets in _listing("alphabets.txt")]
-        return np.flatnonzero(np.array(held)[_alphabet_of_class()])
+        return np.flatnonzero([split == part or small in sets for part, sets, _, _ in _classes()])
     of_class = np.full(CHARACTERS, "train", "U10")
     for other, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
         first, last = map(int, ids.split("-"))
@@ -95,25 +94,21 @@ def split_rows(split: str, protocol: str) -> np.ndarray:
 
 def class_alphabets() -> np.ndarray:
     """`[1623]` the alphabet of every class."""
-    return np.array([line[1] for line in _listing("alphabets.txt")])[_alphabet_of_class()]
+    return np.array([alphabet for _, _, alphabet, _ in _classes()])
 
 
 def class_names() -> np.ndarray:
     """`[1623]` the name of every class, `Alphabet/characterNN`, as the official zips have it."""
-    place = _alphabet_of_class()
-    first = np.searchsorted(place, place)
-    numbers = np.arange(CHARACTERS) - first + 1
-    return np.array([_class_name(*pair) for pair in zip(class_alphabets(), numbers, strict=True)])
+    return np.array([f"{alphabet}/character{number:02d}" for _, _, alphabet, number in _classes()])
 
 
-def _class_name(alphabet: str, character: int) -> str:
-    return f"{alphabet}/character{character:02d}"
-
-
-def _alphabet_of_class() -> np.ndarray:
-    """`[1623]` the place of every class's alphabet in the list of alphabets, ascending."""
-    last = [int(ids.split("-")[1]) for _, _, ids, _ in _listing("alphabets.txt")]
-    return np.searchsorted(last, np.arange(1, CHARACTERS + 1))
+def _classes() -> list[tuple[str, str, str, int]]:
+    """The set, the small sets and the alphabet of every class, and its number there, from 1."""
+    classes = []
+    for part, alphabet, ids, small in _listing("alphabets.txt"):
+        first, last = map(int, ids.split("-"))
+        classes += [(part, small, alphabet, id_ - first + 1) for id_ in range(first, last + 1)]
+    return classes
 
 
 def _listing(name: str) -> list[list[str]]:

@@ -214,20 +214,6 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
     assert image_folder(tmp_path, size=(6, 5)).counts.tolist() == [1, len(names)]
 
 
-def test_the_cache_is_stopped_from_being_made(tmp_path, user_cache, monkeypatch):
-    put(tmp_path, "a/1.png", "a/2.png")
-
-    def interrupted(*_, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("metajax.data.readers.files.decoded_files.decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            image_folder(tmp_path, size=4)
-    assert os.listdir(user_cache) == []
-    assert image_folder(tmp_path, size=4).counts.tolist() == [2]
-
-
 def test_no_space_for_the_cache(tmp_path, user_cache, monkeypatch):
     put(tmp_path, "a/1.png")
 
@@ -480,16 +466,7 @@ def test_pictures_too_large_to_be_decoded(tmp_path):
         assert classes.counts.tolist() == [2]
 
 
-@pytest.mark.parametrize("workers", [1, 3, None])
-def test_many_files_each_in_its_row(tmp_path, workers):
-    (tmp_path / "a").mkdir()
-    for index in range(100):
-        Image.fromarray(np.full((1, 1), index, np.uint8)).save(tmp_path / f"a/{index:02d}.png")
-    classes = image_folder(tmp_path, size=1, channels=1, workers=workers)
-    assert classes["a"].ravel().tolist() == list(range(100))
-
-
-def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
+def test_decoding_that_was_stopped(tmp_path, monkeypatch, user_cache):
     put(tmp_path, *(f"a/{index}.png" for index in range(200)))
     begun = []
 
@@ -505,3 +482,4 @@ def test_threads_have_ended_where_decoding_was_stopped(tmp_path, monkeypatch):
         image_folder(tmp_path, size=(6, 5), workers=2)
     assert threading.active_count() == before
     assert len(begun) < 200
+    assert os.listdir(user_cache) == []
