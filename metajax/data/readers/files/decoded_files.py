@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,7 +28,6 @@ from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
 _FILES_A_JOB = 32
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
         for path in paths:
             try:
                 found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):  # A name holds a zero byte.
                 missing.append(path)
                 continue
             entry = f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0"
@@ -196,13 +195,15 @@ def _warn_of_left_out(kept: ImageClasses, counts: list[int], folder: Path) -> No
         )
 
 
-def _in_parallel(act: Callable[[int], _T], total: int, workers: int | None, title: str) -> list[_T]:
+def _in_parallel(
+    act: Callable[[int], str | None], total: int, workers: int | None, title: str
+) -> list[str | None]:
     """`act(0)`, `act(1)` and so on, in order."""
 
-    def job(start: int) -> list[_T]:
+    def job(start: int) -> list[str | None]:
         return [act(row) for row in range(start, min(start + _FILES_A_JOB, total))]
 
-    results: list[_T] = []
+    results: list[str | None] = []
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         with tqdm(total=total, desc=title, unit="image", delay=2) as bar:
