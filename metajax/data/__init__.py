@@ -14,7 +14,6 @@ from metajax.data.readers.omniglot.download import download_omniglot
 from metajax.data.readers.omniglot.reading import omniglot, omniglot_classes
 from metajax.data.readers.omniglot.splits import LakeRuns, lake_runs
 from metajax.data.readers.tfds.cifar import cifar_fs, fc100
-from metajax.data.readers.tfds.omniglot import tfds_omniglot
 from metajax.data.readers.tfds.reading import tfds_classes
 from metajax.data.samplers import image_episodes, listed_episodes, varying_episodes
 from metajax.data.sinusoids import sinusoid, sinusoid_episodes
@@ -53,7 +52,6 @@ __all__ = [
     "sinusoid_episodes",
     "stream_episodes",
     "tfds_classes",
-    "tfds_omniglot",
     "varying_episodes",
 ]
 

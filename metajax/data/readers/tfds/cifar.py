@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from metajax.data.labelled_images import ImageClasses
-from metajax.data.readers.tfds.reading import read_prepared
+from metajax.data.readers.tfds.reading import tfds_classes
 
 _SPLITS = ("train", "validation", "test")
 
@@ -43,7 +43,7 @@ def cifar_fs(
     Source: Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (2019),
     section 4.2.
     """
-    return _part("cifar_fs", split, data_dir, cache, download)
+    return _part("cifar_fs", split, data_dir=data_dir, cache=cache, download=download)
 
 
 def fc100(
@@ -59,48 +59,32 @@ def fc100(
       split: `"train"` (60 classes of 12 superclasses), `"validation"` (20 of 4) or `"test"` (20 of
         4).
       data_dir: see `tfds_classes`.
-      cache: see `tfds_classes`; one cache serves all splits, and CIFAR-FS.
+      cache: see `cifar_fs`.
       download: see `tfds_classes`.
 
     Returns:
-      Classes of 600 images `[32, 32, 3]`, in CIFAR-100's order; groups are its superclasses, of
-      which the splits share none.
+      As `cifar_fs`, but the splits share no superclass.
 
     Raises:
-      ValueError: unknown `split`.
-      FileNotFoundError: `cifar100` is not prepared; others as `tfds_classes` has them.
+      FileNotFoundError, ValueError: see `cifar_fs`.
 
     Source: Oreshkin et al., "TADAM: Task dependent adaptive metric for improved few-shot learning"
     (2018), supplementary material.
     """
-    return _part("fc100", split, data_dir, cache, download)
+    return _part("fc100", split, data_dir=data_dir, cache=cache, download=download)
 
 
 def cifar100_listing() -> list[dict[str, str]]:
     """CIFAR-100's classes in order: the `class`, its `superclass`, its `cifar_fs` and `fc100`."""
-    listing = resources.files("metajax.data.readers.tfds").joinpath("cifar100_splits.txt")
-    lines = listing.read_text(encoding="utf-8").splitlines()
+    listing = resources.files("metajax.data.readers.tfds") / "cifar100_splits.txt"
     columns = ("class", "superclass", "cifar_fs", "fc100")
-    return [
-        dict(zip(columns, line.split(), strict=True)) for line in lines if not line.startswith("#")
-    ]
+    lines = listing.read_text(encoding="utf-8").splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _part(
-    column: str,
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache: str | os.PathLike[str] | Literal[False] | None,
-    download: bool,
-) -> ImageClasses:
+def _part(paper: str, split: str, **options: Any) -> ImageClasses:
     if split not in _SPLITS:
         raise ValueError(f"split={split!r}; expected one of {_SPLITS}")
-    everything = read_prepared(
-        "cifar100",
-        "train+test",
-        data_dir=data_dir,
-        group_key="coarse_label",
-        cache=cache,
-        download=download,
-    )
-    return everything.select([row["class"] for row in cifar100_listing() if row[column] == split])
+    everything = tfds_classes("cifar100", "train+test", group_key="coarse_label", **options)
+    return everything.select([row["class"] for row in cifar100_listing() if row[paper] == split])

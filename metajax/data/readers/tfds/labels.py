@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from metajax.data.readers.tfds.preparing import import_tfds
-
-# The label of each record, and the label of its group, or None.
-Labels = Sequence[tuple[Any, Any]]
+from metajax.data.readers.tfds.prepared import DAMAGED, explained, import_tfds
 
 
-def label_reader(
-    features: Any, label_key: str, group_key: str | None
-) -> Callable[[bytes], tuple[Any, Any]]:
-    """Takes the label, and the group's label, out of a record; nothing else is decoded.
-
-    Raises:
-      ValueError: a feature is neither a class label, nor one integer or string an image.
-    """
+def check_features(features: Any, name: str, keys: Mapping[str, str | None]) -> None:
+    """Raises a `ValueError` unless the features that arguments name are pictures and labels."""
     tfds = import_tfds()
-    keys = [key for key in (label_key, group_key) if key is not None]
-    for key in keys:
-        feature = features[key]
-        kind = np.dtype(feature.np_dtype).kind if feature.shape == () else ""
-        if kind not in tuple("iuOSUT"):
+    for argument, key in keys.items():
+        if key is None:
+            continue
+        feature: Any = dict(features).get(key)
+        shape: Any = getattr(feature, "shape", None)
+        if argument == "image_key":
+            expected = "uint8 images [height, width, 1, 3 or 4 channels]"
+            fits = isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
+            fits = fits and len(shape) == 3 and shape[2] in (None, 1, 3, 4)
+        else:
+            expected = "one integer or string an image"
+            fits = shape == () and np.dtype(feature.np_dtype).kind in "iuOSUT"
+        if not fits:
             raise ValueError(
-                f"the labels {key!r} are {feature!r}; expected one integer or string an image"
+                f"{argument}={key!r} is {feature or 'no feature'}; expected {expected}; {name!r} "
+                f"has the features {sorted(features)}"
             )
-    only = tfds.features.FeaturesDict({key: features[key] for key in keys})
-
-    def read(record: bytes) -> tuple[Any, Any]:
-        example = only.deserialize_example_np(record)
-        return _plain(example[label_key]), group_key and _plain(example[group_key])
-
-    return read
 
 
 def grouped(
-    labels: Labels, features: Any, label_key: str, group_key: str | None
+    labels: Mapping[str, Sequence[Any]], features: Any, label_key: str, group_key: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, np.ndarray, np.ndarray]:
     """The classes of labelled images.
 
@@ -51,48 +44,39 @@ def grouped(
     Raises:
       ValueError: a label is -1 or out of the range; a class has images of two groups.
     """
-    of_image = np.array([label for label, _ in labels])
-    found, counts = np.unique(of_image, return_counts=True)
-    names = _names(found, counts, features[label_key], label_key)
-    order = np.argsort(of_image, kind="stable")
+    of_image = labels[label_key]
+    names = _names(of_image, features[label_key], label_key)
+    place = {label: number for number, label in enumerate(names)}
+    places = np.array([place[label] for label in of_image])
+    counts, order = np.bincount(places), np.argsort(places, kind="stable")
     if group_key is None:
-        return names, None, counts, order
-    group_of_image = np.array([group for _, group in labels])
-    kinds, group_counts = np.unique(group_of_image, return_counts=True)
-    called = dict(
-        zip(
-            kinds.tolist(), _names(kinds, group_counts, features[group_key], group_key), strict=True
-        )
-    )
-    in_order = group_of_image[order]
-    first = in_order[np.cumsum(counts) - counts]
-    strangers = np.flatnonzero(in_order != np.repeat(first, counts))
-    if len(strangers):
-        place = np.searchsorted(np.cumsum(counts), strangers[0], side="right")
-        raise ValueError(
-            f"the class {names[place]!r} has images of two groups, {called[first[place].item()]!r} "
-            f"and {called[in_order[strangers[0]].item()]!r}; expected a group_key that is the same "
-            f"for all images of a class, but got {group_key!r}"
-        )
-    return names, tuple(called[label] for label in first.tolist()), counts, order
+        return tuple(names.values()), None, counts, order
+    called = _names(labels[group_key], features[group_key], group_key)
+    group_of: dict[Any, Any] = {}
+    for label, group in zip(of_image, labels[group_key], strict=True):
+        if (other := group_of.setdefault(label, group)) != group:
+            raise ValueError(
+                f"the class {names[label]!r} has images of two groups, {called[other]!r} and "
+                f"{called[group]!r}; expected a group_key that is the same for all images of a "
+                f"class, but got {group_key!r}"
+            )
+    groups = tuple(called[group_of[label]] for label in names)
+    return tuple(names.values()), groups, counts, order
 
 
-def _names(found: np.ndarray, counts: np.ndarray, feature: Any, key: str) -> tuple[str, ...]:
-    """What the labels are called."""
+def _names(labels: Sequence[Any], feature: Any, key: str) -> dict[Any, str]:
+    """What each label is called, in their order."""
+    found = sorted(set(labels))
     if not isinstance(feature, import_tfds().features.ClassLabel):
-        return tuple(map(str, found.tolist()))
+        return {label: str(label) for label in found}
     if found[0] == -1:
         raise ValueError(
-            f"{counts[0]} of {counts.sum()} images have the label -1 in {key!r}, which stands for "
-            "no label; use a split whose images are labelled"
+            f"{labels.count(-1)} of {len(labels)} images have the label -1 in {key!r}, which "
+            "stands for no label; use a split whose images are labelled"
         )
-    if found[0] < 0 or found[-1] >= feature.num_classes:
-        raise ValueError(
-            f"the labels {key!r} reach from {found[0]} to {found[-1]}; expected labels in [0, "
-            f"{feature.num_classes}): the files may be damaged, prepare the data set again"
-        )
-    return tuple(feature.int2str(label) for label in found.tolist())
-
-
-def _plain(label: Any) -> Any:
-    return label.decode() if isinstance(label, bytes) else label
+    with explained(f"the labels {key!r} cannot be used", DAMAGED):
+        if found[0] < 0 or found[-1] >= feature.num_classes:
+            raise ValueError(
+                f"they reach from {found[0]} to {found[-1]}, expected [0, {feature.num_classes})"
+            )
+        return {label: feature.int2str(label) for label in found}

@@ -1,121 +1,124 @@
-"""Data sets that TensorFlow Datasets prepared: their folders, found without touching a network."""
+"""Data sets of TensorFlow Datasets, found prepared in their folder or prepared there."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import json
+import importlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 from metajax.data.labelled_images import in_short
-from metajax.data.readers.tfds.preparing import import_tfds, prepare
+from metajax.regular_files import check_regular
 
-_NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
+DAMAGED = (
+    "files may be damaged or cut short: copy the whole folder again, or delete it and prepare it "
+    "again"
+)
+_NAME = re.compile(r"(?P<base>[a-z0-9_]+)(/[\w.+-]+)?(:([\d]+|\*)(\.([\d]+|\*)){2})?")
 
 
-class _Name(NamedTuple):
-    base: str
-    config: str | None
-    version: str | None
+@contextlib.contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Makes one error that says what to do of the many kinds that come of files and packages.
+
+    Raises:
+      ImportError, OSError: as inside.
+      ValueError: anything else, but for a lack of memory.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        kind = next((k for k in (ImportError, OSError) if isinstance(error, k)), ValueError)
+        raise kind(f"{what} ({type(error).__name__}: {error}); {remedy}") from error
+
+
+def import_tfds() -> ModuleType:
+    """The package `tensorflow_datasets`."""
+    with explained("what reads TensorFlow Datasets is missing", 'pip install "metajax[tfds]"'):
+        importlib.import_module("array_record.python.array_record_data_source")
+        return importlib.import_module("tensorflow_datasets")
 
 
 def open_prepared(
     name: str,
+    data_dir: str | os.PathLike[str] | None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
-    download: bool = False,
-    manual_dir: str | os.PathLike[str] | None = None,
+    download: bool,
+    manual_dir: str | os.PathLike[str] | None,
 ) -> Any:
-    """Opens a prepared data set from its own folder; the code that prepared it is not run.
-
-    Args:
-      name: `"name"`, `"name/config"` or `"name/config:1.2.3"`; the default config where the folder
-        tells it, or the only one, and the newest version unless named.
-      data_dir: the folder of all data sets; None is `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-      download: prepare the data set where it is not there yet: downloads, and mostly needs
-        TensorFlow. Otherwise nothing waits on a network.
-      manual_dir: a folder of files downloaded by hand, used instead of downloads.
-
-    Returns:
-      The `tfds.core.DatasetBuilder`.
-
-    Raises:
-      ImportError: `tensorflow_datasets` is missing, or what preparing needs.
-      FileNotFoundError: the data set is not prepared, or `manual_dir` does not exist.
-      OSError: preparing failed; a `ConnectionError` where there is no network.
-      ValueError: the name is unknown or no name, or it has several configs.
-    """
+    """The `tfds.core.DatasetBuilder` of a data set of array_record files; see `tfds_classes`."""
     if not (match := _NAME.fullmatch(name)):
         raise ValueError(
             f"name={name!r}; expected 'name', 'name/config' or 'name/config:1.2.3' of a data set "
             "of TensorFlow Datasets"
         )
-    parts = _Name(match["base"], match["config"], match["version"])
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = root / match["base"]
+    if (builder := _found(name, folder)) is None and download:
+        _prepare(name, folder, manual_dir)
+        builder = _found(name, folder)
+    if builder is None:
+        raise FileNotFoundError(_not_prepared(name, folder))
+    if "array_record" not in {kind.value for kind in builder.info.available_file_formats()}:
+        raise ValueError(
+            f"{str(builder.data_path)!r} holds {builder.info.file_format.value} files; expected "
+            "array_record files, which are put beside them by: tfds convert_format "
+            f"--dataset_version_dir={builder.data_path.resolve()} --out_file_format=array_record "
+            "--num_workers=1 (after: pip install tensorflow apache-beam mlcroissant)"
+        )
+    return builder
+
+
+def _found(name: str, folder: Path) -> Any | None:
+    """The builder of a prepared data set, made without the code that prepared it."""
     tfds = import_tfds()
-    folder = _find(root, parts)
-    if folder is None and download:
-        prepare(name, root, manual_dir)
-        folder = _find(root, parts)
-    if folder is None:
-        known = tfds.list_builders(with_community_datasets=False)
-        if parts.base not in known and not (root / parts.base).exists():
-            near = difflib.get_close_matches(parts.base, known, 5)
-            raise ValueError(
-                f"TensorFlow Datasets {tfds.__version__} knows no data set {parts.base!r}, and "
-                f"{str(root)!r} holds none of that name; "
-                + (f"near it are {in_short(near)}" if near else "see tfds.list_builders()")
-            )
-        raise FileNotFoundError(_not_prepared(root, name, parts))
-    return tfds.builder_from_directory(folder)
+    if not folder.exists():
+        return None
+    check_regular(folder)
+    read_only = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+    with explained(f"the data set {name!r} in {str(folder)!r} cannot be read", DAMAGED):
+        try:
+            return read_only.builder_from_files(name, data_dir=folder.parent)
+        except tfds.core.DatasetNotFoundError:
+            return None
 
 
-def _find(root: Path, name: _Name) -> Path | None:
-    """The folder of one version of one config, or None where there is none."""
-    base = root / name.base
-    if name.config is not None:
-        return _version(base / name.config, name.version)
-    if folder := _version(base, name.version):
-        return folder
-    configs = [path for path in _folders(base) if _version(path, name.version)]
-    try:
-        common = json.loads((base / ".config" / "metadata.json").read_text(encoding="utf-8"))
-        configs = [p for p in configs if p.name == common["default_config_name"]] or configs
-    except (OSError, ValueError, KeyError):
-        pass  # Only data sets that have configs keep the default's name.
-    if len(configs) > 1:
-        found = in_short([f"{name.base}/{path.name}" for path in configs])
-        raise ValueError(f"{name.base!r} has several configs in {str(root)!r}; name one: {found}")
-    return _version(configs[0], name.version) if configs else None
+def _prepare(name: str, folder: Path, manual_dir: str | os.PathLike[str] | None) -> None:
+    if manual_dir is not None and not Path(manual_dir).is_dir():
+        raise FileNotFoundError(
+            f"manual_dir={os.fspath(manual_dir)!r} is no folder; expected the folder of the files "
+            f"of {name!r} downloaded by hand, or None"
+        )
+    tfds = import_tfds()
+    with explained(
+        f"preparing {name!r} in {str(folder)!r} failed",
+        "it needs TensorFlow (pip install tensorflow) and a network: prepare it where they are and "
+        "copy the folder from there, or pass manual_dir= with the files downloaded by hand",
+    ):
+        config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+        builder = tfds.builder(name, data_dir=folder.parent)
+        builder.download_and_prepare(download_config=config, file_format="array_record")
 
 
-def _version(folder: Path, version: str | None) -> Path | None:
-    """The folder of the version, or of the newest one where it is None."""
-    whole = [
-        path
-        for path in _folders(folder)
-        if _VERSION.fullmatch(path.name)
-        and version in (None, path.name)
-        and (path / "dataset_info.json").is_file()
-        and (path / "features.json").is_file()
-    ]
-    return max(whole, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _not_prepared(root: Path, name: str, parts: _Name) -> str:
-    base = root / parts.base / (parts.config or "")
-    there = [path.name for path in _folders(base) if not path.name.startswith(".")]
-    holds = f"holds only {in_short(there)}" if there else "holds none"
+def _not_prepared(name: str, folder: Path) -> str:
+    tfds = import_tfds()
+    paths = [path.parent.relative_to(folder).parts for path in folder.glob("**/features.json")]
+    there = sorted(f"{'/'.join((folder.name, *path[:-1]))}:{path[-1]}" for path in paths)
+    message = (
+        f"the data set {name!r} of TensorFlow Datasets is not prepared: {str(folder)!r} holds "
+        f"{'only ' + in_short(there) if there else 'none'}; pass data_dir= where it is elsewhere, "
+        "or prepare it once by download=True, with TensorFlow installed and a network"
+    )
+    if folder.name in (known := tfds.list_builders(with_community_datasets=False)):
+        return message
+    near = in_short(difflib.get_close_matches(folder.name, known, 5))
     return (
-        f"the data set {name!r} of TensorFlow Datasets is not prepared: {str(base)!r} {holds}; "
-        "prepare it once, with TensorFlow installed and a network: "
-        f"tfds build {name} --file_format=array_record --data_dir={str(root)!r}; or pass "
-        "download=True to do so here, or data_dir= where it is elsewhere"
+        f"{message}; TensorFlow Datasets {tfds.__version__} knows {near or 'none'} near that name"
     )

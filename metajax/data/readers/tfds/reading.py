@@ -6,10 +6,9 @@ place in a memory-mapped cache. TensorFlow is needed, if at all, to prepare a da
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +18,12 @@ from tqdm import tqdm
 
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import DECODING, require_pillow, two_sides
-from metajax.data.readers.tfds.images import RecordImages, image_channels, picture_size
-from metajax.data.readers.tfds.labels import Labels, grouped, label_reader
-from metajax.data.readers.tfds.prepared import open_prepared
-from metajax.data.readers.tfds.preparing import import_tfds
-from metajax.data.readers.tfds.records import Records, file_format, open_records, split_files
+from metajax.data.readers.decoding import DECODING, picture_shape, require_pillow, two_sides
+from metajax.data.readers.tfds.labels import check_features, grouped
+from metajax.data.readers.tfds.prepared import DAMAGED, explained, open_prepared
+from metajax.data.readers.tfds.records import RecordImages, Records
 
 _BLOCK = 256  # records read at once
-_ENDS = 2**16  # bytes at the start and at the end of a file that are part of its digest
 
 
 def tfds_classes(
@@ -45,15 +41,16 @@ def tfds_classes(
 ) -> ImageClasses:
     """An image classification data set of TensorFlow Datasets, by name.
 
-    Reads `array_record` and `tfrecord` files without TensorFlow. Classes are in the order of the
-    label numbers and called by their names, or by their numbers where there are no names; labels
-    without images make no class. Within a class the images keep the order of TensorFlow Datasets.
-    Pictures are decoded as `image_folder` does: turned upright, and laid on white where they are
-    transparent, unless the images have a channel for it.
+    Reads `array_record` files without TensorFlow. Classes are in the order of the label numbers and
+    called by their names, or by their numbers where there are no names; labels without images make
+    no class. Within a class the images keep the order of TensorFlow Datasets. Pictures are decoded
+    as `image_folder` does: turned upright, and laid on white where they are transparent, unless the
+    images have a channel for it.
 
     Args:
-      name: `"name"`, `"name/config"` or `"name/config:1.2.3"`; the newest version unless named.
-      split: a split, or several joined, such as `"train+test"`.
+      name: `"name"`, `"name/config"` or `"name/config:1.2.3"`; the default config and the newest
+        version unless named.
+      split: a split, a part of one, or several joined, such as `"train[:10%]+test"`.
       data_dir: the folder of all data sets; None is `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
       size: side, or (height, width), that every image is resized to (Lanczos, proportions not
         kept); None keeps the size, which then has to be the same for all.
@@ -69,148 +66,97 @@ def tfds_classes(
       manual_dir: a folder of files downloaded by hand, for `download`.
 
     Raises:
-      ImportError: `tensorflow_datasets`, Pillow, or what preparing needs, is missing.
+      ImportError: `tensorflow_datasets`, `array_record`, Pillow, or what preparing needs, is
+        missing.
       RuntimeError: Pillow is told to pass truncated files off as whole ones.
-      FileNotFoundError: the data set is not prepared; a file of it is missing.
-      ValueError: an unknown name, split or feature; images of several sizes and no `size`, or that
-        cannot be decoded; labels outside of the range, or missing; a class of two groups.
-      OSError: there is no room for the cache.
+      FileNotFoundError: the data set is not prepared, or unknown; a file of it is missing.
+      ValueError: an unknown split or feature; files of another format; files that are damaged;
+        images of several sizes and no `size`, or that cannot be decoded; labels outside of the
+        range, or missing; a class of two groups.
+      OSError: a file cannot be read; preparing failed; there is no room for the cache.
     """
-    return read_prepared(
-        name,
-        split,
-        data_dir=data_dir,
-        size=size,
-        image_key=image_key,
-        label_key=label_key,
-        group_key=group_key,
-        cache=cache,
-        download=download,
-        manual_dir=manual_dir,
-    )
-
-
-def read_prepared(
-    name: str,
-    split: str,
-    *,
-    data_dir: str | os.PathLike[str] | None,
-    size: int | tuple[int, int] | None = None,
-    image_key: str = "image",
-    label_key: str = "label",
-    group_key: str | None = None,
-    cache: str | os.PathLike[str] | Literal[False] | None,
-    download: bool,
-    manual_dir: str | os.PathLike[str] | None = None,
-) -> ImageClasses:
-    """Does what `tfds_classes` does, for whoever asks."""
     sides = two_sides(size)
-    builder = open_prepared(name, data_dir=data_dir, download=download, manual_dir=manual_dir)
-    features = builder.info.features
+    builder = open_prepared(name, data_dir, download=download, manual_dir=manual_dir)
     keys = {"image_key": image_key, "label_key": label_key, "group_key": group_key}
-    for argument, key in keys.items():
-        if key is not None and key not in features:
-            raise ValueError(f"{argument}={key!r}; {name!r} has the features {sorted(features)}")
-    stored, channels = image_channels(features, image_key)
-    made_from = _made_from(builder, split, {**keys, "size": sides})
-    asked = [str(builder.data_path), *(made_from[key] for key in made_from if key != "files")]
-    folder = None if cache is False else cache_folder(cache, made_from["data set"], asked)
-    if folder is not None and (kept := read_cache(folder, made_from)):
-        return kept
+    features, title = builder.info.features, builder.info.full_name
+    check_features(features, name, keys)
+    records = Records(builder, split, image_key, [key for key in (label_key, group_key) if key])
+    asked = {"data set": title, "split": split, **keys, "size": sides, "decoding": DECODING}
+    made_from = {**asked, "files": _states(builder, records.files)}
+    folder = None
+    if cache is not False:
+        folder = cache_folder(cache, title, [str(builder.data_path), asked])
+        if (kept := read_cache(folder, made_from)) is not None:
+            return kept
 
     require_pillow()
-    records = open_records(builder, split)
-    encoded = _image_reader(features, image_key)
-    sizes = encoded if sides is None and stored is None else None
-    labels, found = _first_pass(records, label_reader(features, label_key, group_key), sizes)
-    target = sides or stored or _one_size(found, name)
+    *stored, channels = features[image_key].shape
+    labels, sizes = _first_pass(records, measured=sides is None and None in stored)
     names, groups, counts, order = grouped(labels, features, label_key, group_key)
-    images = RecordImages(records, encoded, order, (*target, channels), resize=sides is not None)
+    height, width = sides or _one_size(sizes, name) or stored
+    shape = (height, width, channels or 3)
+    images = RecordImages(records, order, shape, resize=sides is not None)
     if folder is None:
         return ImageClasses(images, np.cumsum(counts) - counts, counts, names, groups)
+
+    def fill(out: np.ndarray) -> list[int]:
+        _decode_all(images, out, title)
+        return counts.tolist()
+
     return write_cache(
         folder,
         made_from,
-        lambda out: _fill(out, images, counts, name),
+        fill,
         names=names,
         counts=counts.tolist(),
-        image_shape=images.shape[1:],
+        image_shape=shape,
         groups=groups,
     )
 
 
-def _first_pass(
-    records: Records, read: Callable[[bytes], Any], encoded: Callable[[bytes], bytes] | None
-) -> tuple[Labels, Counter]:
-    """The labels of all records, and, with `encoded`, how many images have each (height, width)."""
-    labels, sizes = [], Counter()
-    for start in tqdm(range(0, len(records), _BLOCK), "labels", disable=None, leave=False):
-        keys = list(range(start, min(start + _BLOCK, len(records))))
-        for key, record in zip(keys, records.__getitems__(keys), strict=True):
-            labels.append(read(record))
-            if encoded:
-                sizes[picture_size(encoded(record), key)] += 1
+def _states(builder: Any, files: Sequence[Path]) -> dict[str, str]:
+    """Of all files that decide what is read: each changes when the file is written to."""
+    folder = Path(builder.data_path)
+    paths = [*folder.glob("*.json"), *folder.glob("*.labels.txt"), *files]
+    stats = {path.name: path.stat() for path in paths}
+    return {name: f"{s.st_size} bytes, changed {s.st_mtime_ns}" for name, s in stats.items()}
+
+
+def _first_pass(records: Records, *, measured: bool) -> tuple[dict[str, list[Any]], Counter]:
+    """The labels of all records and, where measured, how many have each (height, width)."""
+    labels, sizes = {key: [] for key in records.label_keys}, Counter()
+    total = len(records)
+    for start in tqdm(range(0, total, _BLOCK), "labels", disable=None, leave=False):
+        numbers = range(start, min(start + _BLOCK, total))
+        for number, example in zip(numbers, records.read(numbers), strict=True):
+            for key, found in labels.items():
+                found.append(example[key])
+            if measured:
+                with explained(f"the image of record {number} cannot be decoded", DAMAGED):
+                    sizes[picture_shape(example[records.image_key])[:2]] += 1
     return labels, sizes
 
 
-def _one_size(found: Counter, name: str) -> tuple[int, int]:
-    if len(found) > 1:
-        (first, many), (second, fewer) = found.most_common(2)
+def _one_size(sizes: Counter, name: str) -> tuple[int, int] | None:
+    if len(sizes) > 1:
+        (first, many), (second, fewer) = sizes.most_common(2)
         raise ValueError(
-            f"the images of {name!r} have {len(found)} sizes, such as {first[0]} x {first[1]} "
+            f"the images of {name!r} have {len(sizes)} sizes, such as {first[0]} x {first[1]} "
             f"({many} images) and {second[0]} x {second[1]} ({fewer}); pass size= to resize all"
         )
-    return next(iter(found))
+    return next(iter(sizes), None)
 
 
-def _fill(out: np.ndarray, images: RecordImages, counts: np.ndarray, name: str) -> Sequence[int]:
+def _decode_all(images: RecordImages, out: np.ndarray, title: str) -> None:
     """Decodes all images into `out`, in the order of the files and on all cores."""
     rows = np.argsort(images.numbers)
-    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+    starts = range(0, len(rows), _BLOCK)
 
-    def write(block: np.ndarray) -> int:
+    def decode_block(start: int) -> None:
+        block = rows[start : start + _BLOCK]
         out[block] = images[block]
-        return len(block)
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(rows), desc=name, unit="image", disable=None, leave=False) as bar,
-    ):
-        for done in pool.map(write, blocks):
-            bar.update(done)
-    return counts.tolist()
-
-
-def _image_reader(features: Any, image_key: str) -> Callable[[bytes], bytes]:
-    """Takes the encoded picture out of a record."""
-    tfds = import_tfds()
-    only = tfds.features.FeaturesDict({image_key: features[image_key]})
-    skip = {image_key: tfds.decode.SkipDecoding()}
-    return lambda record: only.deserialize_example_np(record, decoders=skip)[image_key]
-
-
-def _made_from(builder: Any, split: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What decides the content of a cache; digests of files stand for their content."""
-    info, kind = builder.info, file_format(builder)
-    folder = Path(builder.data_path)
-    files = [*folder.glob("*.json"), *folder.glob("*.labels.txt")]
-    files += [Path(file.filename) for file in split_files(builder, split)]
-    return {
-        "data set": info.full_name,
-        "split": split,
-        **options,
-        "decoding": DECODING,
-        "file format": kind,
-        "files": {path.name: _digest(path) for path in files},
-    }
-
-
-def _digest(path: Path) -> str:
-    """Changes when a file is written to: of its size, its time of change and its two ends."""
-    stat = path.stat()
-    with path.open("rb") as file:
-        content = file.read(_ENDS)
-        file.seek(max(stat.st_size - _ENDS, 0))
-        content += file.read()
-    digest = hashlib.sha256(content + stat.st_mtime_ns.to_bytes(16, "little", signed=True))
-    return f"{stat.st_size} bytes, {digest.hexdigest()[:16]}"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(decode_block, starts)
+        for _ in tqdm(done, title, len(starts), disable=None, leave=False):
+            pass

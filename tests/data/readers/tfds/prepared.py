@@ -57,21 +57,6 @@ def prepare(
     return Path(builder.data_dir)
 
 
-def as_tfrecord(folder: Path) -> None:
-    """Turns the array_record files of a prepared folder into tfrecord files."""
-    builder = tfds.builder_from_directory(folder)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    for split in builder.info.splits:
-        records = list(builder.as_data_source(split, deserialize_method=raw))
-        (old,) = folder.glob(f"*-{split}.array_record-*")
-        new = old.with_name(old.name.replace("array_record", "tfrecord"))
-        with new.open("wb") as file:
-            for record in records:
-                file.write(len(record).to_bytes(8, "little") + bytes(4) + record + bytes(4))
-        old.unlink()
-    change(folder, fileFormat="tfrecord")
-
-
 def change(folder: Path, **values: Any) -> None:
     """Changes what a prepared folder says of itself."""
     path = folder / "dataset_info.json"
@@ -84,3 +69,19 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
     picture = image.fromarray(pixels)
     (picture.convert(mode) if mode else picture).save(stream, "PNG")
     return stream.getvalue()
+
+
+FEATURES = {
+    "image": tfds.features.Image(shape=(8, 6, 3)),
+    "label": tfds.features.ClassLabel(names=["ant", "bee", "cat", "nobody"]),
+    "size": tfds.features.ClassLabel(num_classes=2),
+    "word": tfds.features.Text(),
+    "boxes": tfds.features.Sequence(np.int64),
+}
+
+
+def example(seed: int, **changes) -> dict:
+    label = (0, 1, 1, 2, 0, 1)[seed % 6]
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 6, 3), np.uint8)
+    plain = {"label": label, "size": label // 2, "word": "aeiou"[label], "boxes": [seed]}
+    return {"image": png(pixels)} | plain | changes
