@@ -61,7 +61,7 @@ def open_prepared(
         )
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = root / match["base"]
-    if (builder := _found(name, folder)) is None and download:
+    if (builder := _found(name, folder)) is None and download and folder.name in _known():
         _prepare(name, folder, manual_dir)
         builder = _found(name, folder)
     if builder is None:
@@ -99,26 +99,25 @@ def _prepare(name: str, folder: Path, manual_dir: str | os.PathLike[str] | None)
     tfds = import_tfds()
     with explained(
         f"preparing {name!r} in {str(folder)!r} failed",
-        "it needs TensorFlow (pip install tensorflow) and a network: prepare it where they are and "
-        "copy the folder from there, or pass manual_dir= with the files downloaded by hand",
+        "it needs a network and mostly TensorFlow (pip install tensorflow): prepare it where they "
+        "are and copy the folder, or pass manual_dir= with the files downloaded by hand",
     ):
         config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
         builder = tfds.builder(name, data_dir=folder.parent)
         builder.download_and_prepare(download_config=config, file_format="array_record")
 
 
+def _known() -> list[str]:
+    return import_tfds().list_builders(with_community_datasets=False)
+
+
 def _not_prepared(name: str, folder: Path) -> str:
-    tfds = import_tfds()
     paths = [path.parent.relative_to(folder).parts for path in folder.glob("**/features.json")]
     there = sorted(f"{'/'.join((folder.name, *path[:-1]))}:{path[-1]}" for path in paths)
-    message = (
+    near = in_short(difflib.get_close_matches(folder.name, _known(), 5))
+    return (
         f"the data set {name!r} of TensorFlow Datasets is not prepared: {str(folder)!r} holds "
         f"{'only ' + in_short(there) if there else 'none'}; pass data_dir= where it is elsewhere, "
         "or prepare it once by download=True, with TensorFlow installed and a network"
-    )
-    if folder.name in (known := tfds.list_builders(with_community_datasets=False)):
-        return message
-    near = in_short(difflib.get_close_matches(folder.name, known, 5))
-    return (
-        f"{message}; TensorFlow Datasets {tfds.__version__} knows {near or 'none'} near that name"
+        + ("" if folder.name in _known() else f"; its name is unknown, near it is {near or 'none'}")
     )
