@@ -37,8 +37,7 @@ def cifar_fs(
       which the splits share.
 
     Raises:
-      ValueError: unknown `split`.
-      FileNotFoundError: `cifar100` is not prepared; others as `tfds_classes` has them.
+      ValueError: unknown `split`; others as `tfds_classes` has them.
 
     Source: Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (2019),
     section 4.2.
@@ -66,7 +65,7 @@ def fc100(
       As `cifar_fs`, but the splits share no superclass.
 
     Raises:
-      FileNotFoundError, ValueError: see `cifar_fs`.
+      ValueError: see `cifar_fs`.
 
     Source: Oreshkin et al., "TADAM: Task dependent adaptive metric for improved few-shot learning"
     (2018), supplementary material.

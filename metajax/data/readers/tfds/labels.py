@@ -14,7 +14,7 @@ def check_features(features: Any, name: str, keys: Mapping[str, str | None]) -> 
     """Raises a `ValueError` unless the features that arguments name are pictures and labels."""
     tfds = import_tfds()
     for argument, key in keys.items():
-        if key is None:
+        if argument == "group_key" and key is None:
             continue
         feature: Any = dict(features).get(key)
         shape: Any = getattr(feature, "shape", None)

@@ -69,9 +69,10 @@ def open_prepared(
     if "array_record" not in {kind.value for kind in builder.info.available_file_formats()}:
         raise ValueError(
             f"{str(builder.data_path)!r} holds {builder.info.file_format.value} files; expected "
-            "array_record files, which are put beside them by: tfds convert_format "
-            f"--dataset_version_dir={builder.data_path.resolve()} --out_file_format=array_record "
-            "--num_workers=1 (after: pip install tensorflow apache-beam mlcroissant)"
+            "array_record files, which are put beside them by: tfds convert_format --num_workers=1 "
+            "--out_file_format=array_record "
+            f"--dataset_version_dir={str(builder.data_path.resolve())!r} "
+            "(after: pip install tensorflow apache-beam mlcroissant)"
         )
     return builder
 

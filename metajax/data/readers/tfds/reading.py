@@ -6,6 +6,7 @@ place in a memory-mapped cache. TensorFlow is needed, if at all, to prepare a da
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,9 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from metajax.checks.numbers import check_integers
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import DECODING, picture_shape, require_pillow, two_sides
+from metajax.data.readers.decoding import (
+    DECODING,
+    MAX_PIXELS,
+    picture_shape,
+    require_pillow,
+    two_sides,
+)
 from metajax.data.readers.tfds.labels import check_features, grouped
 from metajax.data.readers.tfds.prepared import DAMAGED, explained, open_prepared
 from metajax.data.readers.tfds.records import RecordImages, Records
@@ -35,6 +43,7 @@ def tfds_classes(
     image_key: str = "image",
     label_key: str = "label",
     group_key: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike[str] | Literal[False] | None = None,
     download: bool = False,
     manual_dir: str | os.PathLike[str] | None = None,
@@ -57,6 +66,7 @@ def tfds_classes(
       image_key: the feature that holds the images, of 1, 3 or 4 channels of 8 bits.
       label_key: the feature that holds the labels: class labels, integers or strings.
       group_key: the feature that holds each class's group, such as `"coarse_label"`, or None.
+      max_pixels: a picture whose header promises more is an error, and is not unpacked.
       cache: a folder of caches, in which the decoded images are kept; None is `metajax` in
         `$XDG_CACHE_HOME`, or in `~/.cache`. Made anew, with a `RuntimeWarning`, where the prepared
         files have changed. False keeps the images in their files and decodes them whenever they are
@@ -66,16 +76,16 @@ def tfds_classes(
       manual_dir: a folder of files downloaded by hand, for `download`.
 
     Raises:
-      ImportError: `tensorflow_datasets`, `array_record`, Pillow, or what preparing needs, is
-        missing.
-      RuntimeError: Pillow is told to pass truncated files off as whole ones.
+      ImportError: `tensorflow_datasets`, `array_record`, Pillow or what preparing needs is missing.
       FileNotFoundError: the data set is not prepared, or unknown; a file of it is missing.
-      ValueError: an unknown split or feature; files of another format; files that are damaged;
-        images of several sizes and no `size`, or that cannot be decoded; labels outside of the
-        range, or missing; a class of two groups.
-      OSError: a file cannot be read; preparing failed; there is no room for the cache.
+      OSError: preparing failed; a file cannot be read; there is no room for the cache.
+      RuntimeError: Pillow is told to pass truncated files off as whole ones.
+      ValueError: an unknown split or feature; files of another format, or damaged; images of
+        several sizes and no `size`, or that cannot be decoded; labels outside of the range, or
+        missing; a class of two groups.
     """
     sides = two_sides(size)
+    check_integers(1, max_pixels=max_pixels)
     builder = open_prepared(name, data_dir, download=download, manual_dir=manual_dir)
     keys = {"image_key": image_key, "label_key": label_key, "group_key": group_key}
     features, title = builder.info.features, builder.info.full_name
@@ -91,22 +101,17 @@ def tfds_classes(
 
     require_pillow()
     *stored, channels = features[image_key].shape
-    labels, sizes = _first_pass(records, measured=sides is None and None in stored)
+    labels, sizes = _first_pass(records, max_pixels if sides is None and None in stored else None)
     names, groups, counts, order = grouped(labels, features, label_key, group_key)
     height, width = sides or _one_size(sizes, name) or stored
     shape = (height, width, channels or 3)
-    images = RecordImages(records, order, shape, resize=sides is not None)
+    images = RecordImages(records, order, shape, max_pixels, resize=sides is not None)
     if folder is None:
         return ImageClasses(images, np.cumsum(counts) - counts, counts, names, groups)
-
-    def fill(out: np.ndarray) -> list[int]:
-        _decode_all(images, out, title)
-        return counts.tolist()
-
     return write_cache(
         folder,
         made_from,
-        fill,
+        functools.partial(_decode_all, images, counts.tolist(), title),
         names=names,
         counts=counts.tolist(),
         image_shape=shape,
@@ -122,8 +127,8 @@ def _states(builder: Any, files: Sequence[Path]) -> dict[str, str]:
     return {name: f"{s.st_size} bytes, changed {s.st_mtime_ns}" for name, s in stats.items()}
 
 
-def _first_pass(records: Records, *, measured: bool) -> tuple[dict[str, list[Any]], Counter]:
-    """The labels of all records and, where measured, how many have each (height, width)."""
+def _first_pass(records: Records, max_pixels: int | None) -> tuple[dict[str, list[Any]], Counter]:
+    """The labels of all records and, unless it is None, how many have each (height, width)."""
     labels, sizes = {key: [] for key in records.label_keys}, Counter()
     total = len(records)
     for start in tqdm(range(0, total, _BLOCK), "labels", disable=None, leave=False):
@@ -131,9 +136,10 @@ def _first_pass(records: Records, *, measured: bool) -> tuple[dict[str, list[Any
         for number, example in zip(numbers, records.read(numbers), strict=True):
             for key, found in labels.items():
                 found.append(example[key])
-            if measured:
+            if max_pixels is not None:
                 with explained(f"the image of record {number} cannot be decoded", DAMAGED):
-                    sizes[picture_shape(example[records.image_key])[:2]] += 1
+                    content = example[records.image_key]
+                    sizes[picture_shape(content, max_pixels=max_pixels)[:2]] += 1
     return labels, sizes
 
 
@@ -147,7 +153,7 @@ def _one_size(sizes: Counter, name: str) -> tuple[int, int] | None:
     return next(iter(sizes), None)
 
 
-def _decode_all(images: RecordImages, out: np.ndarray, title: str) -> None:
+def _decode_all(images: RecordImages, counts: list[int], title: str, out: np.ndarray) -> list[int]:
     """Decodes all images into `out`, in the order of the files and on all cores."""
     rows = np.argsort(images.numbers)
     starts = range(0, len(rows), _BLOCK)
@@ -158,5 +164,5 @@ def _decode_all(images: RecordImages, out: np.ndarray, title: str) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(decode_block, starts)
-        for _ in tqdm(done, title, len(starts), disable=None, leave=False):
-            pass
+        list(tqdm(done, title, len(starts), disable=None, leave=False))
+    return counts

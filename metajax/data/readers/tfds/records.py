@@ -6,6 +6,7 @@ here does not depend on which of them are installed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,40 +69,45 @@ class Records:
         return example
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class RecordImages:
-    """Images `[images, height, width, channels]` that stay in their files.
+    """Images that stay in their files: every access decodes anew.
 
-    Every access decodes anew. `numbers` are those of the images' records; an image of another size
-    is resized, or an error.
+    Attributes:
+      records: in which they are.
+      numbers: `[images]` the number of each image's record.
+      image_shape: `(height, width, channels)`.
+      max_pixels: that a picture may have.
+      resize: an image of another size is resized; otherwise it is an error.
     """
 
+    records: Records
+    numbers: np.ndarray
+    image_shape: tuple[int, int, int]
+    max_pixels: int
+    resize: bool
     dtype = np.dtype(np.uint8)
 
-    def __init__(
-        self,
-        records: Records,
-        numbers: np.ndarray,
-        image_shape: tuple[int, int, int],
-        *,
-        resize: bool,
-    ) -> None:
-        self.shape = (len(numbers), *image_shape)
-        self.numbers, self._records, self._resize = numbers, records, resize
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(images, height, width, channels)`."""
+        return (len(self.numbers), *self.image_shape)
 
     def __getitem__(self, rows: Any, /) -> np.ndarray:
         """The images `[n, height, width, channels]` of `rows`, `[n]` integers."""
         require_pillow()
-        shape, resize = self.shape[1:], self._resize
+        height, width, channels = self.image_shape
+        size = (height, width) if self.resize else None
         numbers = np.asarray(self.numbers[rows])
         images, keys = [], numbers.ravel().tolist()
-        for key, example in zip(keys, self._records.read(keys), strict=True):
+        for key, example in zip(keys, self.records.read(keys), strict=True):
             with explained(f"the image of record {key} cannot be decoded", DAMAGED):
-                content = example[self._records.image_key]
-                image = decode(content, shape[2], shape[:2] if resize else None)
-            if image.shape != shape:
+                content = example[self.records.image_key]
+                image = decode(content, channels, size, max_pixels=self.max_pixels)
+            if image.shape[:2] != (height, width):
                 raise ValueError(
                     f"the image of record {key} is {image.shape[0]} x {image.shape[1]}, expected "
-                    f"{shape[0]} x {shape[1]}; pass size= to resize all images"
+                    f"{height} x {width}; pass size= to resize all images"
                 )
             images.append(image)
-        return np.array(images, np.uint8).reshape(*numbers.shape, *shape)
+        return np.array(images, np.uint8).reshape(*numbers.shape, height, width, channels)

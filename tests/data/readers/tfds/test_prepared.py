@@ -139,7 +139,8 @@ def test_only_array_record_is_read(animals, tmp_path):
     change(animals, alternativeFileFormats=[])
     message = re.escape(
         f"'{animals}' holds tfrecord files; expected array_record files, which are put beside them "
-        f"by: tfds convert_format --dataset_version_dir={animals} --out_file_format=array_record "
+        "by: tfds convert_format --num_workers=1 --out_file_format=array_record "
+        f"--dataset_version_dir='{animals}' (after: pip install tensorflow "
     )
     with pytest.raises(ValueError, match=message):
         count("animals", tmp_path)

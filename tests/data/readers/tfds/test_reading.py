@@ -136,11 +136,11 @@ def test_sizes_that_are_none(root, size):
         tfds_classes("animals", data_dir=root, size=size)
 
 
-def test_sizes_of_numpy(root, tmp_path):
-    for size in (np.int64(8), 8, (8, np.int32(8))):
+def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
+    for size in (np.int64(8), 8, (8, np.int32(8)), None):
         images = tfds_classes("animals", data_dir=root, size=size, cache=tmp_path).images
-        assert images.shape == (300, 8, 8, 3)
-    assert len(list(tmp_path.iterdir())) == 1
+        assert images.shape == (300, 8, 8 if size is not None else 6, 3)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_image_of_another_size_than_said(tmp_path):
@@ -172,12 +172,6 @@ def test_cache_is_used_again_and_made_again(copy, tmp_path, monkeypatch):
     assert "'animals-train.array_record-00000-of-00001'" in str(warned[0].message)
     assert warned[0].filename == __file__
     np.testing.assert_array_equal(new["bee"], by_label(copy, "train")["bee"])
-
-
-def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
-    for size in (None, 4, None):
-        tfds_classes("animals", data_dir=root, cache=tmp_path / "cache", size=size)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_no_space_for_the_cache(root, tmp_path, monkeypatch):
@@ -217,6 +211,7 @@ def test_pillow_missing(root, monkeypatch):
             r"image_key='img' is no feature; .* has the features \['boxes', 'image'",
         ),
         ({"label_key": "fine"}, "label_key='fine' is no feature; expected one integer or"),
+        ({"label_key": None}, "label_key=None is no feature; expected one integer or string"),
         ({"group_key": "coarse"}, "group_key='coarse' is no feature; expected one integer"),
         ({"image_key": "label"}, "image_key='label' is ClassLabel.* expected uint8 images "),
         ({"label_key": "boxes"}, "label_key='boxes' is Sequence.* expected one integer or"),
@@ -290,17 +285,6 @@ def test_transparency_is_kept_where_there_is_room_for_it(tmp_path):
     np.testing.assert_array_equal(images[0], pixels)
 
 
-def test_pillow_told_to_accept_truncated_files(root, tmp_path, monkeypatch):
-    from PIL import ImageFile
-
-    images = tfds_classes("animals", data_dir=root, cache=False).images
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
-        images[0]
-    with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
-        tfds_classes("animals", data_dir=root, cache=tmp_path)
-
-
 def test_undecodable_picture(tmp_path):
     cut = example(0)
     cut["image"] = cut["image"][:100]
@@ -316,3 +300,14 @@ def test_undecodable_picture(tmp_path):
         prepare(tmp_path, name, FEATURES, {"train": [(0, bad)]})
         with pytest.raises(ValueError, match=rf"image of record 0 cannot be decoded \({cause}"):
             tfds_classes(name, data_dir=tmp_path, cache=tmp_path / "cache")
+
+
+def test_pictures_of_more_pixels_than_allowed(root, tmp_path):
+    for cache in (tmp_path / "cache", False):
+        with pytest.raises(
+            ValueError, match=r"record \d+ cannot .* pixels, more than the max_pixels=47"
+        ):
+            tfds_classes("animals", data_dir=root, max_pixels=47, cache=cache).images[:]
+    assert len(tfds_classes("animals", data_dir=root, max_pixels=48, cache=False).images[:]) == 300
+    with pytest.raises(ValueError, match="max_pixels=0"):
+        tfds_classes("animals", data_dir=root, max_pixels=0)
