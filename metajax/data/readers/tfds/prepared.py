@@ -59,8 +59,8 @@ def open_prepared(
             f"name={name!r}; expected 'name', 'name/config' or 'name/config:1.2.3' of a data set "
             "of TensorFlow Datasets"
         )
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = root / match["base"]
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    folder = root.expanduser().absolute() / match["base"]
     if (builder := _found(name, folder)) is None and download and folder.name in _known():
         _prepare(name, folder, manual_dir)
         builder = _found(name, folder)
@@ -70,8 +70,7 @@ def open_prepared(
         raise ValueError(
             f"{str(builder.data_path)!r} holds {builder.info.file_format.value} files; expected "
             "array_record files, which are put beside them by: tfds convert_format --num_workers=1 "
-            "--out_file_format=array_record "
-            f"--dataset_version_dir={str(builder.data_path.resolve())!r} "
+            f"--out_file_format=array_record --dataset_version_dir={str(builder.data_path)!r} "
             "(after: pip install tensorflow apache-beam mlcroissant)"
         )
     return builder
