@@ -19,7 +19,7 @@ DAMAGED = (
     "files may be damaged or cut short: copy the whole folder again, or delete it and prepare it "
     "again"
 )
-_NAME = re.compile(r"(?P<base>[a-z0-9_]+)(/[\w.+-]+)?(:([\d]+|\*)(\.([\d]+|\*)){2})?")
+_NAME = re.compile(r"(?P<base>[a-z0-9_]+)(/[\w+-][\w.+-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?")
 
 
 @contextlib.contextmanager
@@ -82,6 +82,7 @@ def _found(name: str, folder: Path) -> Any | None:
     if not folder.exists():
         return None
     check_regular(folder)
+    # `tfds.builder` calls it where a version is named; of its own it has no public name.
     read_only = importlib.import_module("tensorflow_datasets.core.read_only_builder")
     with explained(f"the data set {name!r} in {str(folder)!r} cannot be read", DAMAGED):
         try:

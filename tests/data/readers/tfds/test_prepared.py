@@ -68,7 +68,7 @@ def test_unknown_name(tmp_path):
             tfds_classes("omniglto", data_dir=tmp_path, download=download)
     with pytest.raises(FileNotFoundError, match=r"qqqqqq' holds none; .* unknown, near it is none"):
         count("qqqqqq", tmp_path)
-    for name in ("a:b", "../a", "Mnist", ""):
+    for name in ("a:b", "../a", "a/..", "Mnist", ""):
         with pytest.raises(
             ValueError, match=re.escape(f"{name!r}; expected 'name', 'name/config'")
         ):
