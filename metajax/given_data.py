@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.checks.episodes import check_episode, check_examples
+from metajax.checks.episodes import check_episode, check_examples, check_weights
 from metajax.checks.objects import in_brief
 from metajax.types import Episode, Examples
 
@@ -45,6 +45,18 @@ def as_arrays(
     )
 
 
+def as_array(given: Any, name: str) -> jax.Array:
+    """One JAX array; a list of numbers is one.
+
+    Raises:
+      TypeError: what is called `name` is something else.
+    """
+    array = as_arrays(given, name, lists=True)
+    if not isinstance(array, jax.Array):
+        raise TypeError(f"{name} is {in_brief(given)}; expected one array")
+    return array
+
+
 def as_examples(
     given: Any,
     name: str,
@@ -52,13 +64,14 @@ def as_examples(
     asarray: Callable[[Any], Any] = jnp.asarray,
     batched: bool = False,
 ) -> Examples:
-    """A set, whole and of JAX arrays, or those of `asarray`.
+    """A set, whole and of JAX arrays, or those of `asarray`; its weights, if it has any, floats.
 
     `(inputs, targets)` and `(inputs, targets, weights)` are one.
 
     Raises:
       TypeError: it is something else.
-      ValueError: its arrays do not count the same items.
+      ValueError: its arrays do not count the same items, or a known weight is negative or not
+        finite, or all are 0.
     """
     pair = isinstance(given, tuple | list) and len(given) in (2, 3)
     if isinstance(given, Episode) or not pair:
@@ -70,9 +83,14 @@ def as_examples(
     examples = Examples(
         *(as_arrays(x, f"{name} {field}", lists=True, asarray=asarray) for field, x in fields)
     )
+    weights = examples.weights
     if not batched:
         check_examples(examples, name)
-    return examples
+    elif weights is not None:
+        check_weights(weights, weights.shape, f"{name} weights", some=False)
+    if weights is None or jnp.issubdtype(weights.dtype, jnp.floating):
+        return examples
+    return examples._replace(weights=weights.astype(jax.dtypes.canonicalize_dtype(np.float64)))
 
 
 def as_episode(given: Any) -> Episode:
@@ -80,7 +98,7 @@ def as_episode(given: Any) -> Episode:
 
     Raises:
       TypeError: it is something else.
-      ValueError: the sets' arrays do not count the same items, or their items are not alike.
+      ValueError: of a set, see `as_examples`, or the items of the two are not alike.
     """
     return _episode(given, "the episode", "", jnp.asarray)
 
@@ -91,7 +109,8 @@ def as_host_episode(given: Any, name: str, *, batched: bool = False) -> Episode:
     Args:
       given: the episode; its arrays may be of other libraries, if `numpy.asarray` takes them.
       name: what it is called in errors, such as `"episode 3"`.
-      batched: whether it is a meta-batch, its arrays `[tasks, ...]`, whose tasks are not looked at.
+      batched: whether it is a meta-batch, its arrays `[tasks, ...]`, of whose tasks the values of
+        weights alone are looked at: one that does not count may have weights of 0 alone.
 
     Raises:
       TypeError: see `as_episode`.

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.checks.episodes import check_items, check_weights
 from metajax.checks.metrics import check_score_names
+from metajax.given_data import as_array
 from metajax.items import count
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Examples, LossFn, Outputs, Targets
@@ -30,9 +32,11 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
       `[]`; NaN when every weight is 0.
 
     Raises:
-      ValueError: the shapes or the dtype of the labels do not fit.
+      TypeError: an argument is no array of numbers.
+      ValueError: the shapes or the dtype of the labels do not fit, or for the weights see
+        `weighted_mean`.
     """
-    _check_labelled("cross_entropy", outputs, targets)
+    outputs, targets = _labelled("cross_entropy", outputs, targets)
     ways = outputs.shape[-1]
     valid = (targets >= 0) & (targets < ways)
     log_probabilities = jax.nn.log_softmax(outputs)
@@ -40,7 +44,7 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
     picked = jnp.take_along_axis(log_probabilities, index, axis=-1)[:, 0]
     value = weighted_mean(-jnp.where(valid, picked, jnp.nan), weights)
     # A product, so that the gradient is NaN as well: an inner loop sees nothing else.
-    known = valid if weights is None else valid | (weights == 0)
+    known = valid if weights is None else valid | (jnp.asarray(weights) == 0)
     return value * jnp.where(known.all(), 1, jnp.nan).astype(value.dtype)
 
 
@@ -56,8 +60,11 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
       `[]`; NaN when every weight is 0.
 
     Raises:
-      ValueError: the shapes differ, or the targets are integers.
+      TypeError: an argument is no array of numbers.
+      ValueError: the shapes differ, the targets are integers, or for the weights see
+        `weighted_mean`.
     """
+    outputs, targets = as_array(outputs, "outputs"), as_array(targets, "targets")
     if outputs.shape != targets.shape:
         raise ValueError(
             f"squared_error got outputs of shape {outputs.shape} and targets of shape "
@@ -68,8 +75,7 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
             f"squared_error got {targets.dtype} targets; expected floats "
             "(for classification pass loss_fn=metajax.cross_entropy)"
         )
-    errors = (outputs - targets) ** 2
-    return weighted_mean(errors, weights)
+    return weighted_mean((outputs - targets) ** 2, weights)
 
 
 def match_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -87,10 +93,12 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
       `[]`; NaN when every weight is 0.
 
     Raises:
-      ValueError: the shapes or the dtype of the labels do not fit.
+      TypeError: an argument is no array of numbers.
+      ValueError: the shapes or the dtype of the labels do not fit, or for the weights see
+        `weighted_mean`.
     """
-    _check_labelled("match_error", outputs, targets)
-    counts = outputs > -jnp.inf
+    outputs, targets = _labelled("match_error", outputs, targets)
+    counts = outputs != -jnp.inf  # NaN counts.
     matches = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
     errors = jnp.where(counts, jnp.where(counts, outputs, 0) - matches, 0) ** 2
     means = errors.sum(axis=-1) / counts.sum(axis=-1)
@@ -102,29 +110,40 @@ def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Ar
     """Share of items whose largest output is the labelled one, in `[0, 1]`.
 
     Args:
-      outputs: `[items, ways]`.
-      targets: `[items]` integer labels in `[0, ways)`.
+      outputs: `[items, ways]`, or `[items, ..., ways]` where an item has several labels.
+      targets: `[items]` or `[items, ...]` integer labels in `[0, ways)`.
       weights: `[items]` or None.
 
     Returns:
-      `[]`; NaN when every weight is 0.
+      `[]`; NaN when every weight is 0, or an output of an item that counts is NaN: the largest
+      would be that one, and the accuracy that of chance.
+
+    Raises:
+      TypeError, ValueError: see `cross_entropy`.
     """
+    outputs, targets = _labelled("accuracy", outputs, targets, several=True)
     precision = jnp.promote_types(outputs.dtype, jnp.float32)
     correct = (jnp.argmax(outputs, axis=-1) == targets).astype(precision)
-    return weighted_mean(correct, weights)
+    return weighted_mean(jnp.where(jnp.isnan(outputs).any(axis=-1), jnp.nan, correct), weights)
 
 
-def _check_labelled(loss: str, outputs: Array, targets: Array) -> None:
-    if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+def _labelled(
+    score: str, outputs: Array, targets: Array, *, several: bool = False
+) -> tuple[Array, Array]:
+    """Outputs and labels of a score as arrays; `several` labels an item where it takes them."""
+    outputs, targets = as_array(outputs, "outputs"), as_array(targets, "targets")
+    axes = outputs.ndim if several and outputs.ndim > 2 else 2
+    if outputs.ndim != axes or targets.shape != outputs.shape[:-1]:
         raise ValueError(
-            f"{loss} got outputs of shape {outputs.shape} and targets of shape {targets.shape}; "
+            f"{score} got outputs of shape {outputs.shape} and targets of shape {targets.shape}; "
             "expected [items, ways] outputs and [items] labels"
         )
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(
-            f"{loss} got {targets.dtype} targets; expected integer labels "
+            f"{score} got {targets.dtype} targets; expected integer labels "
             "(for regression pass loss_fn=metajax.squared_error)"
         )
+    return outputs, targets
 
 
 def weighted_mean(values: Array, weights: Array | None = None) -> Array:
@@ -136,17 +155,28 @@ def weighted_mean(values: Array, weights: Array | None = None) -> Array:
 
     Args:
       values: `[items, ...]`; what stands in a row of weight 0 does not count, NaN neither.
-      weights: `[items]` or None for the plain mean.
+      weights: `[items]` finite numbers of 0 or more, or None for the plain mean.
 
     Returns:
-      `[]`; NaN when every weight is 0.
+      `[]`; NaN when every weight is 0 and, in a compiled program, where a weight is negative or not
+      finite.
+
+    Raises:
+      TypeError: values or weights are no array of numbers.
+      ValueError: there is not one weight an item, no item, or a known weight is negative or not
+        finite.
     """
+    values = as_array(values, "values")
+    items = check_items(values, "values")
     values = values.reshape(values.shape[0], -1).mean(axis=-1) if values.ndim > 1 else values
     if weights is None:
         return values.mean()
+    weights = as_array(weights, "weights")
+    check_weights(weights, (items,), "weights", some=False)
     # `where`, not a product: whatever stands in a padded row must not reach the sum.
     counted = jnp.where(weights > 0, weights * values, 0.0)
-    return counted.sum() / weights.sum()
+    valid = (weights >= 0) & (weights < jnp.inf)
+    return counted.sum() / jnp.where(valid, weights, jnp.nan).sum()
 
 
 def nan_unless_labelled(value: Array, classes: Array, *sets: Examples) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.checks.episodes import check_task_weights
+from metajax.checks.episodes import check_batched_weights, check_weights
 from metajax.checks.numbers import check_optional_integers, check_scalar
 from metajax.checks.objects import check_optimizer
 from metajax.checks.parameters import check_floats
@@ -68,11 +68,13 @@ def meta_gradient(
     Raises:
       TypeError: a number is no integer, or `task_transform` is not an optax transformation.
       ValueError: `chunk_size` does not divide the number of tasks, the episodes have no task axis,
-        the weights are not as above, or the meta-loss is no scalar.
+        the weights of the tasks or, where they are known, of items are not as above, or the
+        meta-loss is no scalar.
     """
     check_optional_integers(1, chunk_size=chunk_size)
     check_floats(params)
     tasks = count_tasks(episodes)
+    check_batched_weights(episodes)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         chunk_size = 1 if one_at_a_time(size) else tasks
@@ -100,7 +102,7 @@ def meta_gradient(
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
     weights = jnp.ones(tasks, dtype)
     if task_weights is not None:
-        check_task_weights(task_weights, tasks)
+        check_weights(task_weights, (tasks,), "task_weights", "a task")
         weights = jnp.asarray(task_weights, dtype)
         weights = jnp.where(weights < 0, jnp.nan, weights)
     part = _weighted_sum_of_chunk(task_loss, params, chunk_size, task_transform)
@@ -197,6 +199,7 @@ def count_tasks(episodes: Episode) -> int:
     if len(counts) != 1 or counts == {()}:
         raise ValueError(
             f"the episodes' arrays start with the axes {sorted(counts)}; expected one leading task "
-            "axis on all of them: sample a batch with jax.vmap(sample)(keys)"
+            "axis on all of them: sample a batch with jax.vmap(sample)(keys), or make one of "
+            "several episodes with metajax.data.pad_episodes"
         )
     return counts.pop()[0]

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+from metajax.checks.episodes import check_weights
 from metajax.types import Array, Examples
 
 __all__ = [
@@ -141,6 +142,7 @@ def log_attention(scores: Array, weights: Array | None = None) -> Array:
     """
     if weights is None:
         return scores - _log_sum_exp(scores, None)
+    check_weights(weights, scores.shape[1:], "weights", some=False)
     mask = (weights > 0)[None]
     scores = jnp.where(mask, scores, 0) + jnp.log(jnp.where(mask, weights[None], 1))
     return jnp.where(mask, scores - _log_sum_exp(scores, mask), -jnp.inf)
@@ -176,9 +178,14 @@ def count_ways(support: Examples, ways: int | None) -> int:
 
 
 def _members(targets: Array, ways: int, weights: Array | None) -> Array:
-    """`[ways, items]` booleans: which items count for which class."""
-    members = jnp.arange(ways)[:, None] == targets[None, :]
-    return members if weights is None else members & (weights > 0)[None]
+    """`[ways, items]` booleans: which items count for which class; raises unless `[items]`."""
+    if targets.ndim != 1:
+        raise ValueError(f"targets have shape {targets.shape}; expected [items] integer labels")
+    members = jnp.arange(ways)[:, None] == targets[None]
+    if weights is None:
+        return members
+    check_weights(weights, targets.shape, "weights", some=False)
+    return members & (weights > 0)[None]
 
 
 def _unit(vectors: Array) -> Array:

@@ -116,7 +116,7 @@ BAD_EPISODES = [
     (_query(jnp.zeros((0, 8, 8, 1))), r"query inputs have shape \(0, 8, 8, 1\); expected"),
     (
         lambda good: good._replace(support=good.support._replace(weights=jnp.ones(4))),
-        r"support has 6 inputs but weights of shape \(4,\)",
+        r"support weights have shape \(4,\); expected \(6,\), one number an item",
     ),
     (
         lambda good: jax.tree.map(lambda x: x.astype(jnp.uint8) if x.ndim > 1 else x, good),

@@ -187,3 +187,71 @@ def test_a_mini_batch_need_not_hold_all_ways() -> None:
     made = mj.reptile(linear(), inner=optax.sgd(0.1), num_steps=2, batch_size=1, ways=3)
     value, aux = jax.jit(made.loss)(linear().init(KEY, X), WHOLE, KEY)
     assert np.isfinite([value, aux.metrics["query_loss"]]).all()
+
+
+def weighted(weights: Any) -> mj.Episode:
+    return WHOLE._replace(query=(X, Y, weights))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [[True, False] * 3, (2, 0) * 3, np.array([1, 0] * 3, "u1")])
+def test_weights_become_floats(weights: Any) -> None:
+    for episode in (as_episode(weighted(weights)), as_host_episode(weighted(weights), "it")):
+        assert episode.query.weights.dtype == np.float32  # type: ignore[union-attr]
+        assert np.asarray(episode.query.weights).tolist() == [float(x) for x in weights]
+    params = linear().init(KEY, X)
+    halves = weighted([1.0, 0.0] * 3)
+    np.testing.assert_array_equal(
+        learner().loss(params, weighted(weights))[0], learner().loss(params, halves)[0]
+    )
+
+
+WRONG_WEIGHTS = (
+    ([1.0] * 5 + [-1.0], r"query weights hold -1.0; expected finite numbers of 0 or more"),
+    ([1.0] * 5 + [np.nan], r"query weights hold nan; expected finite"),
+    (np.array([1.0] * 5 + [np.inf]), r"query weights hold inf; expected finite"),
+    ([0] * 6, r"query weights are all 0, so that nothing is left to average"),
+    (np.ones((6, 1)), r"query weights have shape \(6, 1\); expected \(6,\), one number an item"),
+)
+
+
+@pytest.mark.parametrize(("weights", "message"), WRONG_WEIGHTS)
+def test_weights_that_are_known_are_checked(weights: Any, message: str) -> None:
+    """Wherever an episode is given."""
+    params, episode = linear().init(KEY, X), weighted(weights)
+    state = mj.init_state(params, optax.sgd(0.1), KEY)
+    for call in (
+        lambda: learner().loss(params, episode),
+        lambda: mj.prototypical_network(linear()).loss(params, episode),
+        lambda: mj.data.pad_episodes([WHOLE, episode]),
+        lambda: mj.data.FixedEpisode(episode),
+        lambda: mj.evaluate(learner(), params, [episode] * 2, episodes=2),
+        lambda: mj.train(learner(), optax.sgd(0.1), state, [episode], iterations=1, meta_batch=1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match=message.replace("query", "support")):
+        learner().adapt(params, episode.query)
+
+
+@pytest.mark.parametrize(("weights", "message"), WRONG_WEIGHTS[:3])
+def test_weights_of_a_meta_batch_are_checked(weights: Any, message: str) -> None:
+    """Of weights that are all 0 may be a task that does not count."""
+    params = linear().init(KEY, X)
+    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], weighted(jnp.asarray(weights)))
+    batch = mj.Episode(batch.support, mj.Examples(X[None], np.array([Y]), batch.query[2]))
+    with pytest.raises(ValueError, match=message):
+        mj.meta_gradient(learner().loss, params, batch, KEY[None])
+    with pytest.raises(ValueError, match=message):
+        as_host_episode(batch, "the first meta-batch", batched=True)
+    empty = batch._replace(query=batch.query._replace(weights=np.zeros((1, 6))))
+    assert as_host_episode(empty, "the first meta-batch", batched=True).query.weights is not None
+
+
+def test_one_episode_of_lists() -> None:
+    params, sample = linear().init(KEY, X), mj.data.FixedEpisode(((X.tolist(), Y), (X, tuple(Y))))
+    expected = learner().loss(params, WHOLE, KEY)[1].metrics["query_loss"]
+    got = mj.evaluate(learner(), params, sample, episodes=2).scores["query_loss"]
+    np.testing.assert_allclose(got, [expected] * 2, rtol=1e-6)
+    assert jax.tree.leaves(jax.tree.map(lambda x: x.shape, sample)) == [6, 4, 6, 6, 4, 6]
+    with pytest.raises(TypeError, match="the episode is a int; expected"):
+        mj.data.FixedEpisode(3)

@@ -16,7 +16,7 @@ ALLOWED = {
     "types": {"signatures"},
     "items": {"types"},
     "given_data": {"types", "checks"},
-    "losses": {"signatures", "types", "items", "checks"},
+    "losses": {"signatures", "types", "items", "given_data", "checks"},
     "checks": {"types"},
     "chains": {"types", "checks"},
     "user_warnings": set(),
@@ -37,7 +37,7 @@ ALLOWED = {
         "inner",
         "inspection",
     },
-    "metric": {"types"},
+    "metric": {"types", "checks"},
     "metric_learners": {
         "signatures",
         "types",

@@ -153,3 +153,93 @@ def test_a_label_outside_reaches_the_gradient(label: int) -> None:
     assert jnp.isnan(gradient(logits, targets)).any()
     padded = gradient(logits, targets, jnp.array([1.0, 1.0, 0.0]))
     np.testing.assert_array_equal(padded, gradient(logits, targets % 2, jnp.array([1.0, 1.0, 0.0])))
+
+
+LOGITS, LABELS = jnp.zeros((4, 3)).at[:, 0].set(1.0), jnp.array([0, 1, 0, 2])
+# A public loss or score, outputs and targets for it, and its mean over the first and third items.
+PUBLIC = (
+    (mj.cross_entropy, LOGITS, LABELS, float(jnp.log(jnp.e + 2) - 1)),
+    (mj.match_error, LOGITS, LABELS, 0.0),
+    (mj.accuracy, LOGITS, LABELS, 1.0),
+    (mj.squared_error, jnp.ones(4), jnp.array([3.0, 0.0, 3.0, 0.0]), 4.0),
+    (lambda outputs, targets, weights: mj.weighted_mean(outputs, weights), LOGITS, None, 1 / 3),
+)
+
+
+@pytest.mark.parametrize(("score", "outputs", "targets", "mean"), PUBLIC)
+def test_weights_that_are_known(
+    score: Callable, outputs: jax.Array, targets: jax.Array | None, mean: float
+) -> None:
+    for weights in ([True, False, True, False], np.array([2, 0, 2, 0]), [0.5, 0.0, 0.5, 0.0]):
+        np.testing.assert_allclose(score(outputs, targets, weights), mean, rtol=1e-6)
+    if targets is not None:
+        given = outputs.tolist(), targets.tolist(), [1, 0, 1, 0]
+        np.testing.assert_allclose(score(*given), mean, rtol=1e-6)
+    for wrong, error, message in (
+        ([1, 1, 1, -1.0], ValueError, r"weights hold -1.0; expected finite numbers of 0 or more"),
+        ([1, 1, 1, np.nan], ValueError, "weights hold nan; expected finite"),
+        (np.array([1, np.inf, 1, 1]), ValueError, "weights hold inf; expected finite"),
+        (jnp.ones((4, 1)), ValueError, r"shape \(4, 1\); expected \(4,\), one number an item"),
+        (np.ones(1), ValueError, r"weights have shape \(1,\); expected \(4,\)"),
+        (1.0, ValueError, r"weights have shape \(\); expected \(4,\)"),
+        (np.ones(4, complex), TypeError, "weights are complex64; expected real numbers"),
+        ("even", TypeError, "weights is 'even'; expected arrays alone"),
+    ):
+        with pytest.raises(error, match=message):
+            score(outputs, targets, wrong)
+
+
+@pytest.mark.parametrize(("score", "outputs", "targets", "mean"), PUBLIC)
+def test_weights_that_a_program_does_not_know(
+    score: Callable, outputs: jax.Array, targets: jax.Array | None, mean: float
+) -> None:
+    compiled = jax.jit(lambda weights: score(outputs, targets, weights))
+    np.testing.assert_allclose(compiled(jnp.array([2, 0, 2, 0])), mean, rtol=1e-6)
+    for wrong in (-1.0, np.nan, np.inf):
+        assert np.isnan(compiled(jnp.array([1, 1, 1, wrong])))
+    assert np.isnan([compiled(jnp.zeros(4)), score(outputs, targets, jnp.zeros(4))]).all()
+
+
+@pytest.mark.parametrize(("score", "outputs", "targets", "mean"), PUBLIC[:4])
+def test_targets_that_would_be_broadcast(
+    score: Callable, outputs: jax.Array, targets: jax.Array, mean: float
+) -> None:
+    with jax.numpy_rank_promotion("allow"):
+        for wrong in (targets[:, None], targets[:1], targets[0], targets[:, None, None]):
+            with pytest.raises(ValueError, match=r"got outputs of shape .* and targets of shape"):
+                score(outputs, wrong)
+            with pytest.raises(ValueError, match=r"got outputs of shape .* and targets of shape"):
+                jax.jit(score)(outputs, wrong)
+    for wrong in (None, {"y": targets}, [targets], lambda: 0):
+        with pytest.raises(TypeError, match=r"targets is .*; expected (one array|arrays alone)"):
+            score(outputs, wrong)
+
+
+def test_no_items_have_no_mean() -> None:
+    for wrong in (jnp.ones(()), jnp.ones((0, 3))):
+        with pytest.raises(ValueError, match=r"values have shape .*; expected \[items, ...\]"):
+            mj.weighted_mean(wrong)
+
+
+@pytest.mark.parametrize("score", [mj.accuracy, mj.cross_entropy, mj.match_error])
+def test_outputs_that_are_no_numbers_are_scored_so(score: Callable) -> None:
+    """The largest of them would be the NaN: chance, where labels are drawn at random."""
+    for place in range(3):
+        spoilt = LOGITS.at[0, place].set(jnp.nan)
+        assert np.isnan([score(spoilt, LABELS), jax.jit(score)(spoilt, LABELS)]).all()
+        slope = np.asarray(jax.grad(score)(spoilt, LABELS))
+        assert not slope.any() if score is mj.accuracy else np.isnan(slope[0]).any()
+        of_others = jnp.array([0.0, 1.0, 1.0, 1.0])
+        np.testing.assert_array_equal(
+            score(spoilt, LABELS, of_others), score(LOGITS, LABELS, of_others)
+        )
+        stack = jnp.stack([spoilt, LOGITS])
+        assert np.isnan(jax.vmap(score, (0, None))(stack, LABELS)).tolist() == [True, False]
+    absent = LOGITS.at[:, 1].set(-jnp.inf)
+    assert mj.accuracy(absent, LABELS) == 0.5
+
+
+def test_accuracy_of_several_labels_an_item() -> None:
+    outputs = jnp.zeros((2, 3, 2)).at[0, 0, 1].set(1.0)
+    labels = jnp.zeros((2, 3), int)
+    assert mj.accuracy(outputs, labels, jnp.array([1.0, 0.0])) == np.float32(2 / 3)

@@ -173,7 +173,7 @@ def test_half_precision_does_not_overflow_by_weights() -> None:
         (
             {"task_weights": np.ones(3)},
             ValueError,
-            r"task_weights have shape \(3,\) with 4 tasks; expected \(4,\), one weight a task",
+            r"task_weights have shape \(3,\); expected \(4,\), one number a task, 0 where",
         ),
         ({"task_weights": [1, 2, 3, -4]}, ValueError, r"task_weights hold -4; expected finite"),
         ({"task_weights": np.full(4, np.nan)}, ValueError, r"task_weights hold nan; expected fin"),

@@ -244,3 +244,20 @@ def test_attention_with_every_item_masked_has_a_finite_gradient() -> None:
     attention, backward = jax.vjp(lambda x: metric.log_attention(x, nothing), scores)
     assert (np.asarray(attention) == -np.inf).all()
     assert not np.asarray(backward(jnp.ones_like(attention))[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: metric.class_sums(jnp.ones((8, 3)), jnp.asarray(LABELS), WAYS, w), "weights"),
+        (lambda w: metric.log_attention(jnp.ones((2, 8)), w), "weights"),
+        (
+            lambda w: metric.prototypes(jnp.ones((8, 3)), jnp.asarray(LABELS)[:, None], WAYS),
+            r"targets have shape \(8, 1\); expected \[items\] integer labels",
+        ),
+    ],
+)
+def test_weights_and_labels_of_other_shapes_or_values(call: Callable, message: str) -> None:
+    for wrong in (np.ones((8, 1)), np.ones(4), -WEIGHTS, WEIGHTS * np.nan):
+        with pytest.raises(ValueError, match=message):
+            call(wrong)

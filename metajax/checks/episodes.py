@@ -1,4 +1,4 @@
-"""Arrays of episodes: their items, and the weights of tasks."""
+"""Arrays of episodes: their items, and weights, those of tasks too."""
 
 from typing import Any
 
@@ -11,25 +11,52 @@ from metajax.checks.parameters import shapes_by_path
 from metajax.types import Array, Episode, Examples
 
 
-def check_task_weights(weights: Any, tasks: int) -> None:
-    """Raises unless there is one weight a task and, where known, none is negative and one not 0."""
-    if np.shape(weights) != (tasks,):
+def check_weights(
+    weights: Any, shape: tuple[int, ...], name: str, of: str = "an item", *, some: bool = True
+) -> None:
+    """Raises unless weights are real numbers and, where known, finite and none below 0.
+
+    Args:
+      weights: an array.
+      shape: the shape to have.
+      name: what they are called, such as "support weights".
+      of: what one of them is for.
+      some: whether, where they are known, one has to be above 0.
+
+    Raises:
+      TypeError: they are no real numbers.
+      ValueError: their shape, or one of them.
+    """
+    dtype = weights.dtype if hasattr(weights, "dtype") else np.asarray(weights).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (bool, np.integer, np.floating)):
+        raise TypeError(f"{name} are {dtype}; expected real numbers")
+    if np.shape(weights) != shape:
         raise ValueError(
-            f"task_weights have shape {np.shape(weights)} with {tasks} tasks; expected ({tasks},), "
-            "one weight a task"
+            f"{name} have shape {np.shape(weights)}; expected {shape}, one number {of}, 0 where "
+            "it does not count"
         )
     if isinstance(weights, Tracer):
         return
     known = np.asarray(weights)
     good = np.isfinite(known) & (known >= 0)
     if not good.all():
+        raise ValueError(f"{name} hold {known[~good][0]}; expected finite numbers of 0 or more")
+    if some and not known.any():
         raise ValueError(
-            f"task_weights hold {known[~good][0]}; expected finite numbers of 0 or more"
+            f"{name} are all 0, so that nothing is left to average; expected one above 0"
         )
-    if not known.any():
-        raise ValueError(
-            "task_weights are all 0, so that no task is left to average; expected one above 0"
-        )
+
+
+def check_batched_weights(episodes: Any) -> None:
+    """Raises where a known weight of an item in a meta-batch is negative or not finite.
+
+    A task may have weights of 0 alone: it may not count itself.
+    """
+    sets = episodes._asdict() if isinstance(episodes, Episode) else {}
+    for name, examples in sets.items():
+        if isinstance(examples, Examples) and examples.weights is not None:
+            shape = np.shape(examples.weights)
+            check_weights(examples.weights, shape, f"{name} weights", some=False)
 
 
 def check_items(items: Any, name: str) -> int:
@@ -52,7 +79,10 @@ def check_items(items: Any, name: str) -> int:
 
 
 def check_examples(examples: Examples, name: str) -> None:
-    """Raises unless inputs, targets and weights of the set called `name` count the same items."""
+    """Raises unless inputs, targets and weights of the set called `name` count the same items.
+
+    See `check_weights` for what weights may be.
+    """
     inputs, targets, weights = examples
     items = check_items(inputs, f"{name} inputs")
     for target in jax.tree.leaves(targets) or [np.zeros(())]:
@@ -61,11 +91,8 @@ def check_examples(examples: Examples, name: str) -> None:
                 f"{name} has {items} inputs but targets of shape {target.shape}; expected one "
                 "target an item: is it one item without an axis of items, inputs[None]?"
             )
-    if weights is not None and weights.shape != (items,):
-        raise ValueError(
-            f"{name} has {items} inputs but weights of shape {weights.shape}; "
-            "expected [items], 0 for padding"
-        )
+    if weights is not None:
+        check_weights(weights, (items,), f"{name} weights")
 
 
 def check_episode(episode: Episode, within: str = "") -> None:

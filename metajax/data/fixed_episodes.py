@@ -1,7 +1,6 @@
 """One episode, on purpose."""
 
-import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
@@ -9,22 +8,39 @@ from metajax.given_data import as_episode
 from metajax.types import Episode, Key
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
 class FixedEpisode:
     """The sampler that gives one episode whatever the key, to see whether a learner can learn it.
 
-    Any other sampler that ignores its key is an error in `train` and `evaluate`.
+    Any other sampler that ignores its key is an error in `train` and `evaluate`. It is a pytree
+    whose leaves are the data.
 
     Attributes:
       episode: the episode.
       fixed: True: that every key gives the same is meant.
     """
 
-    episode: Episode
     fixed: ClassVar[bool] = True
+
+    def __init__(self, episode: Any) -> None:
+        """Takes an `Episode`, or tuples of arrays or lists that are one.
+
+        Raises:
+          TypeError, ValueError: it is no episode.
+        """
+        self.episode: Episode = as_episode(episode)
 
     def __call__(self, key: Key) -> Episode:
         """The episode."""
         del key
-        return as_episode(self.episode)
+        return self.episode
+
+
+def _of_leaves(_: None, children: tuple[Episode]) -> FixedEpisode:
+    sample = object.__new__(FixedEpisode)  # JAX puts other things than arrays in their place.
+    (sample.episode,) = children
+    return sample
+
+
+jax.tree_util.register_pytree_node(
+    FixedEpisode, lambda sample: ((sample.episode,), None), _of_leaves
+)

@@ -68,7 +68,7 @@ def pad_episodes(
 
 
 def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -> Examples:
-    weights = [_weights(examples, f"episode {i}: {name}") for i, examples in enumerate(sets)]
+    weights = [_weights(examples) for examples in sets]
     kinds = [{"inputs": examples.inputs, "targets": examples.targets} for examples in sets]
     for index, kind in enumerate(kinds):
         _check_alike(kinds[0], kind, f"episode {index}: {name}")
@@ -86,18 +86,11 @@ def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -
     return Examples(**whole)
 
 
-def _weights(examples: Examples, name: str) -> np.ndarray:
+def _weights(examples: Examples) -> np.ndarray:
     """`[items]` floats."""
-    dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    if examples.weights is None:
-        return np.ones(count(examples.inputs), dtype)
-    weights = np.asarray(examples.weights, dtype)
-    if not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
-        raise ValueError(
-            f"{name} has the weights {weights.tolist()[:10]}; expected finite numbers of 0 or "
-            "more, at least one above 0"
-        )
-    return weights
+    if examples.weights is not None:
+        return np.asarray(examples.weights)
+    return np.ones(count(examples.inputs), jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def _check_alike(first: Any, other: Any, name: str) -> None:
