@@ -16,7 +16,7 @@ from metajax.types import Array, Key
 Per = Literal["item", "episode"]
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)  # Equal settings are equal: `jax.jit` compiles them once.
 class Augmentation:
     """The pure function `(key, images) -> images`.
@@ -25,13 +25,13 @@ class Augmentation:
     the program. Build it with `augmentation`, which checks them and says what they mean.
     """
 
-    shift: int = dataclasses.field(metadata={"static": True})
-    flip: bool = dataclasses.field(metadata={"static": True})
-    rotation: float = dataclasses.field(metadata={"static": True})
-    crop: float = dataclasses.field(metadata={"static": True})
-    noise: float = dataclasses.field(metadata={"static": True})
-    per: Per = dataclasses.field(metadata={"static": True})
-    fill: float = dataclasses.field(metadata={"static": True})
+    shift: int
+    flip: bool
+    rotation: float
+    crop: float
+    noise: float
+    per: Per
+    fill: float
 
     def __call__(self, key: Key, images: ArrayLike) -> Array:
         """Augments `[items, height, width, channels]` floats; shape and dtype stay as they are.
@@ -124,13 +124,10 @@ def augmentation(
     check_integers(0, shift=shift)
     if not isinstance(flip, bool | np.bool_):
         raise TypeError(f"flip={flip!r}; expected True or False: the probability is 1/2")
-    check_numbers(
-        lambda x: 0 <= x <= 180, "degrees, 0 to 180: the most either way", rotation=rotation
-    )
-    check_numbers(lambda x: 0 < x <= 1, "a share of the area, above 0 to 1 (no crop)", crop=crop)
-    check_numbers(
-        lambda x: 0 <= x < math.inf, "a finite standard deviation, 0 or more", noise=noise
-    )
+    check_numbers(lambda x: 0 <= x <= 180, "degrees, 0 to 180", rotation=rotation)
+    check_numbers(lambda x: 0 < x <= 1, "a share of the area, above 0 to 1", crop=crop)
+    deviation = "a finite standard deviation, 0 or more"
+    check_numbers(lambda x: 0 <= x < math.inf, deviation, noise=noise)
     check_numbers(math.isfinite, "a finite pixel value", fill=fill)
     if per not in ("item", "episode"):
         raise ValueError(f'per={per!r}; expected "item" or "episode"')

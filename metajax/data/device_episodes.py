@@ -9,7 +9,7 @@ import numpy as np
 
 from metajax.data.episode_draws import Drawn
 from metajax.data.episode_lists import listed_draws
-from metajax.data.episode_pixels import Augment, Fetched, to_episode
+from metajax.data.episode_pixels import Augment, Fetched, Finish
 from metajax.data.labelled_images import ImageClasses
 from metajax.types import Array, Episode, Key
 
@@ -55,7 +55,7 @@ class ImageEpisodes:
 
     def _episode(self, key: Key, drawn: Drawn) -> Episode:
         support, query = (self.images[self.starts[p.classes] + p.items] for p in drawn)
-        return to_episode(key, Fetched(drawn, support, query), self.augment)
+        return Finish(self.augment)(key, Fetched(drawn, support, query))
 
 
 def on_device(data: ImageClasses) -> tuple[Array, Array]:

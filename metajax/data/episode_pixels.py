@@ -31,33 +31,26 @@ class Fetched(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)  # Equal where its augmentation is: compiled once.
 class Finish:
-    """The pure function `(key, fetched) -> Episode`, that of `to_episode`."""
+    """The pure function `(key, fetched) -> Episode`. Integers are scaled to `[0, 1]` by 1/255.
+
+    Attributes:
+      augment: see `ImageEpisodes`.
+    """
 
     augment: Augment | None
 
     def __call__(self, key: Key, fetched: Fetched) -> Episode:
-        """The episode of fetched images."""
-        return to_episode(key, fetched, self.augment)
-
-
-def to_episode(key: Key, fetched: Fetched, augment: Augment | None) -> Episode:
-    """The episode of fetched images. Integers are scaled to `[0, 1]` by 1/255.
-
-    Args:
-      key: the episode's key.
-      fetched: images and places.
-      augment: see `ImageEpisodes`.
-    """
-    places = jax.tree.map(jnp.asarray, fetched.drawn)
-    # Padding is black for the augmentation too, which may mix the images.
-    support, query = (
-        _without_padding(_turned(_scaled(jnp.asarray(images)), p.turns), p.weights)
-        for images, p in zip(fetched[1:], places, strict=True)
-    )
-    if augment is not None:
-        both = augment(augmentation_key(key), jnp.concatenate([support, query]))
-        support, query = both[: len(support)], both[len(support) :]
-    return Episode(_examples(support, places.support), _examples(query, places.query))
+        """The episode of fetched images; the key is the episode's."""
+        places = jax.tree.map(jnp.asarray, fetched.drawn)
+        # Padding is black for the augmentation too, which may mix the images.
+        support, query = (
+            _without_padding(_turned(_scaled(jnp.asarray(images)), p.turns), p.weights)
+            for images, p in zip(fetched[1:], places, strict=True)
+        )
+        if self.augment is not None:
+            both = self.augment(augmentation_key(key), jnp.concatenate([support, query]))
+            support, query = both[: len(support)], both[len(support) :]
+        return Episode(_examples(support, places.support), _examples(query, places.query))
 
 
 def _scaled(images: Array) -> Array:

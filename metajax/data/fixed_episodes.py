@@ -22,11 +22,7 @@ class FixedEpisode:
     fixed: ClassVar[bool] = True
 
     def __init__(self, episode: Any) -> None:
-        """Takes an `Episode`, or tuples of arrays or lists that are one.
-
-        Raises:
-          TypeError, ValueError: it is no episode.
-        """
+        """Takes an episode, see `as_episode` for its errors."""
         self.episode: Episode = as_episode(episode)
 
     def __call__(self, key: Key) -> Episode:
@@ -35,12 +31,10 @@ class FixedEpisode:
         return self.episode
 
 
-def _of_leaves(_: None, children: tuple[Episode]) -> FixedEpisode:
+def _of_leaves(_: None, leaves: tuple[Episode]) -> FixedEpisode:
     sample = object.__new__(FixedEpisode)  # JAX puts other things than arrays in their place.
-    (sample.episode,) = children
+    sample.episode = leaves[0]
     return sample
 
 
-jax.tree_util.register_pytree_node(
-    FixedEpisode, lambda sample: ((sample.episode,), None), _of_leaves
-)
+jax.tree_util.register_pytree_node(FixedEpisode, lambda x: ((x.episode,), None), _of_leaves)

@@ -1,6 +1,7 @@
 """Several data sets as one, for episodes from a mixture of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class JoinedImages:
       dtype: of them all.
     """
 
-    def __init__(self, sources: list[ImageSource]) -> None:
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
         self._sources = sources
         self._ends = np.cumsum([source.shape[0] for source in sources])
         self.shape = (int(self._ends[-1]), *sources[0].shape[1:])
@@ -40,12 +41,18 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
     3}`: all classes of an episode come from one data set, which is drawn by weight.
 
     Args:
-      data: by name. A class is called "name/class".
+      data: by name. A class is called "name/class". Parts of one data set may be several of them,
+        if they share no class.
       keep_groups: where a data set has groups of its own, keep them, as "name/group".
 
     Raises:
-      ValueError: no data set, or images of different shapes or types.
+      TypeError: one is no `ImageClasses`.
+      ValueError: no data set, images of different shapes or types, or a class that two of them
+        hold.
     """
+    for name, part in data.items():
+        if not isinstance(part, ImageClasses):
+            raise TypeError(f"data[{name!r}] is a {type(part).__name__}; expected ImageClasses")
     if not data:
         raise ValueError("there is no data set to join; expected at least one")
     kinds = {
@@ -63,12 +70,21 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
         names += [f"{name}/{label}" for label in part.names]
         own = part.groups if keep_groups else None
         groups += [name] * len(part.names) if own is None else [f"{name}/{group}" for group in own]
-    sources = [part.images for part in data.values()]
-    firsts = np.cumsum([0, *(source.shape[0] for source in sources[:-1])])
+    # Parts of one data set get the same rows, so that a class that two hold is found.
+    sources = {_place(part.images): part.images for part in data.values()}
+    lengths = [source.shape[0] for source in sources.values()]
+    firsts = dict(zip(sources, np.cumsum(lengths) - lengths, strict=True))
     return ImageClasses(
-        JoinedImages(sources),
-        np.concatenate([p.starts + first for p, first in zip(data.values(), firsts, strict=True)]),
+        JoinedImages([*sources.values()]),
+        np.concatenate([part.starts + firsts[_place(part.images)] for part in data.values()]),
         np.concatenate([part.counts for part in data.values()]),
         tuple(names),
         tuple(groups),
     )
+
+
+def _place(images: ImageSource) -> Any:
+    """What two names of the same images have in common."""
+    if isinstance(images, np.ndarray):
+        return images.ctypes.data, images.shape, images.strides
+    return id(images)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
 
 
 class ImageSource(Protocol):
@@ -42,6 +42,11 @@ class ImageClasses:
       counts: `[classes]` images of each class, 1 or more.
       names: a name a class, all different.
       groups: the group of each class (an alphabet, a superclass, a data set), or None.
+
+    Raises:
+      TypeError: names or groups are no texts, starts or counts no integers.
+      ValueError: a class without images, outside of them, or with one of another class; numbers
+        that differ, or a name that comes twice.
     """
 
     images: ImageSource
@@ -51,31 +56,42 @@ class ImageClasses:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("starts", "counts"):
-            object.__setattr__(self, field, np.asarray(getattr(self, field), np.int64))
-        if len(self.images.shape) != 4 or 0 in self.images.shape:
+        shape = getattr(self.images, "shape", ())
+        if len(shape) != 4 or 0 in shape:
             raise ValueError(
-                f"images have shape {self.images.shape}; expected [images, height, width, "
-                "channels], none of them 0"
+                f"images have shape {shape}; expected an array [images, height, width, channels], "
+                "none of them 0"
             )
-        classes = len(self.names)
-        groups = self.names if self.groups is None else self.groups
-        lengths = [len(x) for x in (self.starts, self.counts, groups)]
-        if not classes or lengths != [classes] * 3:
-            raise ValueError(
-                f"{classes} names, {lengths[0]} starts, {lengths[1]} counts and {lengths[2]} "
-                "groups; expected one of each a class, and at least one class"
-            )
-        if repeated := _repeated(self.names):
-            raise ValueError(f"two classes are called {repeated[0]!r}; expected different names")
-        if empty := [n for n, count in zip(self.names, self.counts, strict=True) if count < 1]:
+        fields = {
+            "starts": _integers(self.starts, "starts"),
+            "counts": _integers(self.counts, "counts"),
+            "names": _texts(self.names, "names"),
+            "groups": None if self.groups is None else _texts(self.groups, "groups"),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+        numbers = {field: len(value) for field, value in fields.items() if value is not None}
+        if not self.names or len({*numbers.values()}) > 1:
+            raise ValueError(f"there are {numbers}; expected one of each a class, and some class")
+        if len({*self.names}) < len(self.names):
+            repeated = next(name for i, name in enumerate(self.names) if name in self.names[:i])
+            raise ValueError(f"two classes are called {repeated!r}; expected different names")
+        if empty := [name for name, n in zip(self.names, self.counts, strict=True) if n < 1]:
             raise ValueError(
                 f"{len(empty)} classes have no image: {in_short(empty)}; leave them out"
             )
-        if min(self.starts) < 0 or max(self.starts + self.counts) > self.images.shape[0]:
+        order = np.argsort(self.starts)
+        starts, ends = self.starts[order], (self.starts + self.counts)[order]
+        if starts[0] < 0 or ends.max() > shape[0]:
             raise ValueError(
-                f"classes reach from row {min(self.starts)} to {max(self.starts + self.counts)}; "
-                f"expected rows of the {self.images.shape[0]} images"
+                f"classes reach from row {starts[0]} to {ends.max()}; expected rows of the "
+                f"{shape[0]} images"
+            )
+        if (shared := np.flatnonzero(ends[:-1] > starts[1:])).size:
+            one, other = (self.names[place] for place in order[shared[0] :][:2])
+            raise ValueError(
+                f"the classes {one!r} and {other!r} share the image in row "
+                f"{starts[shared[0] + 1]}; expected every image in one class"
             )
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -92,15 +108,12 @@ class ImageClasses:
 
         Raises:
           KeyError: there is no class of a name.
-          ValueError: a name is given twice.
+          ValueError: there is no name, or one is given twice.
         """
-        if repeated := _repeated(names):
-            raise ValueError(f"the class {repeated[0]!r} is named twice; expected different names")
+        names = _texts(names, "names")
         places = _places(self.names, names)
         groups = None if self.groups is None else tuple(self.groups[i] for i in places)
-        return ImageClasses(
-            self.images, self.starts[places], self.counts[places], tuple(names), groups
-        )
+        return ImageClasses(self.images, self.starts[places], self.counts[places], names, groups)
 
     def split(self, shares: Mapping[str, float], *, seed: int = 0) -> "dict[str, ImageClasses]":
         """Cuts the classes at random into parts that share none.
@@ -112,11 +125,14 @@ class ImageClasses:
             whatever the order of the classes.
 
         Raises:
-          TypeError: a number is no integer.
-          ValueError: the shares do not add up to 1, or a part would have no class.
+          TypeError: the seed is no integer, or a share no number.
+          ValueError: the shares are not above 0 or do not add up to 1, or a part would have no
+            class.
         """
         check_integers(0, seed=seed)
-        if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) <= 1e-6):
+        numbers = {f"shares[{part!r}]": share for part, share in dict(shares).items()}
+        check_numbers(lambda x: x > 0, "a share above 0", **numbers)
+        if not abs(sum(numbers.values()) - 1) <= 1e-6:
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
         shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))
         ends = np.rint(np.cumsum(list(shares.values())) * len(shuffled)).astype(int)
@@ -165,13 +181,13 @@ def image_classes(
         rows.reshape(-1, *shape[2:]),  # type: ignore[arg-type]
         np.arange(shape[0]) * shape[1],
         np.full(shape[0], shape[1]),
-        tuple(map(str, range(shape[0]))) if names is None else tuple(names),
-        None if groups is None else tuple(groups),
+        [*map(str, range(shape[0]))] if names is None else names,  # type: ignore[arg-type]
+        groups,  # type: ignore[arg-type]
     )
 
 
 def group_by_label(
-    images: np.ndarray, labels: ArrayLike, *, names: Sequence[str] | None = None
+    images: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None
 ) -> ImageClasses:
     """Classes from images in any order and the label of each.
 
@@ -185,7 +201,7 @@ def group_by_label(
     Raises:
       ValueError: the numbers of images and labels differ, labels are floats, or one has no name.
     """
-    labels = np.asarray(labels)
+    images, labels = np.asarray(images), np.asarray(labels)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"images have shape {images.shape} and labels {labels.shape}; expected one label an "
@@ -209,15 +225,26 @@ def group_by_label(
     return ImageClasses(images[order], np.cumsum(counts) - counts, counts, tuple(called))
 
 
-def in_short(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+def in_short(names: Sequence[str] | Mapping[str, int], most: int = 10) -> str:
+    """The first names, with their numbers where they have any, and how many more there are."""
+    numbers = names if isinstance(names, Mapping) else {}
+    shown = [f"{n!r} ({numbers[n]})" if n in numbers else repr(n) for n in [*names][:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _repeated(names: Sequence[str]) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]
+def _texts(names: Any, what: str) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} are {names!r:.80}; expected several texts, one a class")
+    return tuple(names)
+
+
+def _integers(numbers: Any, what: str) -> np.ndarray:
+    numbers = np.asarray(numbers)
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(
+            f"{what} are {numbers.dtype}{[*numbers.shape]}; expected [classes] integers"
+        )
+    return numbers.astype(np.int64)
 
 
 def _places(known: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -68,7 +68,12 @@ def pad_episodes(
 
 
 def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -> Examples:
-    weights = [_weights(examples) for examples in sets]
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    ones = [np.ones(count(examples.inputs), dtype) for examples in sets]
+    weights = [
+        one if examples.weights is None else np.asarray(examples.weights)
+        for one, examples in zip(ones, sets, strict=True)
+    ]
     kinds = [{"inputs": examples.inputs, "targets": examples.targets} for examples in sets]
     for index, kind in enumerate(kinds):
         _check_alike(kinds[0], kind, f"episode {index}: {name}")
@@ -86,13 +91,6 @@ def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -
     return Examples(**whole)
 
 
-def _weights(examples: Examples) -> np.ndarray:
-    """`[items]` floats."""
-    if examples.weights is not None:
-        return np.asarray(examples.weights)
-    return np.ones(count(examples.inputs), jax.dtypes.canonicalize_dtype(np.float64))
-
-
 def _check_alike(first: Any, other: Any, name: str) -> None:
     """Raises unless `other` has items like those of the first episode."""
     ours, theirs = jax.tree.structure(other), jax.tree.structure(first)
@@ -106,19 +104,16 @@ def _check_alike(first: Any, other: Any, name: str) -> None:
         if _kind_of(array) != _kind_of(known):
             place = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"{name} has {place} {_shown(array)}, and that of episode 0 {_shown(known)}; "
+                f"{name} has {place} {_kind_of(array)}, and that of episode 0 {_kind_of(known)}; "
                 "expected items of one shape and kind of number in all episodes: bring them to "
                 "that before"
             )
 
 
-def _kind_of(array: np.ndarray) -> tuple[Any, ...]:
-    kinds = (jnp.bool_, jnp.integer, jnp.floating)
-    return array.shape[1:], *(jnp.issubdtype(array.dtype, kind) for kind in kinds)
-
-
-def _shown(array: np.ndarray) -> str:
-    return f"{array.dtype}[items{''.join(f', {length}' for length in array.shape[1:])}]"
+def _kind_of(array: np.ndarray) -> str:
+    kinds = {"booleans": bool, "integers": np.integer, "floats": np.inexact}
+    kind = next(name for name, dtypes in kinds.items() if jnp.issubdtype(array.dtype, dtypes))
+    return f"{kind} [items{''.join(f', {length}' for length in array.shape[1:])}]"
 
 
 def _room(counts: list[int], name: str, room: int | Sequence[int] | None) -> int:
@@ -126,11 +121,10 @@ def _room(counts: list[int], name: str, room: int | Sequence[int] | None) -> int
     most = max(counts)
     if room is None:
         return 1 << (most - 1).bit_length()
-    sizes: list[Any] = list(room) if isinstance(room, Sequence) else [room]
+    sizes: list[Any] = [*room] if isinstance(room, Sequence) else [room]
     for size in sizes:
         check_integers(1, **{name: size})
-    fitting = [size for size in sizes if size >= most]
-    if not fitting:
+    if not (fitting := [size for size in sizes if size >= most]):
         raise ValueError(
             f"episode {counts.index(most)} has {most} {name} items but {name}={room}; expected "
             f"room for all: {name}={most} or more, or None for the next power of two"

@@ -12,17 +12,12 @@ from jax.typing import ArrayLike
 from metajax.checks.numbers import check_integers
 from metajax.data.device_episodes import ImageEpisodes, on_device
 from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations
-from metajax.data.episode_lists import ListedDraws
+from metajax.data.episode_lists import ListedDraws, checked_places
 from metajax.data.episode_pixels import Augment
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.meta_dataset_draws import LARGEST_CLASS, VaryingDraws
-from metajax.data.sampler_checks import (
-    check_rotations,
-    checked_classes,
-    checked_places,
-    checked_table,
-)
+from metajax.data.sampler_checks import check_rotations, checked_classes, checked_table
 from metajax.streaming import on_cpu
 from metajax.types import Key
 
@@ -186,11 +181,12 @@ def listed_episodes(
 
     Raises:
       TypeError: `drawn` is no `Drawn`.
-      ValueError: places that are not there, or an image twice in one episode.
+      ValueError: places that are not there, an image twice in one episode, a class with two labels
+        there, or a label of two classes.
     """
     data = checked_classes(images)
-    drawn = checked_places(data, drawn)
-    return _placed(data, ListedDraws(jax.tree.map(jnp.asarray, drawn)), augment, place)
+    listed = ListedDraws(jax.tree.map(jnp.asarray, checked_places(data, drawn)))
+    return _placed(data, listed, augment, place)
 
 
 def _placed(

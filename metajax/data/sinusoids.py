@@ -1,11 +1,14 @@
 """Sinusoid regression (Finn et al. 2017, section 5.1)."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
 from metajax.types import Array, Episode, Examples, Key
 
 
@@ -22,7 +25,7 @@ def sinusoid_episodes(
     Args:
       shots: support points, 1 or more.
       queries: query points, 1 or more.
-      amplitude: range of the uniform amplitude.
+      amplitude: range of the uniform amplitude: two finite numbers, the second no less.
       phase: range of the uniform phase, in radians.
       inputs: range of the uniform inputs.
 
@@ -30,10 +33,12 @@ def sinusoid_episodes(
       The pure function `key -> Episode`, inputs `[items, 1]` and targets `[items, 1]` floats.
 
     Raises:
-      TypeError: a number is no integer.
-      ValueError: `shots` or `queries` is below 1.
+      TypeError: `shots` or `queries` is no integer, or a range not two numbers.
+      ValueError: `shots` or `queries` is below 1, or a range is reversed or not finite.
     """
     check_integers(1, shots=shots, queries=queries)
+    for name, given in (("amplitude", amplitude), ("phase", phase), ("inputs", inputs)):
+        _check_range(name, given)
 
     def sample(key: Key) -> Episode:
         amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
@@ -44,6 +49,15 @@ def sinusoid_episodes(
         return Episode(Examples(x[:shots], y[:shots]), Examples(x[shots:], y[shots:]))
 
     return sample
+
+
+def _check_range(name: str, given: Any) -> None:
+    if np.shape(given) != (2,):
+        raise TypeError(f"{name}={given!r}; expected two numbers, the least and the largest")
+    ends = {f"{name}[{index}]": end for index, end in enumerate(given)}
+    check_numbers(math.isfinite, "a finite number", **ends)
+    if given[0] > given[1]:
+        raise ValueError(f"{name}={given!r}; expected the least number before the largest")
 
 
 def sinusoid(inputs: Array, amplitude: Array | float, phase: Array | float) -> Array:

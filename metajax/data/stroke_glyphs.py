@@ -82,20 +82,6 @@ def read_glyphs() -> tuple[list[Glyph], np.ndarray]:
     ], splits
 
 
-def glyph_names(split: str = "train") -> tuple[str, ...]:
-    """Names "face:index in the face" of the classes of a split, in the order of `glyphs`.
-
-    Args:
-      split: "train", "validation" or "test".
-
-    Raises:
-      ValueError: an unknown split, or a damaged data file.
-    """
-    code = _split_code(split)
-    names, splits = read_glyphs()
-    return tuple(glyph.name for glyph, of in zip(names, splits, strict=True) if of == code)
-
-
 def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int = 0) -> np.ndarray:
     """Images of the characters of a split, one per drawer.
 
@@ -116,12 +102,13 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
       TypeError: a number is no integer.
       ValueError: an unknown split, a number out of range, or a damaged data file.
     """
-    code = _split_code(split)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}; expected one of {SPLITS}")
     check_integers(1, drawers=drawers)
     check_integers(8, size=size)
     check_integers(0, seed=seed)
     drawn, splits = read_glyphs()
-    chosen = np.flatnonzero(splits == code)
+    chosen = np.flatnonzero(splits == SPLITS.index(split))
     images = np.empty((len(chosen), drawers, size, size, 1), np.uint8)
     for row, index in enumerate(chosen):
         pieces, stroke = _pieces(drawn[index])
@@ -132,12 +119,6 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
             bent, pens = _bend(pieces, stroke, random)
             block[:] = _ink(bent * size, pens * size, size, len(block))
     return images
-
-
-def _split_code(split: str) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}, expected one of {SPLITS}; pass one of these")
-    return SPLITS.index(split)
 
 
 def _pieces(glyph: Glyph) -> tuple[np.ndarray, np.ndarray]:

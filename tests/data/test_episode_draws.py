@@ -140,8 +140,10 @@ def test_too_few_classes_and_items_are_named() -> None:
     ("groups", "message"),
     [
         ({"d": 1}, "no group is called 'd'; there are 3: 'a', 'b', 'c'"),
-        ({"a": 0}, r"groups=\{'a': 0\}; expected finite weights above 0"),
-        ({}, r"groups=\{\}; expected finite weights above 0, at least one"),
+        ({"a": 0}, r"groups\['a'\]=0; expected a finite weight above 0"),
+        ({"a": 1, "b": np.nan}, r"groups\['b'\]=nan; expected a finite weight above 0"),
+        ({"a": np.inf}, r"groups\['a'\]=inf; expected a finite weight above 0"),
+        ({}, r"groups=\{\}; expected at least one, with its weight"),
         (
             True,
             r"takes 3 classes of a group, but 2 have fewer: 'b' \(2\), 'c' \(2\); lower ways, or",
@@ -164,6 +166,7 @@ def test_classes_of_groups_that_are_left_out_may_be_small() -> None:
     ("changes", "message"),
     [
         ({"groups": ["a"]}, r"groups=\['a'\]; expected True, False, or a mapping"),
+        ({"groups": {"a": "1"}}, r"groups\['a'\]='1'; expected a finite weight above 0"),
         ({"shots": 1.0}, "shots=1.0; expected an integer of 1 or more"),
     ],
 )

@@ -60,20 +60,31 @@ def _changed(**changes: object) -> mj.data.Drawn:
     [
         (
             _changed(items=DRAWN.query.items[:, :1]),
-            r"query places have shapes .* expected \[episodes",
+            r"query places have the shapes .*'items': \(5, 1\).*; expected \[episodes, n\] each",
         ),
         (
             _changed(classes=DRAWN.query.classes + 9),
-            r"query has classes from \d+ to \d+; expected numbers in \[0, 4\)",
+            r"query classes of episode 0 hold \d+ at place 0; expected numbers in \[0, 4\)",
         ),
         (
-            _changed(items=DRAWN.query.items + 6),
-            r"query of episode 0 has item \d+ of class '\d', which has \d items, counted from 0",
+            _changed(classes=DRAWN.query.classes.at[2, 3].set(-1)),
+            r"query classes of episode 2 hold -1 at place 3; expected",
         ),
-        (_changed(targets=DRAWN.query.targets + 7), r"query has targets from 7 to 8; expected"),
+        (
+            _changed(items=DRAWN.query.items.at[1, 2].set(6)),
+            r"query items of episode 1 hold 6 at place 2; expected numbers in \[0, [456]\)",
+        ),
+        (
+            _changed(items=DRAWN.query.items.at[1, 2].set(-1)),
+            r"query items of episode 1 hold -1 at place 2; expected numbers in \[0, [456]\)",
+        ),
+        (
+            _changed(targets=DRAWN.query.targets + 7),
+            r"query targets of episode 0 hold 7 at place 0; expected numbers in \[0, 2\)",
+        ),
         (
             _changed(turns=jnp.full(DRAWN.query.items.shape, 9)),
-            r"query has turns from 9 to 9; expected numbers in \[0, 4\)",
+            r"query turns of episode 0 hold 9 at place 0; expected numbers in \[0, 4\)",
         ),
         (_changed(items=DRAWN.query.items + 0.5), "query items are float32; expected whole"),
         (
@@ -82,7 +93,29 @@ def _changed(**changes: object) -> mj.data.Drawn:
         ),
         (
             DRAWN._replace(query=DRAWN.support),
-            r"episode 0 has item \d of class '\d' twice; expected different images",
+            r"episode 0 has item (\d) of class '(\d)' with label 1 and item \1 of class '\2' with "
+            "label 1; expected different images in support and query",
+        ),
+        (
+            _changed(targets=1 - DRAWN.query.targets),
+            r"episode 0 has item \d of class '(\d)' with label 0 and item \d of class '\1' with "
+            "label 1; expected one label a class, the same in both sets",
+        ),
+        (
+            DRAWN._replace(
+                support=DRAWN.support._replace(targets=DRAWN.support.targets * 0),
+                query=DRAWN.query._replace(targets=DRAWN.query.targets * 0),
+            ),
+            r"episode 0 has item \d of class '\d' with label 0 and item \d of class '\d' with "
+            "label 0; expected one label a class, of no other",
+        ),
+        (
+            _changed(weights=jnp.ones(DRAWN.query.items.shape).at[3, 0].set(-1)),
+            "query weights of episode 3 hold -1.0; expected finite numbers of 0 or more",
+        ),
+        (
+            _changed(weights=jnp.ones(DRAWN.query.items.shape).at[4].set(0)),
+            "query weights of episode 4 are all 0",
         ),
     ],
 )
@@ -91,11 +124,26 @@ def test_lists_that_do_not_fit(drawn: mj.data.Drawn, message: str) -> None:
         mj.data.listed_episodes(DATA, drawn)
 
 
+def test_a_turned_class_is_another_and_counts_as_its_own() -> None:
+    """In turns an image comes several times; within a class each item may have its own turn."""
+    support = mj.data.Places([[0, 0]], [[1, 2]], [[0, 0]], [[0, 3]])
+    query = mj.data.Places([[0, 1]], [[1, 1]], [[0, 1]], [[3, 0]])
+    assert mj.data.listed_episodes(DATA, mj.data.Drawn(support, query)).listed == 1
+    apart = query._replace(targets=[[1, 1]], turns=[[2, 2]])
+    with pytest.raises(ValueError, match="expected one label a class, of no other"):
+        mj.data.listed_episodes(DATA, mj.data.Drawn(support, apart))
+    turned = query._replace(classes=[[0, 0]], turns=[[2, 2]], items=[[1, 0]], targets=[[1, 1]])
+    assert mj.data.listed_episodes(DATA, mj.data.Drawn(support, turned)).listed == 1
+
+
 def test_a_list_may_be_plain_numbers_and_padded() -> None:
-    places = mj.data.Places([[0, 1, 3]], [[0, 0, -1]], [[0, 1, 0]], weights=[[1.0, 1.0, 0.0]])
+    places = mj.data.Places([[0, 1, 9]], [[0, 0, -1]], [[0, 1, 7]], weights=[[1.0, 1.0, 0.0]])
     query = mj.data.Places([[0, 1]], [[1, 2]], [[0, 1]])
     episode = mj.data.listed_episodes(DATA, mj.data.Drawn(places, query)).at(jax.random.key(0), 0)
     assert episode.support.inputs[:, 0, 0, 0].tolist() == [1, 2, 0]
+    assert episode.support.targets.tolist() == [0, 1, 0]
+    with pytest.raises(TypeError, match=r"support classes is \[\[0\], \[0, 1\]\]; expected arrays"):
+        mj.data.listed_episodes(DATA, mj.data.Drawn(places._replace(classes=[[0], [0, 1]]), query))
     with pytest.raises(TypeError, match=r"drawn is \(.*expected metajax.data.Drawn\(Places"):
         mj.data.listed_episodes(DATA, (places, query))
 

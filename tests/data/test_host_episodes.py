@@ -273,3 +273,18 @@ def test_what_cannot_be_joined(mapped: mj.data.ImageClasses) -> None:
     message = r"different kinds: 'a' uint8 \(4, 4, 1\), 'b' float32 \(4, 4, 1\); expected one shape"
     with pytest.raises(ValueError, match=message):
         mj.data.join_classes({"a": mapped, "b": numbered([2, 2])})
+    with pytest.raises(TypeError, match=r"data\['a'\] is a list; expected ImageClasses"):
+        mj.data.join_classes({"a": []})
+
+
+def test_a_class_that_two_data_sets_hold() -> None:
+    images = np.zeros((4, 3, 2, 2, 1), np.uint8)
+    whole, again = mj.data.image_classes(images), mj.data.image_classes(images)
+    one, other = whole.select(["0", "2"]), whole.select(["1", "3"])
+    joined = mj.data.join_classes({"a": one, "b": other, "c": mj.data.image_classes(images.copy())})
+    assert joined.images.shape == (24, 2, 2, 1)
+    for second in (whole, again, other):
+        with pytest.raises(
+            ValueError, match="the classes 'a/1' and 'b/1' share the image in row 3"
+        ):
+            mj.data.join_classes({"a": whole, "b": second.select(["1"])})

@@ -98,16 +98,25 @@ def test_no_images_to_group():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": np.zeros((6, 2, 2))}, r"shape \(6, 2, 2\); expected \[images, height"),
+        ({"images": np.zeros((6, 2, 2))}, r"shape \(6, 2, 2\); expected an array \[images, height"),
+        ({"images": rows(6).tolist()}, r"images have shape \(\); expected an array \[images"),
         ({"images": np.zeros((6, 2, 0, 1))}, "none of them 0"),
-        ({"names": ("a", "b")}, "2 names, 3 starts, 3 counts"),
-        ({"names": (), "starts": COUNTS[:0], "counts": COUNTS[:0]}, "at least one class"),
-        ({"groups": ("x",)}, "and 1 groups; expected one of each a class"),
-        ({"groups": ()}, "and 0 groups"),
+        (
+            {"names": ("a", "b")},
+            "'starts': 3, 'counts': 3, 'names': 2.; expected one of each a class",
+        ),
+        ({"names": (), "starts": COUNTS[:0], "counts": COUNTS[:0]}, "and some class"),
+        ({"groups": ("x",)}, "'groups': 1.; expected one of each a class"),
+        ({"groups": ()}, "'groups': 0"),
+        ({"groups": ["x"] * 4}, "'groups': 4"),
         ({"names": ("a", "b", "a")}, "two classes are called 'a'; expected different names"),
         ({"counts": np.array([3, 0, 2])}, "1 classes have no image: 'b'; leave them out"),
         ({"counts": np.array([3, 1, 3])}, "rows 0 to 7|from row 0 to 7; expected rows of the 6"),
         ({"starts": np.array([-1, 3, 4])}, "from row -1 to 6"),
+        ({"starts": [0, 2, 4]}, "the classes 'a' and 'b' share the image in row 2; expected every"),
+        ({"starts": [3, 0, 4]}, "the classes 'a' and 'c' share the image in row 4"),
+        ({"starts": [0, 3, 3]}, "the classes 'b' and 'c' share the image in row 3"),
+        ({"counts": [6, 1, 1]}, "the classes 'a' and 'b' share the image in row 3"),
     ],
 )
 def test_parts_that_do_not_fit(changes, message):
@@ -118,6 +127,23 @@ def test_parts_that_do_not_fit(changes, message):
         "names": ("a", "b", "c"),
     }
     with pytest.raises(ValueError, match=message):
+        ImageClasses(**(parts | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": "cab"}, "names are 'cab'; expected several texts, one a class"),
+        ({"names": ("a", "b", 3)}, r"names are \('a', 'b', 3\); expected several texts"),
+        ({"groups": [0, 1, 1]}, r"groups are \[0, 1, 1\]; expected several texts"),
+        ({"starts": [0.0, 3.0, 4.5]}, r"starts are float64\[3\]; expected \[classes\] integers"),
+        ({"counts": COUNTS[:, None]}, r"counts are int64\[3, 1\]; expected \[classes\] integers"),
+    ],
+)
+def test_parts_of_other_types(changes, message):
+    parts = {"images": rows(6), "starts": [0, 3, 4], "counts": [3, 1, 2], "names": ["a", "b", "c"]}
+    assert numbered(ImageClasses(**parts)) == {"a": [0, 1, 2], "b": [3], "c": [4, 5]}
+    with pytest.raises(TypeError, match=message):
         ImageClasses(**(parts | changes))
 
 
@@ -142,14 +168,17 @@ def test_selected_classes_share_the_images():
 def test_names_that_cannot_be_selected():
     with pytest.raises(KeyError, match="no class is called 'z'"):
         three().select(["a", "z"])
-    with pytest.raises(ValueError, match="the class 'a' is named twice"):
+    with pytest.raises(ValueError, match="two classes are called 'a'"):
         three().select(["a", "b", "a"])
-    with pytest.raises(ValueError, match="at least one class"):
+    with pytest.raises(ValueError, match="and some class"):
         three().select([])
+    with pytest.raises(TypeError, match="names are 'ab'; expected several texts"):
+        three().select("ab")
 
 
 def test_long_lists_are_cut():
     assert in_short(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
+    assert in_short({"a": 3, "b": 1}, 1) == "'a' (3) and 1 more"
 
 
 # Splitting
@@ -183,16 +212,26 @@ def test_a_split_is_the_same_whatever_the_order_of_the_classes():
 
 
 def test_a_split_stays_what_it_was():
-    parts = many("abcdefghij").split({"train": 0.5, "test": 0.5}, seed=0)
+    parts = many([*"abcdefghij"]).split({"train": 0.5, "test": 0.5}, seed=0)
     assert "".join(parts["train"].names) == "cdegh"
     assert "".join(parts["test"].names) == "abfij"
 
 
 @pytest.mark.parametrize(
-    "shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 1.0, "b": 0.0}, {"a": np.nan}]
+    ("shares", "error", "message"),
+    [
+        ({}, ValueError, r"shares=\{\}; expected shares above 0 that add up to 1"),
+        ({"a": 0.5}, ValueError, "expected shares above 0 that add up to 1"),
+        ({"a": np.inf}, ValueError, "expected shares above 0 that add up to 1"),
+        ({"a": 1.5, "b": -0.5}, ValueError, r"shares\['b'\]=-0.5; expected a share above 0"),
+        ({"a": 1.0, "b": 0.0}, ValueError, r"shares\['b'\]=0.0; expected a share above 0"),
+        ({"a": np.nan}, ValueError, r"shares\['a'\]=nan; expected a share above 0"),
+        ({"a": "1"}, TypeError, r"shares\['a'\]='1'; expected a share above 0"),
+        ({"a": True}, TypeError, r"shares\['a'\]=True; expected a share above 0"),
+    ],
 )
-def test_shares_that_do_not_add_up(shares):
-    with pytest.raises(ValueError, match="expected shares above 0 that add up to 1"):
+def test_shares_that_do_not_add_up(shares, error, message):
+    with pytest.raises(error, match=message):
         three().split(shares)
 
 

@@ -205,20 +205,20 @@ def changed(**changes: Any) -> mj.Episode:
             [GOOD, [(np.ones((2, 3)), [0, 1])] * 2],
             {},
             ValueError,
-            r"episode 1: support has inputs float32\[items, 3\], and that of episode 0 "
-            r"float32\[items, 4\]; expected items of one shape and kind of number in all",
+            r"episode 1: support has inputs floats \[items, 3\], and that of episode 0 "
+            r"floats \[items, 4\]; expected items of one shape and kind of number in all",
         ),
         (
             [GOOD, changed(targets=np.ones(5))],
             {},
             ValueError,
-            r"support has targets float32\[items\], and that of episode 0 int32\[items\]",
+            r"support has targets floats \[items\], and that of episode 0 integers \[items\]",
         ),
         (
             [GOOD, GOOD._replace(query=(np.ones((2, 4)), np.ones((2, 1), int)))],
             {},
             ValueError,
-            r"query has targets int32\[items, 1\], and that of episode 0 int32\[items\]",
+            r"query has targets integers \[items, 1\], and that of episode 0 integers \[items\]",
         ),
         (
             [GOOD, [({"a": np.ones((2, 4))}, [0, 1])] * 2],

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import metajax as mj
 
@@ -40,3 +41,22 @@ def test_fixed_task() -> None:
     np.testing.assert_allclose(
         support.targets, mj.data.sinusoid(support.inputs, 2.0, 0.5), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["amplitude", "phase", "inputs"])
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((5, 0.1), ValueError, r"=\(5, 0.1\); expected the least number before the largest"),
+        ((0, np.inf), ValueError, r"\[1\]=inf; expected a finite number"),
+        ((np.nan, 1), ValueError, r"\[0\]=nan; expected a finite number"),
+        (("a", 1), TypeError, r"\[0\]='a'; expected a finite number"),
+        ((False, True), TypeError, r"\[0\]=False; expected a finite number"),
+        ((1, 2, 3), TypeError, r"=\(1, 2, 3\); expected two numbers, the least and the largest"),
+        (3.0, TypeError, "=3.0; expected two numbers"),
+        (None, TypeError, "=None; expected two numbers"),
+    ],
+)
+def test_what_is_no_range(name: str, given: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=f"^{name}{message}"):
+        mj.data.sinusoid_episodes(shots=1, queries=1, **{name: given})

@@ -9,7 +9,7 @@ import pytest
 from data import hershey_conversion
 
 from metajax.data import stroke_glyphs
-from metajax.data.stroke_glyphs import DATA_FILE, SPLITS, glyph_names, glyphs, read_glyphs
+from metajax.data.stroke_glyphs import DATA_FILE, glyphs, read_glyphs
 
 PACKAGE = resources.files("metajax.data")
 # Two glyphs: a blank one, and two strokes whose pairs wrap onto a second line.
@@ -32,9 +32,9 @@ def test_shipped_files_are_small_and_carry_the_licence():
 
 
 def test_splits_are_disjoint_and_have_their_shares():
-    names = {split: glyph_names(split) for split in SPLITS}
-    assert [len(names[split]) for split in SPLITS] == [625, 117, 234]
-    assert len(set().union(*names.values())) == 976
+    drawn, splits = read_glyphs()
+    assert np.bincount(splits).tolist() == [625, 117, 234]
+    assert len({glyph.name for glyph in drawn}) == len(drawn) == 976
 
 
 def test_no_test_glyph_has_a_look_alike_in_another_split():
@@ -46,12 +46,11 @@ def test_no_test_glyph_has_a_look_alike_in_another_split():
 
 
 def test_one_latin_letter_in_two_styles_shares_a_split():
-    of: dict[str, set[str]] = {}
-    for split in SPLITS:
-        for name in glyph_names(split):
-            face, index = name.split(":")
-            if face in hershey_conversion.LATIN:
-                of.setdefault(index, set()).add(split)
+    of: dict[str, set[int]] = {}
+    for glyph, split in zip(*read_glyphs(), strict=True):
+        face, index = glyph.name.split(":")
+        if face in hershey_conversion.LATIN:
+            of.setdefault(index, set()).add(int(split))
     assert len(of) > 80
     assert all(len(splits) == 1 for splits in of.values())
 
@@ -100,7 +99,7 @@ def test_pixels_alone_are_not_enough_but_say_something(test_images: np.ndarray):
 @pytest.mark.parametrize(
     ("split", "options", "message"),
     [
-        ("dev", {}, r"split='dev', expected one of \('train', 'validation', 'test'\)"),
+        ("dev", {}, r"split='dev'; expected one of \('train', 'validation', 'test'\)"),
         ("test", {"drawers": 0}, "drawers=0; expected an integer of 1 or more"),
         ("test", {"size": 7}, "size=7; expected an integer of 8 or more"),
         ("test", {"seed": -1}, "seed=-1; expected an integer of 0 or more"),
@@ -130,7 +129,7 @@ def test_file_of_wrong_counts_is_named(tmp_path: Path, monkeypatch):
     with pytest.raises(
         ValueError, match="976 glyphs, 5160 strokes and 27933 points, expected 5161"
     ):
-        glyph_names("test")
+        glyphs("test")
 
 
 def test_parser_wraps_lifts_the_pen_and_drops_bearings():
