@@ -136,16 +136,15 @@ class ImageClasses:
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
         shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))
         ends = np.rint(np.cumsum(list(shares.values())) * len(shuffled)).astype(int)
-        parts = dict(zip(shares, np.split(shuffled, ends[:-1]), strict=True))
-        if missing := [part for part, names in parts.items() if not len(names)]:
+        parts = dict(zip(shares, map(set, np.split(shuffled, ends[:-1])), strict=True))
+        if missing := [part for part, names in parts.items() if not names]:
             raise ValueError(
                 f"the part {missing[0]!r} would have none of the {len(shuffled)} classes; expected "
                 "a larger share, or more classes"
             )
-        chosen = {part: set(names) for part, names in parts.items()}
         return {
             part: self.select([name for name in self.names if name in names])
-            for part, names in chosen.items()
+            for part, names in parts.items()
         }
 
 

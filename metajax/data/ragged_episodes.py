@@ -68,16 +68,17 @@ def pad_episodes(
 
 
 def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -> Examples:
-    dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    ones = [np.ones(count(examples.inputs), dtype) for examples in sets]
-    weights = [
-        one if examples.weights is None else np.asarray(examples.weights)
-        for one, examples in zip(ones, sets, strict=True)
-    ]
-    kinds = [{"inputs": examples.inputs, "targets": examples.targets} for examples in sets]
+    wholes = [examples._replace(weights=_weights(examples)) for examples in sets]
+    kinds = [_kinds(whole) for whole in wholes]
     for index, kind in enumerate(kinds):
-        _check_alike(kinds[0], kind, f"episode {index}: {name}")
-    items = _room([len(row) for row in weights], name, room)
+        for place in sorted({*kind, *kinds[0]}):
+            ours, theirs = kind.get(place, "nothing"), kinds[0].get(place, "nothing")
+            if ours != theirs:
+                raise ValueError(
+                    f"episode {index}: {name} has {place} {ours}, and that of episode 0 {theirs}; "
+                    "expected items of one structure, shape and kind of number in all episodes"
+                )
+    items = _room([count(whole.inputs) for whole in wholes], name, room)
 
     def stack(*arrays: np.ndarray) -> np.ndarray:
         dtype = functools.reduce(jnp.promote_types, [array.dtype for array in arrays])
@@ -87,33 +88,28 @@ def _padded(sets: list[Examples], name: str, room: int | Sequence[int] | None) -
             row[: len(array)] = array
         return rows
 
-    whole: dict[str, Any] = {**jax.tree.map(stack, *kinds), "weights": stack(*weights)}
-    return Examples(**whole)
+    leaves = zip(*map(jax.tree.leaves, wholes), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(wholes[0]), [stack(*arrays) for arrays in leaves])
 
 
-def _check_alike(first: Any, other: Any, name: str) -> None:
-    """Raises unless `other` has items like those of the first episode."""
-    ours, theirs = jax.tree.structure(other), jax.tree.structure(first)
-    if ours != theirs:
-        raise ValueError(
-            f"{name} has the structure {ours} and that of episode 0 {theirs}; expected the same in "
-            "all episodes"
+def _weights(examples: Examples) -> Any:
+    """`[items]` floats."""
+    if examples.weights is not None:
+        return examples.weights
+    return np.ones(count(examples.inputs), jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def _kinds(examples: Examples) -> dict[str, str]:
+    """What every array of a set is, by its place."""
+    words = {"booleans": bool, "integers": np.integer, "floats": np.inexact}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): next(
+            f"{word} {['items', *x.shape[1:]]}".replace("'", "")
+            for word, kind in words.items()
+            if jnp.issubdtype(x.dtype, kind)
         )
-    leaves = zip(jax.tree_util.tree_leaves_with_path(other), jax.tree.leaves(first), strict=True)
-    for (path, array), known in leaves:
-        if _kind_of(array) != _kind_of(known):
-            place = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{name} has {place} {_kind_of(array)}, and that of episode 0 {_kind_of(known)}; "
-                "expected items of one shape and kind of number in all episodes: bring them to "
-                "that before"
-            )
-
-
-def _kind_of(array: np.ndarray) -> str:
-    kinds = {"booleans": bool, "integers": np.integer, "floats": np.inexact}
-    kind = next(name for name, dtypes in kinds.items() if jnp.issubdtype(array.dtype, dtypes))
-    return f"{kind} [items{''.join(f', {length}' for length in array.shape[1:])}]"
+        for path, x in jax.tree_util.tree_leaves_with_path(examples)
+    }
 
 
 def _room(counts: list[int], name: str, room: int | Sequence[int] | None) -> int:
