@@ -31,7 +31,7 @@ class Examples(NamedTuple):
       inputs: arrays `[items, ...]`: one, or a pytree of them (tokens and a mask, say).
       targets: `[items]` integer labels in `[0, ways)`, `[items, outputs]` floats, or what else the
         loss takes, a pytree too.
-      weights: `[items]` non-negative; 0 marks padding, so that ways and shots may vary between
+      weights: `[items]` finite, 0 or more; 0 marks padding, so that ways and shots may vary between
         episodes of one shape. None counts every item once. Losses, prototypes and attention weigh
         items by them; batch statistics only leave out items of weight 0.
     """
