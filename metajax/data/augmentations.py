@@ -188,15 +188,11 @@ def _working(dtype: np.dtype) -> np.dtype:
 
 
 def _check_images(images: Array, shift: int) -> None:
-    if images.ndim != 4 or 0 in images.shape:
+    shape = images.shape
+    if len(shape) != 4 or 0 in shape or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"images have shape {images.shape}; expected [items, height, width, channels], none "
-            "of them 0"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images are {images.dtype}; expected floats: scale them first, for example "
-            "images.astype(jnp.float32) / 255"
+            f"images are {images.dtype} of shape {shape}; expected floats [items, height, width, "
+            "channels], none of them 0: scale integers first, images.astype(jnp.float32) / 255"
         )
     height, width = images.shape[1:3]
     if shift >= min(height, width):

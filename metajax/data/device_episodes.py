@@ -49,9 +49,10 @@ class ImageEpisodes:
         """The episode `index` of a list; the key only augments it.
 
         Raises:
-          TypeError: the episodes are not listed.
+          TypeError: the episodes are not listed, or the index is no integer.
+          ValueError: a known index is not of the list.
         """
-        return self._episode(key, listed_draws(self.draw).at(index))
+        return self._episode(key, listed_draws(self.draw, index).at(index))
 
     def _episode(self, key: Key, drawn: Drawn) -> Episode:
         support, query = (self.images[self.starts[p.classes] + p.items] for p in drawn)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from metajax.checks.episodes import check_weights
 from metajax.data.episode_draws import Drawn, Places
@@ -40,17 +41,24 @@ class ListedDraws:
         return jax.tree.map(lambda x: x[index], self.drawn)
 
 
-def listed_draws(draw: Any) -> ListedDraws:
-    """`draw` itself.
+def listed_draws(draw: Any, indices: Any) -> ListedDraws:
+    """`draw` itself, found to hold the episodes at `indices`, integers in any shape.
 
     Raises:
-      TypeError: it is no list.
+      TypeError: it is no list, or an index no integer.
+      ValueError: a known index is not of the list.
     """
     if not isinstance(draw, ListedDraws):
         raise TypeError(
             f"the episodes are drawn by {type(draw).__name__}, without end; expected a list of "
             "them, made with listed_episodes"
         )
+    if not isinstance(indices, Tracer):
+        known = np.asarray(indices)
+        if not np.issubdtype(known.dtype, np.integer):
+            raise TypeError(f"the index is {known.dtype}; expected an integer")
+        for outside in known[(known < 0) | (known >= draw.listed)][:1]:
+            raise ValueError(f"index={outside}; expected an episode in [0, {draw.listed})")
     return draw
 
 

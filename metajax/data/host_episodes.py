@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from metajax.data.episode_draws import Drawn, Places
-from metajax.data.episode_lists import listed_draws
+from metajax.data.episode_lists import ListedDraws, listed_draws
 from metajax.data.episode_pixels import Augment, Fetched, Finish
 from metajax.data.labelled_images import ImageClasses, ImageSource
 from metajax.data.memory_map_rows import read_rows
@@ -62,8 +62,8 @@ class HostEpisodes:
         """The episode `index` of a list; the key only augments it.
 
         Raises:
-          TypeError: the episodes are not listed.
-          ValueError: inside of a compiled program.
+          TypeError: the episodes are not listed, or the index is no integer.
+          ValueError: inside of a compiled program, or the index is not of the list.
         """
         return self._one(key, np.asarray(index)[None])
 
@@ -88,11 +88,11 @@ class HostEpisodes:
           Numpy arrays, `[..., n]` places and `[..., n, height, width, channels]` images, unscaled.
         """
         keys = keys_on_host(keys)
-        if indices is None:
-            drawn = _draw_all(self.draw, keys.reshape(-1))
-        else:
-            drawn = _at_all(listed_draws(self.draw), np.asarray(indices).reshape(-1))
-        drawn = jax.tree.map(np.asarray, drawn)
+        draw, of = self.draw, keys
+        if indices is not None:
+            of = np.asarray(indices)
+            draw = jax.tree_util.Partial(ListedDraws.at, listed_draws(draw, of))
+        drawn = jax.tree.map(np.asarray, _draw_all(draw, of.reshape(-1)))
         images = self.data.images
         read: list[np.ndarray] = []
         jobs = []
@@ -126,10 +126,5 @@ class HostEpisodes:
 
 
 @jax.jit
-def _draw_all(draw: Callable[[Key], Drawn], keys: Key) -> Drawn:
-    return jax.vmap(draw)(keys)
-
-
-@jax.jit
-def _at_all(draw: Any, indices: Array) -> Drawn:
-    return jax.vmap(draw.at)(indices)
+def _draw_all(draw: Callable[[Any], Drawn], of: Key | Array) -> Drawn:
+    return jax.vmap(draw)(of)

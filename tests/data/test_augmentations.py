@@ -315,11 +315,11 @@ def test_bad_settings(settings, error, message):
 @pytest.mark.parametrize("augment", [augmentation(), augmentation(flip=True)])
 def test_bad_images(augment):
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match=r"shape \(6, 7, 2\); expected \[items, height, width"):
+    with pytest.raises(ValueError, match=r"shape \(6, 7, 2\); expected floats \[items"):
         augment(key, random_images(1)[0])
     with pytest.raises(ValueError, match=r"shape \(0, 6, 7, 2\); .* none of them 0"):
         augment(key, random_images(1)[:0])
-    with pytest.raises(ValueError, match=r"images are uint8; expected floats: scale them first"):
+    with pytest.raises(ValueError, match=r"images are uint8 of shape .* scale integers first"):
         augment(key, random_images(1).astype(np.uint8))
 
 

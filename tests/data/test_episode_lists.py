@@ -153,3 +153,14 @@ def test_what_is_not_listed_has_no_places(place: str) -> None:
     sample = mj.data.image_episodes(DATA, ways=2, shots=1, queries=2, place=place)
     with pytest.raises(TypeError, match="drawn by FixedDraws, without end; expected a list"):
         sample.at(jax.random.key(0), 0)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_episodes_that_are_not_on_the_list(place: str) -> None:
+    listed, key = mj.data.listed_episodes(DATA, DRAWN, place=place), jax.random.key(0)
+    assert listed.at(key, np.uint8(4)).query.targets.shape == (4,)
+    for wrong in (5, -1):
+        with pytest.raises(ValueError, match=rf"index={wrong}; expected an episode in \[0, 5\)"):
+            listed.at(key, wrong)
+    with pytest.raises(TypeError, match=r"the index is float\d\d; expected an integer"):
+        listed.at(key, 1.0)
