@@ -237,13 +237,14 @@ def test_weights_that_are_known_are_checked(weights: Any, message: str) -> None:
 def test_weights_of_a_meta_batch_are_checked(weights: Any, message: str) -> None:
     """Of weights that are all 0 may be a task that does not count."""
     params = linear().init(KEY, X)
-    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], weighted(jnp.asarray(weights)))
-    batch = mj.Episode(batch.support, mj.Examples(X[None], np.array([Y]), batch.query[2]))
+    batch = jax.tree.map(lambda x: jnp.stack([x, x]), as_episode(WHOLE))
+    both = np.stack([np.ones(6), weights])
+    batch = batch._replace(query=batch.query._replace(weights=both))
     with pytest.raises(ValueError, match=message):
-        mj.meta_gradient(learner().loss, params, batch, KEY[None])
+        mj.meta_gradient(learner().loss, params, batch, jax.random.split(KEY, 2))
     with pytest.raises(ValueError, match=message):
         as_host_episode(batch, "the first meta-batch", batched=True)
-    empty = batch._replace(query=batch.query._replace(weights=np.zeros((1, 6))))
+    empty = batch._replace(query=batch.query._replace(weights=np.zeros((2, 6))))
     assert as_host_episode(empty, "the first meta-batch", batched=True).query.weights is not None
 
 
