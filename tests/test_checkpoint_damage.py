@@ -1,0 +1,106 @@
+"""Damaged checkpoints: restored bit for bit all the same, passed over, or refused."""
+
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_states import OPTIMIZER, names, open_checkpoints, same, save_steps, state_of
+
+import metajax as mj
+
+
+def test_what_cannot_be_read_is_never_deleted(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state_of(1), score=0.9)
+        checkpoints.save(state_of(2), score=0.1)
+    record = next((tmp_path / "1" / "record").glob("*"))
+    record.write_bytes(record.read_bytes()[:20])
+    with open_checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.restore(state_of())
+        checkpoints.save(state_of(3), score=0.2)
+    assert names(tmp_path) == ["1", "3"]
+
+
+def _damages(data: bytes) -> dict[str, bytes | None]:
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :] if data else b"x"
+    return {
+        "deleted": None,
+        "emptied": b"",
+        "halved": data[:middle],
+        "flipped": flipped,
+        "garbage": b'{"format',
+        "a list": b"[1, 2]",
+        "an object": b"{}",
+    }
+
+
+# Where one array cannot be opened, orbax leaves the others' callbacks without their event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damage_to_any_file_is_noticed(tmp_path: Path) -> None:
+    """What is restored is the newest checkpoint, bit for bit, or the one before and a warning."""
+    noise = np.random.default_rng(0).normal(size=512)  # Long enough for a file of its own.
+    like = mj.init_state({"w": jnp.asarray(noise)}, OPTIMIZER, jax.random.key(0))
+    older, newer = (like._replace(step=jnp.asarray(np.int32(step))) for step in (1, 2))
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(older)
+        checkpoints.save(newer)
+    noticed = set()
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
+    for path in files:
+        data = path.read_bytes()
+        for damage, changed in _damages(data).items():
+            path.unlink() if changed is None else path.write_bytes(changed)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                restored = mj.restore_state(tmp_path, like)
+            if caught:
+                assert "that of step 2 is damaged: its" in str(caught[0].message), damage
+                assert "; restored step 1 instead" in str(caught[0].message), damage
+                noticed.add(damage)
+            assert same(restored, older if caught else newer), (path, damage)
+            path.write_bytes(data)
+    assert noticed == _damages(b"").keys()
+    assert same(mj.restore_state(tmp_path, like), newer)
+
+
+def test_a_run_goes_on_before_a_damaged_checkpoint(tmp_path: Path) -> None:
+    """The damaged folder is moved aside, so that its step can be saved again."""
+    for expected in (["1", "2.damaged"], ["1", "2.damaged", "2.damaged-2"]):
+        with open_checkpoints(tmp_path) as checkpoints:
+            checkpoints.restore(state_of())
+            checkpoints.save(state_of(1))
+            checkpoints.save(state_of(2))
+        for path in (tmp_path / "2").rglob("*"):
+            if path.is_file():
+                path.unlink()
+        with open_checkpoints(tmp_path) as checkpoints:
+            with pytest.warns(RuntimeWarning, match=r"step 2 is damaged.*restored step 1 instead"):
+                restored = checkpoints.restore(state_of())
+            assert "2" in names(tmp_path)
+            checkpoints.begin(restored)
+        assert same(restored, state_of(1))
+        assert names(tmp_path) == expected
+    open_checkpoints(tmp_path).restore(state_of())
+
+
+def test_all_damaged_is_an_error(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, 2)
+    for step in ("1", "2"):
+        (tmp_path / step / "record" / "metadata").write_text("")
+    for restore in (open_checkpoints(tmp_path).restore, lambda x: mj.restore_state(tmp_path, x)):
+        with pytest.raises(OSError, match=r"no good checkpoint: .* step 2 is damaged.* step 1 is"):
+            restore(state_of())
+    assert names(tmp_path) == ["1", "2"]
+
+
+def test_a_best_of_unknown_score_is_told(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(1), score=0.9)
+        checkpoints.save(state_of(2), score=0.1)
+    (tmp_path / "1" / "record" / "metadata").write_text("")
+    with pytest.warns(RuntimeWarning, match=r"step 1 is damaged.*restored step 2 instead"):
+        mj.restore_state(tmp_path, state_of(), which="best")
