@@ -76,24 +76,21 @@ def lock_folder(folder: Path) -> FolderLock | None:
 def _locked(folder: Path) -> FolderLock | None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        if os.path.lexists(path):
+        with contextlib.suppress(FileNotFoundError):
             check_regular(path)
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(path, flags, 0o666)
-        try:
+        with contextlib.ExitStack() as opened:
+            descriptor = os.open(path, flags, 0o666)
+            opened.callback(os.close, descriptor)
             if not _try_lock(descriptor, folder):
-                os.close(descriptor)
                 return None
-            if _lies_at(path, descriptor):
+            if _lies_at(path, descriptor):  # Else its holder has ended meanwhile, and removed it.
                 with contextlib.suppress(OSError):  # A full disk: the lock holds, and is nameless.
                     os.truncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
+                opened.pop_all()
                 return FolderLock(path, descriptor)
-            os.close(descriptor)  # Its holder has ended meanwhile, and removed it.
-        except BaseException:
-            os.close(descriptor)
-            raise
 
 
 def _try_lock(descriptor: int, folder: Path) -> bool:
