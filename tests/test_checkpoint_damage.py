@@ -1,5 +1,6 @@
 """Damaged checkpoints: restored bit for bit all the same, passed over, or refused."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 from checkpoint_states import OPTIMIZER, names, open_checkpoints, same, save_steps, state_of
 
 import metajax as mj
@@ -104,3 +106,70 @@ def test_a_best_of_unknown_score_is_told(tmp_path: Path) -> None:
     (tmp_path / "1" / "record" / "metadata").write_text("")
     with pytest.warns(RuntimeWarning, match=r"step 1 is damaged.*restored step 2 instead"):
         mj.restore_state(tmp_path, state_of(), which="best")
+
+
+def _without_arrays(folder: Path) -> None:
+    for path in (folder / "state").rglob("d/*"):
+        path.unlink()
+
+
+def test_a_damaged_one_does_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, 2, 3, keep=3)
+    _without_arrays(tmp_path / "2")
+    with open_checkpoints(tmp_path, keep=3) as checkpoints:
+        checkpoints.begin(checkpoints.restore(state_of()))
+        checkpoints.save(state_of(4))
+        checkpoints.wait()
+        assert names(tmp_path) == ["1", "2", "3", "4", "writer.lock"]
+        checkpoints.save(state_of(5))
+    assert names(tmp_path) == ["2", "3", "4", "5"]
+
+
+def test_a_damaged_one_does_not_count_among_the_best(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path, keep=1, best=2) as checkpoints:
+        for step, score in enumerate((0.9, 0.8, 0.1), start=1):
+            checkpoints.save(state_of(step), score=score)
+    _without_arrays(tmp_path / "1")
+    with open_checkpoints(tmp_path, keep=1, best=1) as checkpoints:
+        checkpoints.begin(checkpoints.restore(state_of()))
+        checkpoints.save(state_of(4), score=0.2)
+    assert names(tmp_path) == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize(("shape", "chunk"), [([2**60], [4]), ([5], [5]), ([4], [2**60])])
+def test_arrays_of_another_shape_are_not_read(
+    tmp_path: Path, shape: list[int], chunk: list[int]
+) -> None:
+    """Room would be made for what orbax's own files say."""
+    save_steps(tmp_path, 3, 4)
+    stored = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": (tmp_path / "4" / "state").as_uri() + "/"},
+        "path": "params/w/",
+        "metadata": {"shape": shape, "chunks": chunk, "dtype": "<f4"},
+    }
+    tensorstore.open(stored, create=True, delete_existing=True).result()
+    with pytest.warns(RuntimeWarning, match=r"its arrays: params/w is .*; restored step 3"):
+        assert same(mj.restore_state(tmp_path, state_of()), state_of(3))
+
+
+def test_arrays_of_another_type_are_not_read(tmp_path: Path) -> None:
+    save_steps(tmp_path, 3, 4)
+    with open_checkpoints(tmp_path / "other") as checkpoints:
+        checkpoints.save(state_of(4, dtype=np.int32))
+    shutil.rmtree(tmp_path / "4" / "state")
+    shutil.copytree(tmp_path / "other" / "4" / "state", tmp_path / "4" / "state")
+    with pytest.warns(RuntimeWarning, match=r"its arrays: .*/w is int32 of shape \(4,\); restored"):
+        mj.restore_state(tmp_path, state_of())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damaged_checkpoints_are_restored_or_passed_over() -> None:
+    pytest.importorskip("rich", reason="the benchmarks need metajax[bench]")
+    import damage
+
+    rows = damage.run(damage.parser().parse_args([]))
+    assert sum(row["checkpoints"] for row in rows if row["damage"] in damage.CHANGES) == 550
+    for row in rows[1:]:
+        assert row["passed over"] > 0, row
