@@ -1,10 +1,10 @@
-"""Damaged checkpoints: each restored bit for bit all the same, passed over with a warning, or refused.
+"""Damaged checkpoints: restored bit for bit all the same, passed over with a warning, or refused.
 
-A folder holds two checkpoints, and the newer is damaged: at random places of random files, bits and
-bytes that are other ones, ends that are missing, bytes that are too many; and each of its files in
-turn is removed, made huge, or replaced by what is no file. Then the state is restored, a run goes on
-from it and saves, and its checkpoint is restored. Anything but the newer state, or the older one and
-a warning, ends the benchmark.
+A folder holds two checkpoints, and the newer is damaged: bits and bytes that are other ones, ends
+that are missing, bytes that are too many, at random places of random files; and each of its files
+is removed, made huge, or replaced by what is no file. Then the state is restored, a run goes on and
+saves, and that checkpoint is restored. Anything but the newer state, or the older one and a
+warning, ends the benchmark.
 """
 
 import argparse

@@ -68,7 +68,7 @@ def newest(folder: Path) -> int:
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:
     """What cut-off writes have left in a folder."""
-    rest = (path for path in folder.glob("*") if not path.name.isdecimal())
+    rest = folder.glob("*.orbax-checkpoint-tmp*")
     return {(path.name, path.stat().st_ino) for path in rest}
 
 

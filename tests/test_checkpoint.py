@@ -150,6 +150,19 @@ def test_empty_arrays_are_kept(tmp_path: Path) -> None:
     assert same(mj.restore_state(tmp_path, state), state)
 
 
+def test_names_and_types_of_arrays(tmp_path: Path) -> None:
+    names = ("mlp/~/a", "a b", "\u00fc", ".", "..", "", "%20", "c//d", "0", "x.y", "\\", "a:b|c")
+    types = (bool, np.int8, np.uint16, np.float16, jnp.bfloat16, np.complex64, jnp.float8_e4m3fn)
+    params = {name: jnp.full((2,), number, jnp.float32) for number, name in enumerate(names)}
+    for dtype in types:
+        for shape in ((), (1,), (0,), (3, 1, 2)):
+            params[f"{np.dtype(dtype)} {shape}"] = jnp.ones(shape, dtype)
+    state = mj.init_state(params, optax.sgd(0.1), jax.random.key(7))
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    assert same(mj.restore_state(tmp_path, state), state)
+
+
 def test_a_save_that_ctrl_c_cut_off_can_be_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

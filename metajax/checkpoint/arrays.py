@@ -1,7 +1,8 @@
 """A checkpoint's arrays: by name, each described and proved by the record.
 
-orbax gives flipped bytes of an array back without an error, and makes room for whatever shape its
-own files tell.
+orbax writes them by tensorstore, which reads them here. orbax itself would make room for whatever
+shape its files tell, give flipped bytes back without an error, and leave an event loop behind in
+which every array after a damaged one ends in a traceback.
 """
 
 import math
@@ -13,8 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
+import tensorstore
 
 from metajax.checkpoint.record_file import LARGEST, DamagedError, short
 from metajax.parallel.placement import is_key, to_host
@@ -67,27 +67,21 @@ def read_arrays(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       DamagedError: one is missing, unreadable or changed.
     """
-    folder = path / "state"
     try:
         check_regular(path)
-        empty = {name: _without_bytes(entry) for name, entry in record["arrays"].items()}
-        wanted = written(empty)
-        size = sum(file.stat().st_size for file in folder.rglob("*"))
-        expected = 2 * sum(array.nbytes for array in wanted.values()) + LARGEST
-        if size > expected:
-            raise ValueError(f"they have {size} bytes; expected at most {expected}")
-        handler = ocp.StandardCheckpointHandler()
-        _check_shapes(handler.metadata(epath.Path(folder)), wanted)
-        arrays = handler.restore(epath.Path(folder), args=ocp.args.StandardRestore(wanted))
+        described = {name: _without_bytes(entry) for name, entry in record["arrays"].items()}
+        _check_size(path / "state", sum(array.nbytes for array in described.values()))
+        stored = {name: _opened(path / "state", name) for name in written(described)}
+        for name, opened in stored.items():
+            _check_shape(opened.result(), described[name], name)
+        read = {name: opened.result().read() for name, opened in stored.items()}
+        arrays = {**described, **{name: future.result() for name, future in read.items()}}
     except MemoryError:
         raise
-    except Exception as error:  # Bad metadata ends in an AttributeError or anything else.
+    except Exception as error:  # Its kind depends on what tensorstore met first.
         raise DamagedError(f"its arrays: {short(error)}") from error
-    arrays = {**empty, **arrays}
     for name, entry in record["arrays"].items():
-        array = arrays[name]
-        alike = (array.dtype, array.shape) == (empty[name].dtype, empty[name].shape)
-        if not alike or zlib.crc32(array.tobytes()) != entry["digest"]:
+        if zlib.crc32(arrays[name].tobytes()) != entry["digest"]:
             raise DamagedError(f"its array {name}: the digest is another")
     return arrays
 
@@ -103,16 +97,27 @@ def _without_bytes(entry: Mapping[str, Any]) -> np.ndarray:
     return np.broadcast_to(np.empty((), jnp.dtype(entry["dtype"])), entry["shape"])
 
 
-def _check_shapes(stored: Any, wanted: Mapping[str, np.ndarray]) -> None:
-    """Raises where orbax would make room for other arrays, or other pieces of them."""
-    if set(stored) != set(wanted):
-        raise ValueError(f"there are others: {sorted(set(stored) ^ set(wanted))[0]}")
-    for name, array in wanted.items():
-        found, chunks = stored[name], stored[name].storage.chunk_shape
-        if (found.dtype, found.shape) != (array.dtype, array.shape):
-            raise ValueError(f"{name} is {found.dtype} of shape {found.shape}")
-        if math.prod(chunks) > array.size:
-            raise ValueError(f"{name} is in pieces of shape {chunks}")
+def _opened(folder: Path, name: str) -> Any:
+    """The future of one array as it is stored."""
+    stored = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    spec = {"driver": "zarr", "kvstore": {**stored, "path": name}}
+    return tensorstore.open(spec, open=True, read=True)
+
+
+def _check_size(folder: Path, size: int) -> None:
+    """Raises where files are larger than arrays of so many bytes account for."""
+    found = sum(file.stat().st_size for file in folder.rglob("*"))
+    if found > 2 * size + LARGEST:
+        raise ValueError(f"they have {found} bytes; expected at most {2 * size + LARGEST}")
+
+
+def _check_shape(stored: Any, array: np.ndarray, name: str) -> None:
+    """Raises where room would be made for another array, or for larger pieces of it."""
+    if (stored.dtype.numpy_dtype, stored.shape) != (array.dtype, array.shape):
+        raise ValueError(f"{name} is {stored.dtype.name} of shape {stored.shape}")
+    pieces = stored.chunk_layout.read_chunk_template.shape
+    if math.prod(pieces) > array.size:
+        raise ValueError(f"{name} is in pieces of shape {pieces}")
 
 
 def _data(leaf: Any) -> Array:
