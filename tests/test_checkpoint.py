@@ -202,12 +202,26 @@ def test_leaves_of_one_name(tmp_path: Path) -> None:
 def test_what_a_killed_write_left_is_cleared(tmp_path: Path) -> None:
     save_steps(tmp_path, 1)
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    shutil.copytree(tmp_path / "1", tmp_path / "deleted.orbax-checkpoint-tmp" / "0")
     assert same(mj.restore_state(tmp_path, state_of()), state_of(1))
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.begin(checkpoints.restore(state_of()))
         assert names(tmp_path) == ["1", "writer.lock"]
         checkpoints.save(state_of(2))
     assert names(tmp_path) == ["1", "2"]
+
+
+def test_a_run_killed_while_it_deletes_leaves_no_half_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
+        save_steps(tmp_path, 1, 2, 3, keep=1)
+    assert names(tmp_path) == ["3", "deleted.orbax-checkpoint-tmp"]
+    assert names(tmp_path / "deleted.orbax-checkpoint-tmp") == ["1", "2"]
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.begin(checkpoints.restore(state_of()))
+    assert names(tmp_path) == ["3"]
 
 
 _FULL_DISK = """

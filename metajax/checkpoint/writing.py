@@ -22,6 +22,10 @@ from metajax.stacked_runs import newest_step
 from metajax.training_step import TrainState
 from metajax.user_warnings import warn_user
 
+# What a killed or failed write leaves has this in its name, and so has what is being deleted.
+_CUT_OFF = ocp.utils.TMP_DIR_SUFFIX
+_DELETED = f"deleted{_CUT_OFF}"
+
 
 class Checkpoints:
     """The checkpoints of one training run, in a folder of their own.
@@ -234,6 +238,8 @@ class Checkpoints:
             error = error or late
         if everywhere(error is None):
             self._newest = step
+            if jax.process_index() == 0:
+                shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
             return
         # After a failure orbax's manager no longer knows which checkpoints there are.
         self._kept.scores.pop(step, None)
@@ -271,17 +277,18 @@ class Checkpoints:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        """The manager; making one clears what a killed or failed write left."""
+        """The manager; making one clears what was cut off."""
         if self._manager is None:
             if jax.process_index() == 0:
                 # Not left to orbax: threads of a write that failed may still put files there, and
                 # orbax would fail the next save for it.
-                for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                for path in self._folder.glob(f"*{_CUT_OFF}*"):
                     shutil.rmtree(path, ignore_errors=True)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._kept,
+                    todelete_subdir=_DELETED,  # A run killed meanwhile leaves no half a checkpoint.
                     save_root_metadata=False,
                     lightweight_initialize=True,
                 ),
