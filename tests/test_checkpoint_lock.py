@@ -18,6 +18,7 @@ import pytest
 from checkpoint_states import names, open_checkpoints, same, save_steps, state_of
 
 import metajax as mj
+from metajax.checkpoint import reading
 from metajax.checkpoint.lock import lock_folder
 
 _WRITER = """
@@ -103,6 +104,25 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
                 checkpoints.begin(checkpoints.restore(state_of()))
         finally:
             os.kill(process.child, signal.SIGKILL)
+
+
+def test_what_is_deleted_while_it_is_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that keeps one checkpoint deletes it for the next, which is read then."""
+
+    def too_late(path: Path) -> dict[str, Any]:
+        monkeypatch.setattr(reading, "read_record", read_record)
+        checkpoints.save(state_of(2))
+        checkpoints.wait()
+        return read_record(path)
+
+    read_record = reading.read_record
+    with open_checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state_of(1))
+        checkpoints.wait()
+        monkeypatch.setattr(reading, "read_record", too_late)
+        assert same(mj.restore_state(tmp_path, state_of()), state_of(2))
 
 
 def test_two_checkpoints_of_one_process(tmp_path: Path) -> None:
