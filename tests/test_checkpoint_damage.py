@@ -40,8 +40,6 @@ def _damages(data: bytes) -> dict[str, bytes | None]:
     }
 
 
-# Where one array cannot be opened, orbax leaves the others' callbacks without their event loop.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_any_file_is_noticed(tmp_path: Path) -> None:
     """What is restored is the newest checkpoint, bit for bit, or the one before and a warning."""
     noise = np.random.default_rng(0).normal(size=512)  # Long enough for a file of its own.
@@ -164,7 +162,6 @@ def test_arrays_of_another_type_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_checkpoints_are_restored_or_passed_over() -> None:
     pytest.importorskip("rich", reason="the benchmarks need metajax[bench]")
     import damage
