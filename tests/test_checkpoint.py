@@ -316,8 +316,6 @@ def _damages(data: bytes) -> dict[str, bytes | None]:
     }
 
 
-# Where one array cannot be opened, orbax leaves the others' callbacks without their event loop.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_any_file_is_noticed(tmp_path: Path) -> None:
     """What is restored is the newest checkpoint, bit for bit, or the one before and a warning."""
     noise = np.random.default_rng(0).normal(size=512)  # Long enough for a file of its own.
@@ -421,6 +419,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path) -> None:
     script = _FULL_DISK.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
     failed = "['the checkpoint of step {} could not be written: "
     for line, (step, kept, newest) in zip(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metajax.checkpoint.orbax_log import orbax_at_debug
 from metajax.checkpoint.record import (
     DamagedError,
     Mode,
@@ -142,6 +143,7 @@ def everywhere(flag: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
+@orbax_at_debug()
 def _read(
     path: Path, like: TrainState, options: Mapping[str, Any] | None
 ) -> tuple[TrainState | None, str, str]:

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from metajax.checkpoint.orbax_log import orbax_at_debug
 from metajax.checkpoint.reading import (
     agreed_steps,
     everywhere,
@@ -98,6 +99,7 @@ class Checkpoints:
         self._last = 0  # The step that `due` counts from.
         self._writing: int | None = None
         self._error: Exception | None = None
+        self._while_writing = contextlib.ExitStack()
 
     @property
     def newest(self) -> int | None:
@@ -186,6 +188,7 @@ class Checkpoints:
             return
         self.position = position
         arrays, record = describe(state, self._options, score, self._kept.mode, position)
+        self._while_writing.enter_context(orbax_at_debug())
         try:
             manager = self._open()
             self._kept.scores[step] = record["score"]
@@ -213,6 +216,7 @@ class Checkpoints:
         except Exception as late:
             error = error or late
         if everywhere(error is None):
+            self._while_writing.close()
             self._newest = step
             return
         # After a failure orbax's manager no longer knows which checkpoints there are.
@@ -245,6 +249,7 @@ class Checkpoints:
         if kind is not None and jax.process_count() > 1:
             # The others may know of no exception: waiting for them would hang, or hide it.
             self._manager = self._writing = None
+            self._while_writing.close()
         else:
             self.close()
 
@@ -273,6 +278,7 @@ class Checkpoints:
             # `wait` has told of a write that failed; orbax may tell of it once more.
             with contextlib.suppress(Exception):
                 manager.close()
+        self._while_writing.close()
 
 
 @dataclasses.dataclass
