@@ -1,6 +1,6 @@
 """What orbax and asyncio say of a checkpoint that fails goes to the log, at the level of debug.
 
-They print a traceback for every array and every thread, where one warning of ours says what is lost.
+They print a traceback for every array and thread, where one warning of ours says what is lost.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class _Telling(logging.Filter):
         return False
 
     def unraisable(self, unraisable: Any) -> None:
-        """Where one array failed, those of the others that come later find asyncio's loop closed."""
+        """Where one array failed, those that are done later find asyncio's loop closed."""
         error = unraisable.exc_value
         if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
             self._tell("after a failure", (type(error), error, unraisable.exc_traceback))

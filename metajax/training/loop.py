@@ -1,5 +1,6 @@
 """The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable
@@ -45,6 +46,9 @@ from metajax.training.stopping import (
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner
 
+# Of a run of any length.
+_RECORDS = 1000
+
 
 class TrainResult(NamedTuple):
     """What a run of `train` ends with.
@@ -55,7 +59,8 @@ class TrainResult(NamedTuple):
         (SIGINT), SIGTERM (at the very end too), a meta-loss, gradient or update that was not finite
         (the parameters are then those before that step), or `on_dispatch`, which asked for it
         (`"callback"`).
-      history: the records that were reported, one a dispatch.
+      history: the records that were reported, one a dispatch; the last 1,000 of them. All go to
+        `metrics_file`, and to `on_dispatch`.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
     """
@@ -226,7 +231,7 @@ def train(
     run = CompiledDispatches(
         dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     )
-    history: list[Record] = []
+    history: collections.deque[Record] = collections.deque(maxlen=_RECORDS)
     stopped: Stopped = "finished"
     run_seconds = 0.0
     done = began = newest_step(state)
@@ -299,7 +304,7 @@ def train(
         sample.go_back(position)  # What was read ahead is not lost to a source that can be set.
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
-    return TrainResult(state, stopped, history, run.seconds, run_seconds)
+    return TrainResult(state, stopped, list(history), run.seconds, run_seconds)
 
 
 def _step_of(
