@@ -236,7 +236,7 @@ def evaluate(
 
 
 def _check_once(learner: Learner, params: Params, source: Any) -> None:
-    """`check_sample_of`, which traces: a run evaluates again and again, and JAX keeps every trace."""
+    """`check_sample_of`, once: it traces, JAX keeps every trace, and a run evaluates often."""
     checked = (learner.loss, learner.adapt, source)
     shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(params)]
     case = (*map(id, checked), jax.tree.structure(params), *shapes)

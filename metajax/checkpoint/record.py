@@ -82,10 +82,16 @@ def describe(
 
 
 def save_args(arrays: Mapping[str, Array], record: Mapping[str, Any]) -> ocp.args.Composite:
-    """What orbax is given to write."""
-    return ocp.args.Composite(
-        state=ocp.args.StandardSave(_written(arrays)), record=ocp.args.JsonSave(record)
-    )
+    """What orbax is given to write: NumPy's arrays, but for those that are cut over devices.
+
+    Beside a write of JAX's arrays orbax asks tensorstore for its counters, as lists that are never
+    freed (tensorstore 0.1.86): some 20 kB a save.
+    """
+    whole = {
+        name: np.asarray(array) if array.is_fully_replicated else array
+        for name, array in _written(arrays).items()
+    }
+    return ocp.args.Composite(state=ocp.args.StandardSave(whole), record=ocp.args.JsonSave(record))
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metajax.parallel.watching import watch_processes
+
 
 def start_processes(
     coordinator: str | None = None,
@@ -56,6 +58,7 @@ def start_processes(
             "TPU pods and Kubernetes do); expected start_processes(coordinator='host:port', "
             "processes=..., process=...)"
         ) from error
+    watch_processes()
 
 
 def largest_of_processes(number: int) -> int:

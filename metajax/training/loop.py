@@ -25,6 +25,7 @@ from metajax.parallel.placement import (
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
+from metajax.parallel.watching import needing_all_processes
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
 from metajax.stacked_runs import check_steps, count_runs, newest_step, one_run
 from metajax.training.checked_steps import check_step
@@ -244,6 +245,7 @@ def train(
     tasks_a_step = meta_batch * (runs or 1)
     report = Progress(done, iterations, tasks_a_step, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(needing_all_processes())
         stack.callback(report.close)
         stack.enter_context(contextlib.closing(feed))
         metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
