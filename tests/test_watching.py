@@ -75,6 +75,23 @@ def test_one_that_is_killed_ends_the_other() -> None:
 
 
 @pytest.mark.slow
+def test_one_that_is_killed_is_missed_outside_of_collectives_too() -> None:
+    program = """
+import os, signal, sys, time
+import metajax as mj
+mj.parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]), heartbeat=5)
+if sys.argv[2] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(80)
+print("done")
+"""
+    other, killed = ends_of_two(program, "")
+    assert killed[0] == -9
+    assert other[0] != 0
+    assert "done" not in other[1]
+
+
+@pytest.mark.slow
 def test_one_that_has_finished_lets_the_other_go_on() -> None:
     program = """
 import sys, time
