@@ -254,6 +254,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path) -> None:
     script = _FULL_DISK.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
     failed = "['the checkpoint of step {} could not be written: "
     for line, (step, kept, newest) in zip(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from metajax.checkpoint.arrays import described, named_arrays, named_leaves, written
@@ -68,10 +69,16 @@ def describe(
 
 
 def save_args(arrays: Mapping[str, Array], record: Mapping[str, Any]) -> ocp.args.Composite:
-    """What orbax is given to write."""
-    return ocp.args.Composite(
-        state=ocp.args.StandardSave(written(arrays)), record=ocp.args.JsonSave(record)
-    )
+    """What orbax is given to write: NumPy's arrays, but for those that are cut over devices.
+
+    Beside a write of JAX's arrays orbax asks tensorstore for its counters, as lists that are never
+    freed (tensorstore 0.1.86): some 20 kB a save.
+    """
+    whole = {
+        name: np.asarray(array) if array.is_fully_replicated else array
+        for name, array in written(arrays).items()
+    }
+    return ocp.args.Composite(state=ocp.args.StandardSave(whole), record=ocp.args.JsonSave(record))
 
 
 def differences(

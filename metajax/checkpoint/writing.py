@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from metajax.checkpoint.arrays import named_leaves
 from metajax.checkpoint.keeping import Kept
 from metajax.checkpoint.lock import FolderLock, lock_folder
+from metajax.checkpoint.orbax_log import orbax_at_debug
 from metajax.checkpoint.reading import agreed_steps, everywhere, read_good, stored_steps
 from metajax.checkpoint.record import Mode, checked_options, describe, save_args
 from metajax.checkpoint.record_file import short
@@ -99,6 +100,7 @@ class Checkpoints:
         self._last = 0  # The step that `due` counts from.
         self._writing: int | None = None
         self._error: Exception | None = None
+        self._while_writing = contextlib.ExitStack()
 
     @property
     def newest(self) -> int | None:
@@ -210,6 +212,7 @@ class Checkpoints:
             return
         self.position = position
         arrays, record = describe(state, self._options, score, self._kept.mode, position)
+        self._while_writing.enter_context(orbax_at_debug())
         try:
             manager = self._open()
             self._kept.scores[step] = record["score"]
@@ -237,6 +240,7 @@ class Checkpoints:
         except Exception as late:
             error = error or late
         if everywhere(error is None):
+            self._while_writing.close()
             self._newest = step
             if jax.process_index() == 0:
                 shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
@@ -273,6 +277,7 @@ class Checkpoints:
         if kind is not None and jax.process_count() > 1:
             # The others may know of no exception: waiting for them would hang, or hide it.
             self._manager = self._writing = None
+            self._while_writing.close()
         else:
             self.close()
 
@@ -301,6 +306,7 @@ class Checkpoints:
             # `wait` has told of a write that failed; orbax may tell of it once more.
             with contextlib.suppress(Exception):
                 manager.close()
+        self._while_writing.close()
 
     def _unlock(self) -> None:
         lock, self._lock, self._begun = self._lock, None, False
