@@ -87,7 +87,8 @@ else:
     raise SystemExit("expected to be refused")
 with mj.Checkpoints(Path(sys.argv[3]) / "free", options={}) as checkpoints:
     checkpoints.begin(state)
-    assert (Path(sys.argv[3]) / "free" / "writer.lock").exists()
+    held = (Path(sys.argv[3]) / "free" / "writer.lock").exists()
+    assert held or jax.process_index()  # Process 0 may have ended.
 """
 
 
