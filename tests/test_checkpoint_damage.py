@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorstore
 from checkpoint_states import OPTIMIZER, names, open_checkpoints, same, save_steps, state_of
+from irregular_files import irregular
 
 import metajax as mj
 
@@ -149,6 +150,24 @@ def test_arrays_of_another_shape_are_not_read(
     tensorstore.open(stored, create=True, delete_existing=True).result()
     with pytest.warns(RuntimeWarning, match=r"its arrays: params/w is .*; restored step 3"):
         assert same(mj.restore_state(tmp_path, state_of()), state_of(3))
+
+
+@pytest.mark.parametrize("place", ["state/more", "record/metadata"])
+def test_nothing_that_is_no_regular_file_is_opened(tmp_path: Path, place: str) -> None:
+    """Even where nobody would open it: orbax puts none there."""
+    run, others = tmp_path / "run", tmp_path / "others"
+    others.mkdir()
+    save_steps(run, 3, 4)
+    path = run / "4" / place
+    for kind, aim in irregular(others).items():
+        path.unlink(missing_ok=True)
+        path.symlink_to(aim)
+        with pytest.warns(RuntimeWarning, match=rf"4 is damaged: its .* is {kind}; expected a reg"):
+            assert same(mj.restore_state(run, state_of()), state_of(3))
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.warns(RuntimeWarning, match="step 4 is damaged: its"):
+        mj.restore_state(run, state_of())
 
 
 def test_arrays_of_another_type_are_not_read(tmp_path: Path) -> None:

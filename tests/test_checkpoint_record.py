@@ -88,7 +88,14 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
     assert same(open_checkpoints(tmp_path, tuples).restore(state_of()), state_of(3))
 
 
-@pytest.mark.parametrize("value", [Path("x"), np.float32(1), {"a": {1}}, float("nan")])
+def _nested() -> list[Any]:
+    out: list[Any] = []
+    for _ in range(100_000):
+        out = [out]
+    return out
+
+
+@pytest.mark.parametrize("value", [Path("x"), np.float32(1), {"a": {1}}, float("nan"), _nested()])
 def test_options_that_json_cannot_hold(value: object) -> None:
     with pytest.raises(TypeError, match=r"options\['rate'\] is .*; expected what JSON can hold"):
         open_checkpoints(Path("unused"), {"rate": value})

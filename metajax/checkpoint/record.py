@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -116,8 +117,8 @@ def _as_json(value: Any, name: str) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"{name} is {value!r}; expected what JSON can hold, that is None, a bool, finite "
-            f"number or string, or lists and dictionaries of these: {error}"
+            f"{name} is {reprlib.repr(value)}; expected what JSON can hold, that is None, a bool, "
+            f"finite number or string, or lists and dictionaries of these: {error}"
         ) from error
 
 
