@@ -5,11 +5,17 @@ import logging
 import sys
 from types import SimpleNamespace
 
+import orbax.checkpoint as ocp
 import pytest
 
 from metajax.checkpoint.orbax_log import orbax_at_debug
 
 ABSL = logging.getLogger("absl")
+
+
+def _orbax_logs(level: int, message: str, *args: object) -> None:
+    record = ABSL.makeRecord("absl", level, ocp.__file__, 1, message, args, None)
+    ABSL.handle(record)
 
 
 def _call_a_closed_loop() -> RuntimeError:
@@ -25,17 +31,21 @@ def _unraisable(error: Exception) -> SimpleNamespace:
     return SimpleNamespace(exc_type=type(error), exc_value=error, exc_traceback=traceback)
 
 
-def test_errors_are_told_at_debug_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_orbax_warns_of_is_told_while_it_lasts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     with orbax_at_debug():
-        ABSL.error("array %d failed", 3)
-        ABSL.warning("slow")
-    ABSL.error("somebody's own")
+        _orbax_logs(logging.ERROR, "array %d failed", 3)
+        _orbax_logs(logging.INFO, "saved")
+        ABSL.error("of a user")
+    _orbax_logs(logging.ERROR, "of a user's own checkpoint")
     told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
     assert told == [
         ("metajax", "DEBUG", "orbax: array 3 failed"),
-        ("absl", "WARNING", "slow"),
-        ("absl", "ERROR", "somebody's own"),
+        ("absl", "INFO", "saved"),
+        ("absl", "ERROR", "of a user"),
+        ("absl", "ERROR", "of a user's own checkpoint"),
     ]
 
 
@@ -62,8 +72,8 @@ def test_one_within_another_ends_with_the_outer(caplog: pytest.LogCaptureFixture
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    ABSL.error("of the second")
+    _orbax_logs(logging.ERROR, "of the second")
     second.__exit__(None, None, None)
-    ABSL.error("of nobody")
+    _orbax_logs(logging.ERROR, "of nobody")
     assert [record.getMessage() for record in caplog.records] == ["of nobody"]
     assert sys.unraisablehook is hook

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -104,6 +105,28 @@ def test_a_dispatch_leaves_nothing_in_memory() -> None:
     _train(_state(), 40, dispatch=1, on_dispatch=count, validate=score)
     # Not one a dispatch; the records are dictionaries of numbers, which nobody collects.
     assert objects[1] - objects[0] < 20
+
+
+@pytest.mark.parametrize("sample", [SAMPLE, "episodes of the host"])
+def test_no_thread_outlives_a_run(sample: Any, tmp_path: Path) -> None:
+    if sample != SAMPLE:
+        sample = iter([jax.device_get(SAMPLE(KEY))] * 100)
+    before = set(threading.enumerate())
+    with mj.Checkpoints(tmp_path, options={}, every=10) as checkpoints:
+        mj.train(
+            LEARNER,
+            OPTIMIZER,
+            _state(),
+            sample,
+            iterations=20,
+            meta_batch=4,
+            dispatch=10,
+            checkpoints=checkpoints,
+        )
+    gc.collect()  # orbax's last thread ends with what it belongs to.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # One that was told to end is about to.
+    assert set(threading.enumerate()) <= before
 
 
 def test_learning_halves_the_query_loss() -> None:

@@ -1,6 +1,7 @@
-"""What orbax and asyncio say of a checkpoint that fails goes to the log, at the level of debug.
+"""What orbax and asyncio say of a checkpoint goes to the log, at the level of debug.
 
-They print a traceback for every array and thread, where one warning of ours says what is lost.
+Where one fails they print a traceback for every array and thread; one warning of ours says what is
+lost.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _LOG = logging.getLogger("metajax")
@@ -21,18 +23,18 @@ _SECONDS_AT_MOST = 10
 
 
 class _Telling(logging.Filter):
-    """Takes errors from the loggers to which it is added, and those that nobody can catch.
+    """Takes what orbax logs, by absl, and asyncio, and errors that nobody can catch.
 
     Attributes:
       within: how many contexts are open.
-      told: how often there was something to take.
+      errors: how many were taken.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
         self.within = 0
-        self.told = 0
+        self.errors = 0
         self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
         self._hook = sys.unraisablehook
 
@@ -54,22 +56,21 @@ class _Telling(logging.Filter):
                     sys.unraisablehook = self._hook
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR:
+        orbaxs = record.name == "asyncio" or "orbax" in Path(record.pathname).parts
+        if record.levelno < logging.WARNING or not orbaxs:  # A user's program may log by absl, too.
             return True
-        self._tell(record.getMessage(), record.exc_info)
+        self.errors += record.levelno >= logging.ERROR
+        _LOG.debug("orbax: %s", record.getMessage(), exc_info=record.exc_info)
         return False
 
     def unraisable(self, unraisable: Any) -> None:
         """Where one array failed, those that are done later find asyncio's loop closed."""
         error = unraisable.exc_value
         if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
-            self._tell("after a failure", (type(error), error, unraisable.exc_traceback))
+            self.errors += 1
+            _LOG.debug("orbax: after a failure", exc_info=error)
         else:
             self._hook(unraisable)
-
-    def _tell(self, message: str, exc_info: Any) -> None:
-        self.told += 1
-        _LOG.debug("orbax: %s", message, exc_info=exc_info)
 
 
 _telling = _Telling()
@@ -77,13 +78,13 @@ _telling = _Telling()
 
 @contextlib.contextmanager
 def orbax_at_debug() -> Iterator[None]:
-    """While it lasts, errors that orbax and asyncio log go to the logger `metajax`, as debug."""
-    before = _telling.told
+    """While it lasts, what orbax and asyncio warn of goes to the logger `metajax`, as debug."""
+    before = _telling.errors
     _telling.begin()
     try:
         yield
     finally:
-        if _telling.told > before:
+        if _telling.errors > before:
             _wait_for_the_rest()
         _telling.end()
 
@@ -95,7 +96,7 @@ def _wait_for_the_rest() -> None:
             # Its own `join` would raise what failed.
             threading.Thread.join(thread, max(0, ends - time.monotonic()))
     gc.collect()  # asyncio tells of an error that nobody asked for when its task is collected.
-    told = None
-    while told != _telling.told and time.monotonic() < ends:
-        told = _telling.told
+    errors = None
+    while errors != _telling.errors and time.monotonic() < ends:
+        errors = _telling.errors
         time.sleep(_SECONDS_OF_SILENCE)
