@@ -1,10 +1,11 @@
 """A training run that is killed again and again ends bit for bit as the one that never was.
 
 A process meta-trains and saves a checkpoint after every dispatch. It is killed with SIGKILL after a
-random time, while importing, compiling, training or writing, and started again; after the last kill
-it runs to its end. Every array of the final checkpoint is then compared with that of a run that was
-left alone: parameters, optimiser state, step and key. `--processes 2` does the same to a run of two
-processes of two devices each, both killed at once.
+random time, while importing, compiling, training or writing, at the latest when it has done its
+share of the iterations, and started again; after the last kill it runs to its end. Every array of
+the final checkpoint is then compared with that of a run that was left alone: parameters, optimiser
+state, step and key. `--processes 2` does the same to a run of two processes of two devices each,
+both killed at once.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def newest(folder: Path) -> int:
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:
     """What cut-off writes have left in a folder."""
-    rest = (path for path in folder.glob("*") if not path.name.isdecimal())
+    rest = folder.glob("*.orbax-checkpoint-tmp*")
     return {(path.name, path.stat().st_ino) for path in rest}
 
 
@@ -90,8 +91,8 @@ def start_run(args: argparse.Namespace, folder: Path) -> list[subprocess.Popen]:
     ]
 
 
-def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
-    """One life of the training: to its end, or killed after so many seconds."""
+def live(args: argparse.Namespace, folder: Path, seconds: float | None, last: int = 0) -> dict:
+    """One life of the training: to its end, or killed after so many seconds, or at a step."""
     before, leftovers = newest(folder), unfinished(folder)
     started, first = time.monotonic(), None
     workers = start_run(args, folder)
@@ -100,7 +101,7 @@ def live(args: argparse.Namespace, folder: Path, seconds: float | None) -> dict:
             lived = time.monotonic() - started
             if first is None and newest(folder) > before:
                 first = lived
-            if seconds is not None and lived >= seconds:
+            if seconds is not None and (lived >= seconds or newest(folder) >= last):
                 break
             time.sleep(0.01)
     finally:
@@ -137,7 +138,8 @@ def run(args: argparse.Namespace) -> bool:
     lives: list[dict] = []
     for number, seconds in enumerate(moments(args, 2 * alone["to first checkpoint"])):
         # About half of the lives end before they have written anything.
-        lives.append({"kill": number + 1, **live(args, killed, seconds)})
+        last = args.iterations * (number + 1) // (args.kills + 1)
+        lives.append({"kill": number + 1, **live(args, killed, seconds, last)})
         if newest(killed) >= args.iterations:
             raise SystemExit(f"the run ended before kill {number + 1}; pass more --iterations")
     lives.append({"kill": "none", **live(args, killed, None)})

@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
@@ -107,6 +109,10 @@ _BLOCK = 16
 # What is scored where nothing says how many there are.
 _EPISODES = 600
 
+# What passed the checks, the last of it: a learner's functions and a sampler, not kept alive by it.
+_MOST_PASSED = 100
+_passed: dict[Any, list[weakref.ref]] = {}
+
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _scores(
@@ -194,7 +200,9 @@ def evaluate(
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()
-    check_sample_of(learner, one_run(params, runs), source)
+        check_sample_of(learner, one_run(params, runs), source)
+    else:
+        _check_once(learner, one_run(params, runs), source)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     axis = 0 if runs is None else 1
@@ -225,6 +233,21 @@ def evaluate(
             scores = scores_of(None, as_pytree(source), keys, indices)
     scored = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     return Evaluation(scored, episodes, seed, runs)
+
+
+def _check_once(learner: Learner, params: Params, source: Any) -> None:
+    """`check_sample_of`, once: it traces, JAX keeps every trace, and a run evaluates often."""
+    checked = (learner.loss, learner.adapt, source)
+    shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(params)]
+    case = (*map(id, checked), jax.tree.structure(params), *shapes)
+    kept = _passed.get(case)
+    if kept and all(ref() is one for ref, one in zip(kept, checked, strict=True)):
+        return
+    check_sample_of(learner, params, source)
+    with contextlib.suppress(TypeError):  # Not everything can be referred to weakly.
+        _passed[case] = [weakref.ref(one) for one in checked]
+    if len(_passed) > _MOST_PASSED:
+        del _passed[next(iter(_passed))]
 
 
 def _host_scores(

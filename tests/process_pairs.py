@@ -9,6 +9,12 @@ from two_processes import free_address
 
 def run_twice(program: str, folder: Path) -> None:
     """Runs a program, given address, number of the process and folder, and checks that it ends."""
+    for status, printed in ends_of_two(program, folder):
+        assert status == 0, printed[-2000:]
+
+
+def ends_of_two(program: str, folder: Path | str, *, seconds: float = 240) -> list[tuple[int, str]]:
+    """Exit status and what was printed of each of the two processes; those that hang are killed."""
     address = free_address()
     processes = [
         subprocess.Popen(
@@ -20,9 +26,10 @@ def run_twice(program: str, folder: Path) -> None:
         for index in range(2)
     ]
     try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, printed[-2000:]
+        printed = [process.communicate(timeout=seconds)[0] for process in processes]
+        return [
+            (process.returncode, text) for process, text in zip(processes, printed, strict=True)
+        ]
     finally:
         for process in processes:
             process.kill()

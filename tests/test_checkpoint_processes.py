@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from checkpoint_states import names, open_checkpoints, state_of
 from process_pairs import run_twice
 
 _PROCESS = """
@@ -60,3 +61,42 @@ check(mj.restore_state(folder, state(0)), 3)
 def test_two_processes(tmp_path: Path) -> None:
     run_twice(_PROCESS, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["2", "3", "3.damaged"]
+
+
+_REFUSED = """
+import sys
+from pathlib import Path
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+import metajax as mj
+
+state = mj.TrainState({"w": jax.numpy.ones(3)}, (), jax.numpy.int32(0), jax.random.key(0))
+checkpoints = mj.Checkpoints(Path(sys.argv[3]) / "held", options={})
+try:
+    checkpoints.begin(state)
+except FileExistsError as error:
+    assert "belongs to a run that is alive: process" in str(error), error
+else:
+    raise SystemExit("expected to be refused")
+checkpoints = mj.Checkpoints(Path(sys.argv[3]) / "file" / "run", options={})
+try:
+    checkpoints.begin(state)
+except OSError as error:
+    assert "file" in str(error), error
+else:
+    raise SystemExit("expected to be refused")
+with mj.Checkpoints(Path(sys.argv[3]) / "free", options={}) as checkpoints:
+    checkpoints.begin(state)
+    held = (Path(sys.argv[3]) / "free" / "writer.lock").exists()
+    assert held or jax.process_index()  # Process 0 may have ended.
+"""
+
+
+@pytest.mark.slow
+def test_both_processes_of_a_second_run_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with open_checkpoints(tmp_path / "held") as checkpoints:
+        checkpoints.save(state_of(1))
+        run_twice(_REFUSED, tmp_path)
+    assert names(tmp_path / "held") == ["1"]
+    assert names(tmp_path / "free") == []

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import metajax as mj
 from metajax.keys import task_keys
@@ -80,5 +81,13 @@ def test_evaluating_again_traces_once() -> None:
     mj.evaluate(learner, PARAMS, sample, episodes=3)
     first = len(traces)
     mj.evaluate(learner, PARAMS, sample, episodes=3, seed=1)
-    # The second evaluation draws the three episodes that are looked at, and traces nothing.
-    assert len(traces) == first + 3
+    assert len(traces) == first
+    mj.evaluate(learner, PARAMS, lambda key: sample(key), episodes=3)
+    assert len(traces) > first
+
+
+def test_what_passed_the_checks_passes_for_these_parameters_alone() -> None:
+    learner = _learner(1, record_steps=False)
+    mj.evaluate(learner, PARAMS, SAMPLE, episodes=2)
+    with pytest.raises(ValueError, match="parameters"):
+        mj.evaluate(learner, {"other": jnp.zeros(3)}, SAMPLE, episodes=2)

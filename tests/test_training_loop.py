@@ -1,10 +1,12 @@
 """The compiled loop: the same run however it is cut, and nothing lost when it stops."""
 
+import gc
 import json
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -15,6 +17,7 @@ import pytest
 
 import metajax as mj
 from metajax.keys import episode_keys
+from metajax.training import loop
 
 KEY = jax.random.key(3)
 OPTIMIZER = optax.adam(1e-2)
@@ -70,6 +73,60 @@ def test_dispatches_begin_at_multiples_of_their_length() -> None:
     part = _train(_state(), 7, dispatch=7)
     rest = _train(part.state, 25, dispatch=10)
     assert [record["step"] for record in rest.history] == [10, 20, 25]
+
+
+def test_the_last_records_are_kept_and_all_of_them_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert loop._RECORDS == 1000
+    monkeypatch.setattr(loop, "_RECORDS", 2)
+    told = []
+    path = tmp_path / "metrics.jsonl"
+    result = _train(
+        _state(), 40, metrics_file=path, on_dispatch=lambda state, record: told.append(record)
+    )
+    assert [record["step"] for record in told] == [10, 20, 30, 40]
+    assert result.history == told[2:]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == told
+
+
+def test_a_dispatch_leaves_nothing_in_memory() -> None:
+    objects = []
+
+    def count(state: mj.TrainState, record: dict) -> None:
+        del state
+        if record["step"] in (20, 40):
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+
+    def score(state: mj.TrainState) -> float:
+        return float(mj.evaluate(LEARNER, state, SAMPLE, episodes=2).mean("query_loss"))
+
+    _train(_state(), 40, dispatch=1, on_dispatch=count, validate=score)
+    # Not one a dispatch; the records are dictionaries of numbers, which nobody collects.
+    assert objects[1] - objects[0] < 20
+
+
+@pytest.mark.parametrize("sample", [SAMPLE, "episodes of the host"])
+def test_no_thread_outlives_a_run(sample: Any, tmp_path: Path) -> None:
+    if sample != SAMPLE:
+        sample = iter([jax.device_get(SAMPLE(KEY))] * 100)
+    before = set(threading.enumerate())
+    with mj.Checkpoints(tmp_path, options={}, every=10) as checkpoints:
+        mj.train(
+            LEARNER,
+            OPTIMIZER,
+            _state(),
+            sample,
+            iterations=20,
+            meta_batch=4,
+            dispatch=10,
+            checkpoints=checkpoints,
+        )
+    gc.collect()  # orbax's last thread ends with what it belongs to.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # One that was told to end is about to.
+    assert set(threading.enumerate()) <= before
 
 
 def test_learning_halves_the_query_loss() -> None:

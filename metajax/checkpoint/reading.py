@@ -1,5 +1,6 @@
 """Finds the checkpoint to go on from, and passes over damaged ones with a warning."""
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from metajax.checkpoint.record import (
-    DamagedError,
-    Mode,
-    checked_options,
-    differences,
-    read_record,
-    read_state,
-)
+from metajax.checkpoint.arrays import placed, read_arrays
+from metajax.checkpoint.record import Mode, checked_options, differences
+from metajax.checkpoint.record_file import DamagedError, read_record
 from metajax.training_step import TrainState
 from metajax.user_warnings import warn_user
 
@@ -30,7 +26,8 @@ def restore_state(
 ) -> TrainState:
     """Reads a state that `Checkpoints` wrote, and changes nothing in the folder.
 
-    Where it is damaged the next newest, or next best, is read, with a `RuntimeWarning`.
+    Where it is damaged the next newest, or next best, is read, with a `RuntimeWarning`. A run
+    may be writing in the folder meanwhile.
 
     Args:
       folder: the folder given to `Checkpoints`.
@@ -43,44 +40,62 @@ def restore_state(
       FileNotFoundError: there is no such checkpoint in `folder`.
       OSError: there are, but all are damaged, or the processes see different ones.
       TypeError: JSON cannot hold an option.
-      ValueError: the checkpoint is of another model, optimiser, precision, key or options, or of a
-        format that this version does not know; or `which` is another word.
+      ValueError: the checkpoint is of another model, optimiser (as far as its state tells, see
+        `Checkpoints`), precision, key or options, or of a format that this version does not know;
+        or `which` is another word.
     """
-    path = Path(folder).absolute()
-    steps = agreed_steps(path)[::-1]
-    if not steps:
-        raise FileNotFoundError(
-            f"{path} holds no checkpoint; expected a folder that metajax.Checkpoints wrote"
-        )
-    if which == "best":
-        steps = _best_first(path, steps)
-    elif not isinstance(which, str):
-        if which not in steps:
-            raise FileNotFoundError(f"{path} holds no checkpoint of step {which}, but of {steps}")
-        steps = [which]
-    elif which != "newest":
-        raise ValueError(f'which={which!r}; expected "newest", "best" or a step')
     checked = None if options is None else checked_options(options)
-    return first_good(path, steps, like, checked)[0]
+    return read_good(Path(folder).absolute(), like, which, checked)[0]
 
 
-def first_good(
-    folder: Path, steps: Sequence[int], like: TrainState, options: Mapping[str, Any] | None
-) -> tuple[TrainState, list[int]]:
-    """The state of the first checkpoint that is not damaged, and the steps of those before it.
+def read_good(
+    folder: Path, like: TrainState, which: str | int, options: Mapping[str, Any] | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state of the first checkpoint that is not damaged, and its record.
 
     Args:
       folder: holds the checkpoints.
-      steps: where to look, in this order.
       like: see `restore_state`.
+      which: see `restore_state`.
       options: from `checked_options`, or None.
 
     Raises:
       OSError, ValueError: as `restore_state` does.
     """
+    while True:
+        there = agreed_steps(folder)
+        try:
+            return _first_good(folder, _in_order(folder, there, which), like, options)
+        except OSError:
+            if agreed_steps(folder) == there:
+                raise
+            # A run is writing there, and has deleted what was being read.
+
+
+def _in_order(path: Path, there: Sequence[int], which: str | int) -> list[int]:
+    """Where to look, in this order."""
+    steps = list(there)[::-1]
+    if not steps:
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint; expected a folder that metajax.Checkpoints wrote"
+        )
+    if which == "best":
+        return _best_first(path, steps)
+    if not isinstance(which, str):
+        if which not in steps:
+            raise FileNotFoundError(f"{path} holds no checkpoint of step {which}, but of {steps}")
+        return [which]
+    if which != "newest":
+        raise ValueError(f'which={which!r}; expected "newest", "best" or a step')
+    return steps
+
+
+def _first_good(
+    folder: Path, steps: Sequence[int], like: TrainState, options: Mapping[str, Any] | None
+) -> tuple[TrainState, dict[str, Any]]:
     damaged: dict[int, str] = {}
     for step in steps:
-        state, other, damage = _read(folder / str(step), like, options)
+        state, record, other, damage = _read(folder / str(step), like, options)
         if not everywhere(not damage):
             damaged[step] = damage or "another process could not read it"
             continue
@@ -91,7 +106,7 @@ def first_good(
             )
         if damaged:
             warn_user(f"{_listed(folder, damaged)}; restored step {step} instead")
-        return state, list(damaged)
+        return state, record
     raise OSError(
         f"no good checkpoint: {_listed(folder, damaged)}. Restore the files from a copy, or start "
         "anew in another folder"
@@ -102,8 +117,11 @@ def stored_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, in rising order; none if it does not exist."""
     if not folder.is_dir():
         return []
+    names = re.compile("0|[1-9][0-9]{0,18}")  # No "007", and nothing that only reads as a number.
     return sorted(
-        int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()
+        int(path.name)
+        for path in folder.iterdir()
+        if names.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     )
 
 
@@ -144,14 +162,15 @@ def everywhere(flag: bool) -> bool:
 
 def _read(
     path: Path, like: TrainState, options: Mapping[str, Any] | None
-) -> tuple[TrainState | None, str, str]:
-    """The state, or what differs, or how it is damaged."""
+) -> tuple[TrainState | None, dict[str, Any], str, str]:
+    """The state and the record, or what differs, or how it is damaged."""
     try:
         record = read_record(path)
         other = differences(record, like, options)
-        return (None if other else read_state(path, record, like)), other, ""
+        state = None if other else placed(read_arrays(path, record), like)
+        return state, record, other, ""
     except DamagedError as error:
-        return None, "", str(error)
+        return None, {}, "", str(error)
 
 
 def _best_first(folder: Path, steps: Sequence[int]) -> list[int]:

@@ -1,9 +1,8 @@
 """Writes the checkpoints of a run in the background, and keeps the newest and the best."""
 
 import contextlib
-import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,27 +11,21 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from metajax.checkpoint.reading import (
-    agreed_steps,
-    everywhere,
-    first_good,
-    ranked,
-    stored_steps,
-)
-from metajax.checkpoint.record import (
-    DamagedError,
-    Mode,
-    checked_options,
-    describe,
-    named_leaves,
-    read_record,
-    save_args,
-    short,
-)
+from metajax.checkpoint.arrays import named_leaves
+from metajax.checkpoint.keeping import Kept
+from metajax.checkpoint.lock import FolderLock, lock_folder
+from metajax.checkpoint.orbax_log import orbax_at_debug
+from metajax.checkpoint.reading import agreed_steps, everywhere, read_good, stored_steps
+from metajax.checkpoint.record import Mode, checked_options, describe, save_args
+from metajax.checkpoint.record_file import short
 from metajax.checks.numbers import check_integers
 from metajax.stacked_runs import newest_step
 from metajax.training_step import TrainState
 from metajax.user_warnings import warn_user
+
+# What a killed or failed write leaves has this in its name, and so has what is being deleted.
+_CUT_OFF = ocp.utils.TMP_DIR_SUFFIX
+_DELETED = f"deleted{_CUT_OFF}"
 
 
 class Checkpoints:
@@ -41,6 +34,14 @@ class Checkpoints:
     A checkpoint is the folder `folder/<step>`. It appears when it is complete, and only then are
     older ones deleted. A disk that is full costs a checkpoint and a `RuntimeWarning`, never the
     run. Where a run has several processes, all of them make the same calls.
+
+    From `begin` to `close` the folder is the run's, and any other that begins there is refused; who
+    only reads is not. The file `writer.lock` in it names the process. Where the file system has no
+    locks nobody is refused, and a `RuntimeWarning` says so.
+
+    A checkpoint of another run is refused as far as it tells: by the names, shapes and types of its
+    arrays, the classes of the optimiser's state, and `options`. `optax.adam` and `optax.nadam` have
+    the same state, and rates are in none: put into `options` what tells such runs apart.
 
     In a loop of one's own::
 
@@ -90,7 +91,8 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._options = checked_options(options)
         self._every = every
-        self._kept = _Kept(keep, best, mode)
+        self._kept = Kept(keep, best, mode)
+        self._lock: FolderLock | None = None
         self._manager: ocp.CheckpointManager | None = None
         self._begun = False
         self.position: Any = None
@@ -98,6 +100,7 @@ class Checkpoints:
         self._last = 0  # The step that `due` counts from.
         self._writing: int | None = None
         self._error: Exception | None = None
+        self._while_writing = contextlib.ExitStack()
 
     @property
     def newest(self) -> int | None:
@@ -107,29 +110,25 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState:
         """The newest good state in the folder, or `like` itself where there is none yet.
 
-        Damaged checkpoints that are newer are renamed to `<step>.damaged`, with a `RuntimeWarning`.
+        Damaged checkpoints that are newer are passed over, with a `RuntimeWarning`. Nothing is
+        changed in the folder.
 
         Args:
           like: a state of the same model and optimiser, such as a run starts from, or a stack of as
             many runs. It says on which devices the arrays go.
 
         Raises:
-          ValueError: the checkpoint is of another model, optimiser, precision, key or options, or
-            of a format that this version does not know.
+          ValueError: the checkpoint is of another model, optimiser (as far as its state tells),
+            precision, key or options, or of a format that this version does not know.
           OSError: every checkpoint in the folder is damaged, or the processes see different ones.
         """
         self.close()
-        steps = agreed_steps(self._folder)
-        if not steps:
+        if not agreed_steps(self._folder):
             return like
-        state, damaged = first_good(self._folder, steps[::-1], like, self._options)
-        if jax.process_index() == 0:
-            for step in damaged:
-                _move_aside(self._folder / str(step))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("metajax.Checkpoints.restore")
-        self._newest = self._last = newest_step(state)
-        positions = read_record(self._folder / str(self._newest)).get("positions", [])
+        state, record = read_good(self._folder, like, "newest", self._options)
+        self._newest = self._last = record["step"]
+        self._kept.scores = {record["step"]: record["score"]}
+        positions = record["positions"]
         alike = len(positions) == jax.process_count()
         self.position = positions[jax.process_index()] if alike else None
         return state
@@ -137,24 +136,50 @@ class Checkpoints:
     def begin(self, state: TrainState) -> None:
         """Takes the folder for a run that goes on from `state`; called before the first step.
 
+        The other checkpoints in it are read, to know which are good. Damaged ones that are newer
+        than `state` are renamed to `<step>.damaged`.
+
         Args:
           state: the state from which the run goes on.
 
         Raises:
-          FileExistsError: the folder holds checkpoints that `state` does not come from.
+          FileExistsError: another run writes in the folder, or it holds checkpoints that `state`
+            does not come from.
           OSError: the folder cannot be made, or the processes see different ones.
           ValueError: two leaves of the state have one name.
         """
         self.wait()
-        step, steps = newest_step(state), agreed_steps(self._folder)
+        step = newest_step(state)
         named_leaves(state)  # A name used twice is found here, not after hours.
-        if steps and (steps[-1] != self._newest or step < steps[-1]):
+        if self._begun:
+            self._take(step)
+            return
+        self._lock = lock_folder(self._folder)
+        try:
+            self._take(step)
+        except BaseException:
+            self._unlock()
+            raise
+        self._begun = True
+
+    def _take(self, step: int) -> None:
+        """Makes the folder one that a run may go on in from a step; what is in it is read."""
+        steps = agreed_steps(self._folder)
+        damaged = self._kept.read(self._folder)
+        newest = max(set(steps) - damaged, default=max(steps, default=None))
+        if not everywhere(newest is None or (newest == self._newest and newest <= step)):
             raise FileExistsError(
-                f"{self._folder} holds a checkpoint of step {steps[-1]}, and this run begins at "
-                f"step {step} without it: go on from what Checkpoints.restore returns, or give "
-                "every run a folder of its own"
+                f"{self._folder} holds a checkpoint of step {newest}, and this run begins at step "
+                f"{step} without it: go on from what Checkpoints.restore returns, or give every "
+                "run a folder of its own"
             )
-        self._begun, self._last = True, step
+        if newest is not None and jax.process_index() == 0:
+            for later in damaged:
+                if later > newest:
+                    _move_aside(self._folder / str(later))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("metajax.Checkpoints.begin")
+        self._last = step
         self._open()
 
     def due(self, step: int) -> bool:
@@ -168,14 +193,15 @@ class Checkpoints:
 
         Args:
           state: its step names the checkpoint, the largest one of a stack of runs.
-          score: how good it is. Without one, or with NaN, it never counts as one of the best. A
-            state that is the newest already keeps the score it was saved with.
+          score: how good it is. Without one, or with one that is not finite, it never counts as one
+            of the best. A state that is the newest already keeps the score it was saved with.
           position: where this process stands in its data, as JSON can hold it, for a run that goes
             on from here.
 
         Raises:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
           TypeError: JSON cannot hold `position`.
+          ValueError: the record would be too large, by `position` or the options.
         """
         self.wait()
         step = newest_step(state)
@@ -186,6 +212,7 @@ class Checkpoints:
             return
         self.position = position
         arrays, record = describe(state, self._options, score, self._kept.mode, position)
+        self._while_writing.enter_context(orbax_at_debug())
         try:
             manager = self._open()
             self._kept.scores[step] = record["score"]
@@ -213,9 +240,13 @@ class Checkpoints:
         except Exception as late:
             error = error or late
         if everywhere(error is None):
+            self._while_writing.close()
             self._newest = step
+            if jax.process_index() == 0:
+                shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
             return
         # After a failure orbax's manager no longer knows which checkpoints there are.
+        self._kept.scores.pop(step, None)
         self._shut()
         with contextlib.suppress(OSError):
             self._open()
@@ -227,11 +258,12 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits for the write in progress and ends orbax's threads."""
+        """Waits for the write in progress, ends orbax's threads and leaves the folder to others."""
         try:
             self.wait()
         finally:
             self._shut()
+            self._unlock()
 
     def __enter__(self) -> Self:
         return self
@@ -245,22 +277,23 @@ class Checkpoints:
         if kind is not None and jax.process_count() > 1:
             # The others may know of no exception: waiting for them would hang, or hide it.
             self._manager = self._writing = None
+            self._while_writing.close()
         else:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        """The manager; making one clears what a killed or failed write left."""
+        """The manager; making one clears what was cut off."""
         if self._manager is None:
             if jax.process_index() == 0:
                 # Not left to orbax: threads of a write that failed may still put files there, and
                 # orbax would fail the next save for it.
-                for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                for path in self._folder.glob(f"*{_CUT_OFF}*"):
                     shutil.rmtree(path, ignore_errors=True)
-            self._kept.read(self._folder)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._kept,
+                    todelete_subdir=_DELETED,  # A run killed meanwhile leaves no half a checkpoint.
                     save_root_metadata=False,
                     lightweight_initialize=True,
                 ),
@@ -273,33 +306,12 @@ class Checkpoints:
             # `wait` has told of a write that failed; orbax may tell of it once more.
             with contextlib.suppress(Exception):
                 manager.close()
+        self._while_writing.close()
 
-
-@dataclasses.dataclass
-class _Kept:
-    """The policy by which orbax deletes, once a new checkpoint is complete."""
-
-    keep: int
-    best: int
-    mode: Mode
-    scores: dict[int, float | None] = dataclasses.field(default_factory=dict)
-    unread: set[int] = dataclasses.field(default_factory=set)
-
-    def read(self, folder: Path) -> None:
-        """Learns the scores of what a folder holds; what cannot be read is never deleted."""
-        self.scores, self.unread = {}, set()
-        for step in stored_steps(folder):
-            try:
-                self.scores[step] = read_record(folder / str(step))["score"]
-            except (DamagedError, ValueError):
-                self.unread.add(step)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        scores = {step: self.scores.get(step) for step in steps}
-        stay = {*steps[-self.keep :], *ranked(scores, self.mode)[: self.best], *self.unread}
-        return [checkpoint.step in stay for checkpoint in checkpoints]
+    def _unlock(self) -> None:
+        lock, self._lock, self._begun = self._lock, None, False
+        if lock is not None:
+            lock.release()
 
 
 def _move_aside(path: Path) -> None:

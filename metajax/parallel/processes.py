@@ -4,6 +4,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metajax.checks.numbers import check_integers
+from metajax.parallel.watching import watch_processes
+
 
 def start_processes(
     coordinator: str | None = None,
@@ -11,6 +14,7 @@ def start_processes(
     process: int | None = None,
     *,
     timeout: int = 300,
+    heartbeat: int = 30,
 ) -> None:
     """Joins this process to the others of a run; call it before anything is computed.
 
@@ -18,17 +22,26 @@ def start_processes(
     which `task_mesh` puts on one mesh. Under SLURM, Open MPI, on TPU pods and in Kubernetes (with
     `jax[k8s]`) JAX finds the arguments itself. CPU devices talk through gloo.
 
+    None of them waits for one that is gone. Where an exception ends one, the others exit within
+    seconds, with status 1 and its message on stderr; so they do while they train (`train`) where
+    one ends in any way. One that is killed is missed when gloo's connection to it breaks, or
+    without gloo after `heartbeat` seconds.
+
     Args:
       coordinator: `host:port` of process 0, reachable from all.
       processes: how many there are.
       process: which of them this is, in `[0, processes)`.
       timeout: seconds to wait for the others.
+      heartbeat: seconds without a sign of life after which one counts as killed, and JAX ends the
+        others.
 
     Raises:
-      ValueError: an argument is missing and no cluster was found that tells it, `process` is out of
-        range, or `coordinator` has no port.
+      TypeError: a number of seconds is no integer.
+      ValueError: it is below 1, an argument is missing and no cluster was found that tells it,
+        `process` is out of range, or `coordinator` has no port.
       RuntimeError: JAX has computed something already, or the processes were started before.
     """
+    check_integers(1, timeout=timeout, heartbeat=heartbeat)
     if jax.distributed.is_initialized():
         raise RuntimeError("start_processes was called before; expected one call a process")
     given = {"coordinator": coordinator, "processes": processes, "process": process}
@@ -47,6 +60,7 @@ def start_processes(
             process,
             cluster_detection_method=None if missing else "deactivate",
             initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat,
         )
     except ValueError as error:
         if not missing:
@@ -56,6 +70,7 @@ def start_processes(
             "TPU pods and Kubernetes do); expected start_processes(coordinator='host:port', "
             "processes=..., process=...)"
         ) from error
+    watch_processes()
 
 
 def largest_of_processes(number: int) -> int:

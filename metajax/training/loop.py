@@ -1,5 +1,6 @@
 """The training loop: compiled dispatches of many meta-steps, reported and saved from the host."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from metajax.parallel.placement import (
     tasks_per_device,
 )
 from metajax.parallel.processes import largest_of_processes
+from metajax.parallel.watching import needing_all_processes
 from metajax.sample_checks import as_sample, check_sample, check_sample_of
 from metajax.stacked_runs import check_steps, count_runs, newest_step, one_run
 from metajax.training.checked_steps import check_step
@@ -45,6 +47,9 @@ from metajax.training.stopping import (
 from metajax.training_step import TrainState, TrainStep, train_step
 from metajax.types import Array, Learner
 
+# Of a run of any length.
+_RECORDS = 1000
+
 
 class TrainResult(NamedTuple):
     """What a run of `train` ends with.
@@ -55,7 +60,8 @@ class TrainResult(NamedTuple):
         (SIGINT), SIGTERM (at the very end too), a meta-loss, gradient or update that was not finite
         (the parameters are then those before that step), or `on_dispatch`, which asked for it
         (`"callback"`).
-      history: the records that were reported, one a dispatch.
+      history: the records that were reported, one a dispatch; the last 1,000 of them. All go to
+        `metrics_file`, and to `on_dispatch`.
       compile_seconds: time spent compiling.
       run_seconds: time spent training.
     """
@@ -226,7 +232,7 @@ def train(
     run = CompiledDispatches(
         dispatch_program(step, state, sample, tasks=tasks, non_finite=non_finite, mesh=mesh)
     )
-    history: list[Record] = []
+    history: collections.deque[Record] = collections.deque(maxlen=_RECORDS)
     stopped: Stopped = "finished"
     run_seconds = 0.0
     done = began = newest_step(state)
@@ -239,6 +245,7 @@ def train(
     tasks_a_step = meta_batch * (runs or 1)
     report = Progress(done, iterations, tasks_a_step, enabled=progress and speaks)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(needing_all_processes())
         stack.callback(report.close)
         stack.enter_context(contextlib.closing(feed))
         metrics_lines = stack.enter_context(MetricsFile(metrics_file if speaks else None))
@@ -299,7 +306,7 @@ def train(
         sample.go_back(position)  # What was read ahead is not lost to a source that can be set.
     if largest_of_processes(signals.received) == SIGTERM:
         stopped = "terminated"
-    return TrainResult(state, stopped, history, run.seconds, run_seconds)
+    return TrainResult(state, stopped, list(history), run.seconds, run_seconds)
 
 
 def _step_of(

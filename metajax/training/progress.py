@@ -61,6 +61,12 @@ class MetricsFile:
             self._warned = True
 
 
+class _Bar(tqdm):
+    """Without tqdm's thread, which would outlive the run: every dispatch may be shown."""
+
+    monitor_interval = 0
+
+
 class Progress:
     """A progress bar on a terminal, a line every ten seconds elsewhere."""
 
@@ -69,8 +75,12 @@ class Progress:
         self._meta_batch = meta_batch
         self._lines = enabled and not sys.stderr.isatty()
         self._printed = -math.inf
-        self._bar = tqdm(
-            total=iterations, initial=done, unit="step", disable=not enabled or self._lines
+        self._bar = _Bar(
+            total=iterations,
+            initial=done,
+            unit="step",
+            miniters=1,
+            disable=not enabled or self._lines,
         )
 
     def update(self, record: Record, steps: int) -> None:
