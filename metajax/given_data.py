@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.episodes import check_episode, check_examples
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief, is_array
 from metajax.types import Episode, Examples
 
 
@@ -85,6 +85,15 @@ def as_episode(given: Any) -> Episode:
     return _episode(given, "the episode", "", jnp.asarray)
 
 
+def as_episodes(given: Any) -> Episode:
+    """A meta-batch, arrays `[tasks, ...]` of any library, as they are; a tuple of two sets is one.
+
+    Raises:
+      TypeError: it is something else.
+    """
+    return _episode(given, "episodes", "", _as_it_is, batched=True)
+
+
 def as_host_episode(given: Any, name: str, *, batched: bool = False) -> Episode:
     """The same of NumPy arrays, of the dtypes that JAX would give them. Nothing is computed by JAX.
 
@@ -120,6 +129,10 @@ def _episode(
     if not batched:
         check_episode(episode, within)
     return episode
+
+
+def _as_it_is(leaf: Any) -> Any:
+    return leaf if is_array(leaf) else jnp.asarray(leaf)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from metajax.checks.metrics import check_score_names
+from metajax.checks.settings import check_mappings, check_names
 from metajax.items import count
+from metajax.kinds import arrays_of, as_array, weights_of
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Examples, LossFn, Outputs, Targets
 
@@ -30,8 +32,11 @@ def cross_entropy(outputs: Array, targets: Array, weights: Array | None = None) 
       `[]`; NaN when every weight is 0.
 
     Raises:
+      TypeError: an argument is no array.
       ValueError: the shapes or the dtype of the labels do not fit.
     """
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
+    weights = weights_of(weights)
     _check_labelled("cross_entropy", outputs, targets)
     ways = outputs.shape[-1]
     valid = (targets >= 0) & (targets < ways)
@@ -56,8 +61,10 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
       `[]`; NaN when every weight is 0.
 
     Raises:
+      TypeError: an argument is no array.
       ValueError: the shapes differ, or the targets are integers.
     """
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
     if outputs.shape != targets.shape:
         raise ValueError(
             f"squared_error got outputs of shape {outputs.shape} and targets of shape "
@@ -87,8 +94,10 @@ def match_error(outputs: Array, targets: Array, weights: Array | None = None) ->
       `[]`; NaN when every weight is 0.
 
     Raises:
+      TypeError: an argument is no array.
       ValueError: the shapes or the dtype of the labels do not fit.
     """
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
     _check_labelled("match_error", outputs, targets)
     counts = outputs > -jnp.inf
     matches = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
@@ -108,7 +117,11 @@ def accuracy(outputs: Array, targets: Array, weights: Array | None = None) -> Ar
 
     Returns:
       `[]`; NaN when every weight is 0.
+
+    Raises:
+      TypeError: an argument is no array.
     """
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
     precision = jnp.promote_types(outputs.dtype, jnp.float32)
     correct = (jnp.argmax(outputs, axis=-1) == targets).astype(precision)
     return weighted_mean(correct, weights)
@@ -140,7 +153,11 @@ def weighted_mean(values: Array, weights: Array | None = None) -> Array:
 
     Returns:
       `[]`; NaN when every weight is 0.
+
+    Raises:
+      TypeError: an argument is no array.
     """
+    values, weights = as_array(values, "values"), weights_of(weights)
     values = values.reshape(values.shape[0], -1).mean(axis=-1) if values.ndim > 1 else values
     if weights is None:
         return values.mean()
@@ -200,7 +217,10 @@ def as_scores(
       TypeError: one is no function, or cannot be called so.
       ValueError: a metric has a name of the library's own.
     """
-    check_score_names(metrics or {})
+    if metrics is not None:
+        check_mappings(metrics=metrics)
+        check_names(metrics=[*metrics])
+        check_score_names(metrics)
     functions = {
         name: _averaged(score, f"the metric {name!r}", scalar=False)
         for name, score in {**own, **(metrics or {})}.items()

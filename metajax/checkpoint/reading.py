@@ -17,7 +17,10 @@ from metajax.checkpoint.record import (
     read_record,
     read_state,
 )
-from metajax.training_step import TrainState
+from metajax.checks.numbers import is_integer
+from metajax.checks.settings import check_paths
+from metajax.kinds import check_words
+from metajax.training_step import TrainState, check_state
 from metajax.user_warnings import warn_user
 
 
@@ -46,6 +49,10 @@ def restore_state(
       ValueError: the checkpoint is of another model, optimiser, precision, key or options, or of a
         format that this version does not know; or `which` is another word.
     """
+    check_paths(folder=folder)
+    check_state(like, "like")
+    if not is_integer(which, 0):
+        check_words(("newest", "best"), which=which)
     path = Path(folder).absolute()
     steps = agreed_steps(path)[::-1]
     if not steps:
@@ -56,10 +63,11 @@ def restore_state(
         steps = _best_first(path, steps)
     elif not isinstance(which, str):
         if which not in steps:
-            raise FileNotFoundError(f"{path} holds no checkpoint of step {which}, but of {steps}")
+            raise FileNotFoundError(
+                f"{path} holds no checkpoint of step {which}, but of {steps}; expected which=... "
+                "to be one of these"
+            )
         steps = [which]
-    elif which != "newest":
-        raise ValueError(f'which={which!r}; expected "newest", "best" or a step')
     checked = None if options is None else checked_options(options)
     return first_good(path, steps, like, checked)[0]
 

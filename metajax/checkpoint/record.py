@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from metajax.checks.settings import check_mappings
 from metajax.parallel.placement import is_key, to_host
 from metajax.parallel.processes import texts_of_processes
 from metajax.training_step import TrainState
@@ -41,18 +42,29 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       TypeError: a name is not a string, or JSON has no such value.
     """
+    check_mappings(options=options)
     out = {}
     for name, value in options.items():
-        try:
-            if not isinstance(name, str):
-                raise TypeError("its name is not a string")
-            out[name] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"options[{name!r}] is {value!r}; expected what JSON can hold, that is None, a "
-                f"bool, number or string, or lists and dictionaries of these: {error}"
-            ) from error
+        place = f"options[{name!r}]"
+        if not isinstance(name, str):
+            raise TypeError(f"{place} is named by a {type(name).__name__}; expected a string")
+        out[name] = as_json(value, place)
     return out
+
+
+def as_json(value: Any, name: str) -> Any:
+    """What is called `name`, as JSON gives it back.
+
+    Raises:
+      TypeError: JSON has no such value.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} is {value!r}; expected what JSON can hold, that is None, a bool, number or "
+            f"string, or lists and dictionaries of these: {error}"
+        ) from error
 
 
 def describe(

@@ -22,6 +22,7 @@ from metajax.checkpoint.reading import (
 from metajax.checkpoint.record import (
     DamagedError,
     Mode,
+    as_json,
     checked_options,
     describe,
     named_leaves,
@@ -29,9 +30,11 @@ from metajax.checkpoint.record import (
     save_args,
     short,
 )
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
+from metajax.checks.settings import check_paths
+from metajax.kinds import check_words
 from metajax.stacked_runs import newest_step
-from metajax.training_step import TrainState
+from metajax.training_step import TrainState, check_state
 from metajax.user_warnings import warn_user
 
 
@@ -85,8 +88,8 @@ class Checkpoints:
         """
         check_integers(1, every=every, keep=keep)
         check_integers(0, best=best)
-        if mode not in ("max", "min"):
-            raise ValueError(f'mode={mode!r}; expected "max" or "min"')
+        check_words(("max", "min"), mode=mode)
+        check_paths(folder=folder)
         self._folder = Path(folder).absolute()
         self._options = checked_options(options)
         self._every = every
@@ -118,6 +121,7 @@ class Checkpoints:
             of a format that this version does not know.
           OSError: every checkpoint in the folder is damaged, or the processes see different ones.
         """
+        check_state(like, "like")
         self.close()
         steps = agreed_steps(self._folder)
         if not steps:
@@ -145,6 +149,7 @@ class Checkpoints:
           OSError: the folder cannot be made, or the processes see different ones.
           ValueError: two leaves of the state have one name.
         """
+        check_state(state)
         self.wait()
         step, steps = newest_step(state), agreed_steps(self._folder)
         named_leaves(state)  # A name used twice is found here, not after hours.
@@ -159,6 +164,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether a multiple of `every` lies after the step saved last, up to `step`."""
+        check_integers(0, step=step)
         return step // self._every > self._last // self._every
 
     def save(self, state: TrainState, *, score: float | None = None, position: Any = None) -> None:
@@ -177,6 +183,10 @@ class Checkpoints:
           FileExistsError: as `begin` does, or the state is older than the newest checkpoint.
           TypeError: JSON cannot hold `position`.
         """
+        check_state(state)
+        if score is not None:
+            check_numbers(lambda x: True, "a number, or None", score=score)
+        as_json(position, "position")
         self.wait()
         step = newest_step(state)
         if not self._begun or step < (self._newest or 0):

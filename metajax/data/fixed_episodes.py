@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 
 from metajax.given_data import as_episode
+from metajax.kinds import check_key
 from metajax.types import Episode, Key
 
 
@@ -26,5 +27,5 @@ class FixedEpisode:
 
     def __call__(self, key: Key) -> Episode:
         """The episode."""
-        del key
+        check_key(key)
         return as_episode(self.episode)

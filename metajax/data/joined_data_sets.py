@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from metajax.checks.objects import check_instance
+from metajax.checks.settings import check_flags, check_mappings
 from metajax.data.labelled_images import ImageClasses, ImageSource
 from metajax.data.memory_map_rows import read_rows
 
@@ -46,6 +48,10 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
     Raises:
       ValueError: no data set, or images of different shapes or types.
     """
+    check_mappings(data=data)
+    check_flags(keep_groups=keep_groups)
+    for name, part in data.items():
+        check_instance(part, ImageClasses, f"data[{name!r}]", "metajax.data.ImageClasses")
     if not data:
         raise ValueError("there is no data set to join; expected at least one")
     kinds = {

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
+from metajax.checks.settings import check_mappings, check_names
+from metajax.kinds import as_array_of_host, in_brief
 
 
 class ImageSource(Protocol):
@@ -52,7 +54,15 @@ class ImageClasses:
 
     def __post_init__(self) -> None:
         for field in ("starts", "counts"):
-            object.__setattr__(self, field, np.asarray(getattr(self, field), np.int64))
+            rows = as_array_of_host(getattr(self, field), field)
+            if rows.dtype.kind not in "iu":
+                raise TypeError(f"{field} are {rows.dtype}; expected integers, one a class")
+            object.__setattr__(self, field, rows.astype(np.int64))
+        if not isinstance(getattr(self.images, "shape", None), tuple):
+            raise TypeError(f"images is {in_brief(self.images)}; expected an array of images")
+        check_names(names=self.names)
+        if self.groups is not None:
+            check_names(groups=self.groups)
         if len(self.images.shape) != 4 or 0 in self.images.shape:
             raise ValueError(
                 f"images have shape {self.images.shape}; expected [images, height, width, "
@@ -94,6 +104,7 @@ class ImageClasses:
           KeyError: there is no class of a name.
           ValueError: a name is given twice.
         """
+        check_names(names=names)
         if repeated := _repeated(names):
             raise ValueError(f"the class {repeated[0]!r} is named twice; expected different names")
         places = _places(self.names, names)
@@ -116,6 +127,9 @@ class ImageClasses:
           ValueError: the shares do not add up to 1, or a part would have no class.
         """
         check_integers(0, seed=seed)
+        check_mappings(shares=shares)
+        for part, share in shares.items():
+            check_numbers(lambda x: x > 0, "a share above 0", **{f"shares[{part!r}]": share})
         if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) <= 1e-6):
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
         shuffled = np.random.default_rng(seed).permutation(np.array(sorted(self.names), object))
@@ -149,6 +163,11 @@ def image_classes(
     Raises:
       ValueError: the shapes or numbers do not fit.
     """
+    for field, given in {"names": names, "groups": groups}.items():
+        if given is not None:
+            check_names(**{field: given})
+    if not hasattr(images, "shape"):
+        images = as_array_of_host(images, "images")
     shape = np.shape(images)  # type: ignore[arg-type]
     if len(shape) != 5 or 0 in shape:
         raise ValueError(
@@ -185,7 +204,9 @@ def group_by_label(
     Raises:
       ValueError: the numbers of images and labels differ, labels are floats, or one has no name.
     """
-    labels = np.asarray(labels)
+    images, labels = as_array_of_host(images, "images"), as_array_of_host(labels, "labels")
+    if names is not None:
+        check_names(names=names)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"images have shape {images.shape} and labels {labels.shape}; expected one label an "
@@ -224,6 +245,7 @@ def _places(known: Sequence[str], names: Sequence[str]) -> list[int]:
     place = {name: index for index, name in enumerate(known)}
     if strangers := [name for name in names if name not in place]:
         raise KeyError(
-            f"no class is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
+            f"no class is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}; "
+            "expected some of these names"
         )
     return [place[name] for name in names]

@@ -1,11 +1,13 @@
 """Sinusoid regression (Finn et al. 2017, section 5.1)."""
 
+import numbers
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from metajax.checks.numbers import check_integers
+from metajax.kinds import arrays_of, check_key, in_brief
 from metajax.types import Array, Episode, Examples, Key
 
 
@@ -30,12 +32,18 @@ def sinusoid_episodes(
       The pure function `key -> Episode`, inputs `[items, 1]` and targets `[items, 1]` floats.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is no integer, or a range no pair of numbers.
       ValueError: `shots` or `queries` is below 1.
     """
     check_integers(1, shots=shots, queries=queries)
 
+    for name, ends in {"amplitude": amplitude, "phase": phase, "inputs": inputs}.items():
+        pair = isinstance(ends, tuple | list) and len(ends) == 2
+        if not pair or not all(isinstance(end, numbers.Real) for end in ends):
+            raise TypeError(f"{name} is {in_brief(ends)}; expected a range, (lowest, highest)")
+
     def sample(key: Key) -> Episode:
+        check_key(key)
         amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
         a = jax.random.uniform(amplitude_key, (), minval=amplitude[0], maxval=amplitude[1])
         p = jax.random.uniform(phase_key, (), minval=phase[0], maxval=phase[1])
@@ -48,4 +56,5 @@ def sinusoid_episodes(
 
 def sinusoid(inputs: Array, amplitude: Array | float, phase: Array | float) -> Array:
     """`amplitude sin(inputs - phase)`, elementwise; `phase` in radians."""
+    inputs, amplitude, phase = arrays_of(inputs=inputs, amplitude=amplitude, phase=phase)
     return amplitude * jnp.sin(inputs - phase)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.checks.numbers import check_integers
+from metajax.kinds import check_words
 
 SPLITS = ("train", "validation", "test")
 DATA_FILE = "hershey_glyphs.npz"
@@ -135,8 +136,7 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
 
 
 def _split_code(split: str) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}, expected one of {SPLITS}; pass one of these")
+    check_words(SPLITS, split=split)
     return SPLITS.index(split)
 
 
