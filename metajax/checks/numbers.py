@@ -79,7 +79,10 @@ def check_temperature(temperature: object) -> None:
         return
     dtype = getattr(temperature, "dtype", None)
     real = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
-    if not real and (dtype is None or not jnp.issubdtype(dtype, jnp.floating)):
+    arrays = dtype is not None and any(
+        jnp.issubdtype(dtype, each) for each in (jnp.floating, jnp.integer)
+    )
+    if not real and not arrays:
         raise TypeError(f"temperature={temperature!r}; expected a number above 0, or None for 1")
     if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"temperature={temperature}; expected a number above 0, or None for 1")

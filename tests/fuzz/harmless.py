@@ -41,6 +41,10 @@ def _numpy_float(value: Any) -> Any:
     return np.float64(value) if isinstance(value, float) else None
 
 
+def _array(value: Any) -> Any:
+    return jnp.asarray(value)
+
+
 def _numpy_bool(value: Any) -> Any:
     return np.bool_(value) if isinstance(value, bool) else None
 
@@ -85,6 +89,7 @@ HARMLESS = (
     Harmless(INTEGERS, "NumPy's integer", _numpy_integer, "integers of NumPy are integers"),
     Harmless(INTEGERS, "NumPy's unsigned", _unsigned, "integers of NumPy are integers"),
     Harmless(("number", "number or array"), "NumPy's float", _numpy_float, "it is a number"),
+    Harmless(("number or array",), "an array", _array, "it may be traced, and so is an array"),
     Harmless(FLAGS, "NumPy's bool", _numpy_bool, "flags of NumPy are flags"),
     Harmless(KEYS, "a raw key", _raw_key, "raw keys are JAX's older keys, of the same draws"),
     Harmless(("keys",), "raw keys", _raw_keys, "raw keys are JAX's older keys, of the same draws"),
