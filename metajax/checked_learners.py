@@ -15,9 +15,12 @@ from jax.core import Tracer
 from metajax.checks.episodes import check_items
 from metajax.checks.labels import known_labels
 from metajax.checks.numbers import check_scalar
-from metajax.checks.parameters import check_floats
+from metajax.checks.objects import check_instance
+from metajax.checks.parameters import check_floats, check_parameters
+from metajax.checks.settings import check_optional_flags
 from metajax.given_data import as_arrays, as_episode, as_examples
 from metajax.items import count, take
+from metajax.kinds import check_key, check_optional_key
 from metajax.types import (
     Array,
     Aux,
@@ -40,6 +43,7 @@ def make_learner(
     predict: Callable[[Params, Task, Inputs], Outputs],
     *,
     title: str,
+    task_kind: type = object,
     inspect: Callable[[Params, Episode, Key | None], Inspection] | None = None,
 ) -> Learner:
     """A `Learner` of these functions, which get JAX arrays and whole sets alone.
@@ -50,11 +54,12 @@ def make_learner(
       adapt: see `Learner`; the last argument says the same.
       predict: see `Learner`.
       title: what the learner is, with its settings, such as `"maml(num_steps=5, ...)"`.
+      task_kind: the class of its tasks.
       inspect: see `Inspect`.
     """
     adapt_compiled = jax.jit(adapt, static_argnums=3)
     predict_compiled = jax.jit(predict)
-    checked, probed = set(), set()
+    checked, fitting, probed = set(), set(), set()
 
     def checked_init(key: Key, inputs: Inputs) -> Params:
         """Initial meta-parameters.
@@ -63,7 +68,10 @@ def make_learner(
           key: random key.
           inputs: `[items, ...]`; only their shape and dtype matter.
         """
-        params = as_arrays(init(key, as_arrays(inputs, "inputs", lists=True)), "the parameters")
+        check_key(key)
+        inputs = as_arrays(inputs, "inputs", lists=True)
+        check_items(inputs, "inputs")
+        params = as_arrays(init(key, inputs), "the parameters")
         check_floats(params)
         return params
 
@@ -82,6 +90,7 @@ def make_learner(
         Returns:
           `[]` and an `Aux`: the outputs on the query set and named metrics.
         """
+        check_optional_key(key)
         params = as_arrays(params, "the parameters")
         training = _mode(training, key)
         value, aux = loss(params, as_episode(episode), key, training)
@@ -102,6 +111,7 @@ def make_learner(
         Returns:
           The task, arrays in a pytree, for `predict`.
         """
+        check_optional_key(key)
         params = as_arrays(params, "the parameters")
         support = as_examples(support, "support")
         training = _mode(training, key)
@@ -128,13 +138,21 @@ def make_learner(
           `[items, ...]`, for a classifier scores `[items, ways]`.
 
         Raises:
-          ValueError: the outputs of an item depend on what else is asked.
+          TypeError: `task` is none of this learner's.
+          ValueError: there are no items, parameters, task and inputs are not for one model, or the
+            outputs of an item depend on what else is asked.
         """
-        params, task = as_arrays(params, "the parameters"), as_arrays(task, "the task")
+        params = as_arrays(params, "the parameters")
+        check_instance(task, task_kind, "task", f"what adapt of {title} returned")
+        task = as_arrays(task, "the task")
         inputs = as_arrays(inputs, "inputs", lists=True)
         items = check_items(inputs, "inputs")
+        each = tuple((leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(inputs))
+        if (given := (_kind(params), jax.tree.structure(inputs), each)) not in fitting:
+            _check_fits(init, params, inputs)  # The same for any number of items.
+            fitting.add(given)
         if _is_traced((params, task, inputs)):
-            outputs = predict(params, task, inputs)
+            outputs = _of_task(predict, params, task, inputs)
             check_items(outputs, "outputs")
             return outputs
         size = max(2, 1 << (items - 1).bit_length())
@@ -164,6 +182,7 @@ def make_learner(
           episode: the task, unbatched.
           key: see `loss`.
         """
+        check_optional_key(key)
         return inspect(as_arrays(params, "the parameters"), as_episode(episode), key)
 
     return Learner(
@@ -172,13 +191,12 @@ def make_learner(
 
 
 def _mode(training: object, key: Key | None) -> bool:
+    check_optional_flags(training=training)
     if training is None:
         return key is not None
-    if not isinstance(training, bool):
-        raise TypeError(f"training={training!r}; expected True or False: it is part of the program")
     if training and key is None:
         raise ValueError("training=True without a key, of which models draw then; expected both")
-    return training
+    return bool(training)
 
 
 def _is_traced(tree: Any) -> bool:
@@ -216,6 +234,42 @@ def _among_zeros(items: Inputs) -> Inputs:
     )
 
 
+def _check_fits(init: Callable[[Key, Inputs], Params], params: Params, inputs: Inputs) -> None:
+    """Raises unless parameters and inputs are for one model, as their shapes tell."""
+    try:
+        check_parameters(jax.eval_shape(init, jax.random.key(0), inputs), params)
+    except Exception as error:
+        raise ValueError(
+            f"params and inputs of shape {_shapes(inputs)} are not for one model: {_why(error)}; "
+            "expected this learner's parameters, and items like those of the support set, "
+            "[items, ...]"
+        ) from error
+
+
+def _of_task(
+    predict: Callable[[Params, Task, Inputs], Outputs], params: Params, task: Task, inputs: Inputs
+) -> Outputs:
+    """The outputs; raises where task and inputs are not for one model, as their shapes tell."""
+    try:
+        return predict(params, task, inputs)
+    except Exception as error:
+        if type(error) in (TypeError, ValueError) and "expected" in str(error):
+            raise  # The library's own.
+        raise ValueError(
+            f"task and inputs of shape {_shapes(inputs)} are not for one model: {_why(error)}; "
+            "expected what this learner's adapt returned for items like these"
+        ) from error
+
+
+def _shapes(inputs: Inputs) -> str:
+    return ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(inputs))
+
+
+def _why(error: Exception) -> str:
+    """The beginning of what an error says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _check_any_number(
     predict: Any, params: Params, task: Task, inputs: Inputs, whole: Inputs
 ) -> None:
@@ -223,7 +277,7 @@ def _check_any_number(
     try:
         predict.eval_shape(params, task, whole)
     except Exception as error:
-        predict.eval_shape(params, task, inputs)  # Its own error, of the shapes that were given.
+        _of_task(predict.eval_shape, params, task, inputs)  # Its error, of shapes as given.
         raise ValueError(
             f"the model takes {count(inputs)} items and not {count(whole)}: is it one item without "
             "an axis of items, inputs[None]? Expected [items, ...] for any number of items"

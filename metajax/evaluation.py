@@ -13,6 +13,9 @@ import numpy as np
 from scipy import special
 
 from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.checks.objects import check_learner
+from metajax.checks.parameters import check_floats
+from metajax.checks.settings import check_flags, check_texts
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys
 from metajax.parallel.placement import to_host
@@ -95,10 +98,11 @@ class Evaluation(NamedTuple):
         return 0 if self.runs is None else 1
 
     def _score(self, name: str) -> np.ndarray:
+        check_texts(name=name)
         if name not in self.scores:
             raise KeyError(
                 f"no metric {name!r}; this learner reports {', '.join(sorted(self.scores))} "
-                "(those after every step need record_steps=True)"
+                "(those after every step need record_steps=True); expected one of these names"
             )
         return self.scores[name]
 
@@ -187,16 +191,19 @@ def evaluate(
       An `Evaluation`.
 
     Raises:
-      TypeError: a number is no integer, or `sample` is no sampler.
+      TypeError: a number is no integer, `learner` no `Learner`, or `sample` is no sampler.
       ValueError: a number is out of range, labels do not fit the learner, the model has more
         outputs than there are ways, or there are fewer episodes than asked for.
     """
+    check_learner(learner)
+    check_flags(training=training)
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
     runs = None
     if isinstance(params, TrainState):
         runs, params = count_runs(params), params.params
+    check_floats(params)
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()

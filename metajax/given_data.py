@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.episodes import check_episode, check_examples, check_weights
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief, is_array
 from metajax.types import Episode, Examples
 
 
@@ -43,18 +43,6 @@ def as_arrays(
     return jax.tree_util.tree_map_with_path(
         convert, tree, is_leaf=_is_of_numbers if lists else None
     )
-
-
-def as_array(given: Any, name: str) -> jax.Array:
-    """One JAX array; a list of numbers is one.
-
-    Raises:
-      TypeError: what is called `name` is something else.
-    """
-    array = as_arrays(given, name, lists=True)
-    if not isinstance(array, jax.Array):
-        raise TypeError(f"{name} is {in_brief(given)}; expected one array")
-    return array
 
 
 def as_examples(
@@ -103,6 +91,15 @@ def as_episode(given: Any) -> Episode:
     return _episode(given, "the episode", "", jnp.asarray)
 
 
+def as_episodes(given: Any) -> Episode:
+    """A meta-batch, arrays `[tasks, ...]` of any library, as they are; a tuple of two sets is one.
+
+    Raises:
+      TypeError: it is something else.
+    """
+    return _episode(given, "episodes", "", _as_it_is, batched=True)
+
+
 def as_host_episode(given: Any, name: str, *, batched: bool = False) -> Episode:
     """The same of NumPy arrays, of the dtypes that JAX would give them. Nothing is computed by JAX.
 
@@ -139,6 +136,10 @@ def _episode(
     if not batched:
         check_episode(episode, within)
     return episode
+
+
+def _as_it_is(leaf: Any) -> Any:
+    return leaf if is_array(leaf) else jnp.asarray(leaf)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -7,11 +7,14 @@ import jax
 
 from metajax.checked_learners import make_learner
 from metajax.checks.metrics import check_score_names
+from metajax.checks.objects import check_instance, check_objective
 from metajax.checks.parameters import check_parameters, check_shared
+from metajax.checks.settings import check_flags, check_texts
 from metajax.inner.loop import InnerLoop
 from metajax.inspection.within_tasks import inspect_fit
 from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
+from metajax.kinds import check_functions, check_optional_functions
 from metajax.types import (
     AdaptedTask,
     Array,
@@ -55,7 +58,15 @@ def gradient_learner(
 
     Returns:
       A `Learner` whose tasks are `AdaptedTask`s.
+
+    Raises:
+      TypeError: an argument is of another kind.
     """
+    check_objective(objective)
+    check_functions(fit=fit, meta_loss=meta_loss)
+    check_optional_functions(init=init)
+    check_flags(record_steps=record_steps)
+    check_texts(title=title)
     begin = objective.init if init is None else init
 
     def checked_fit(
@@ -98,7 +109,9 @@ def gradient_learner(
         return objective.predict(task.params, inputs, task.kept)
 
     inspect = inspect_fit(objective, checked_fit)
-    return make_learner(begin, loss, adapt, predict, title=title, inspect=inspect)
+    return make_learner(
+        begin, loss, adapt, predict, title=title, task_kind=AdaptedTask, inspect=inspect
+    )
 
 
 def support_fit(objective: Objective, loop: InnerLoop) -> Fit:
@@ -107,7 +120,12 @@ def support_fit(objective: Objective, loop: InnerLoop) -> Fit:
     Args:
       objective: the task's loss.
       loop: the inner loop, run from the learner's parameters.
+
+    Raises:
+      TypeError: `objective` is no `Objective`, or `loop` no `InnerLoop`.
     """
+    check_objective(objective)
+    check_instance(loop, InnerLoop, "loop", "a metajax.InnerLoop(inner, num_steps)")
 
     def fit(
         params: Params,

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from metajax import iterator_states
-from metajax.checks.objects import in_brief
+from metajax.checks.settings import check_flags, check_optional_flags
 from metajax.given_data import as_host_episode
+from metajax.kinds import check_optional_functions, in_brief
 from metajax.meta_gradients import count_tasks
 from metajax.types import Episode, Examples
 from metajax.user_warnings import warn_user
@@ -87,9 +88,9 @@ class IterableEpisodes:
     ) -> None:
         """Takes what `from_iterable` takes; reads nothing yet."""
         _check_source(source)
-        for name, function in (("to_episode", to_episode), ("pad", pad)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} is {in_brief(function)}; expected a function, or None")
+        check_optional_functions(to_episode=to_episode, pad=pad)
+        check_optional_flags(batched=batched)
+        check_flags(repeatable=repeatable)
         self._settings = (to_episode, pad, repeatable or isinstance(source, list | tuple))
         self._source, self._batched = source, batched
         self._ends = isinstance(source, Iterator)

@@ -34,6 +34,8 @@ devices, the processes. A name in capitals is a number folded in that is no step
 import jax
 import jax.numpy as jnp
 
+from metajax.checks.numbers import check_integers
+from metajax.kinds import check_key, is_array
 from metajax.types import Array, Key
 
 _EPISODES = 2**32 - 1
@@ -54,7 +56,15 @@ def task_keys(key: Key, tasks: int, *, first: int | Array = 0) -> Key:
 
     Returns:
       `[tasks]` keys.
+
+    Raises:
+      TypeError: `key` is none, or a number no integer.
+      ValueError: `key` is several, or a number below 0.
     """
+    check_key(key)
+    check_integers(0, tasks=tasks)
+    if not (is_array(first) and jnp.issubdtype(jnp.result_type(first), jnp.integer)):
+        check_integers(0, first=first)
     return jax.vmap(lambda task: jax.random.fold_in(key, task))(first + jnp.arange(tasks))
 
 

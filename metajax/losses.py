@@ -8,8 +8,9 @@ import optax
 
 from metajax.checks.episodes import check_items, check_weights
 from metajax.checks.metrics import check_score_names
-from metajax.given_data import as_array
+from metajax.checks.settings import check_mappings, check_names
 from metajax.items import count
+from metajax.kinds import arrays_of, as_array
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Examples, LossFn, Outputs, Targets
 
@@ -64,7 +65,7 @@ def squared_error(outputs: Array, targets: Array, weights: Array | None = None) 
       ValueError: the shapes differ, the targets are integers, or for the weights see
         `weighted_mean`.
     """
-    outputs, targets = as_array(outputs, "outputs"), as_array(targets, "targets")
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
     if outputs.shape != targets.shape:
         raise ValueError(
             f"squared_error got outputs of shape {outputs.shape} and targets of shape "
@@ -131,7 +132,7 @@ def _labelled(
     score: str, outputs: Array, targets: Array, *, several: bool = False
 ) -> tuple[Array, Array]:
     """Outputs and labels of a score as arrays; `several` labels an item where it takes them."""
-    outputs, targets = as_array(outputs, "outputs"), as_array(targets, "targets")
+    outputs, targets = arrays_of(outputs=outputs, targets=targets)
     axes = outputs.ndim if several and outputs.ndim > 2 else 2
     if outputs.ndim != axes or targets.shape != outputs.shape[:-1]:
         raise ValueError(
@@ -230,7 +231,10 @@ def as_scores(
       TypeError: one is no function, or cannot be called so.
       ValueError: a metric has a name of the library's own.
     """
-    check_score_names(metrics or {})
+    if metrics is not None:
+        check_mappings(metrics=metrics)
+        check_names(metrics=[*metrics])
+        check_score_names(metrics)
     functions = {
         name: _averaged(score, f"the metric {name!r}", scalar=False)
         for name, score in {**own, **(metrics or {})}.items()

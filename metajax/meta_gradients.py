@@ -10,8 +10,10 @@ import optax
 
 from metajax.checks.episodes import check_batched_weights, check_weights
 from metajax.checks.numbers import check_optional_integers, check_scalar
-from metajax.checks.objects import check_optimizer
+from metajax.checks.objects import check_optional_optimizer
 from metajax.checks.parameters import check_floats
+from metajax.checks.settings import check_texts
+from metajax.kinds import check_arrays, check_functions, check_keys
 from metajax.types import Array, Aux, Episode, Key, Params
 
 # MAML on two AVX-512 cores, 16 tasks and 3 exact steps: a task at a time is as fast as all at once
@@ -66,15 +68,22 @@ def meta_gradient(
       The mean gradient, and the pair of the mean meta-loss and the metrics' means.
 
     Raises:
-      TypeError: a number is no integer, or `task_transform` is not an optax transformation.
+      TypeError: a number is no integer, `task_transform` is not an optax transformation, or
+        another argument is of another kind.
       ValueError: `chunk_size` does not divide the number of tasks, the episodes have no task axis,
         the weights of the tasks or, where they are known, of items are not as above, or the
         meta-loss is no scalar.
     """
+    check_functions(loss=loss)
     check_optional_integers(1, chunk_size=chunk_size)
+    check_optional_optimizer(task_transform, "task_transform", "optax.clip(10.0)")
+    if axis_name is not None:
+        check_texts(axis_name=axis_name)
     check_floats(params)
+    check_arrays(episodes, "episodes")
     tasks = count_tasks(episodes)
     check_batched_weights(episodes)
+    check_keys(keys, tasks)
     if chunk_size is None:
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         chunk_size = 1 if one_at_a_time(size) else tasks
@@ -97,7 +106,6 @@ def meta_gradient(
 
     if task_transform is None:
         task_transform = optax.identity()
-    check_optimizer(task_transform, "task_transform", "optax.clip(10.0)")
     # Half precision would count few tasks, and overflow.
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
     weights = jnp.ones(tasks, dtype)

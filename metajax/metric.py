@@ -4,6 +4,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from metajax.checks.episodes import check_weights
+from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.given_data import as_examples
+from metajax.kinds import arrays_of, as_array, weights_of
 from metajax.types import Array, Examples
 
 __all__ = [
@@ -35,6 +38,7 @@ def class_sums(
     Returns:
       `[ways, ...]` sums and `[ways]` counts. A class with no item of positive weight has zeros.
     """
+    embeddings, targets, weights = _labelled("embeddings", embeddings, targets, ways, weights)
     shares = _members(targets, ways, weights).astype(embeddings.dtype)
     if weights is not None:
         shares = shares * weights[None].astype(shares.dtype)
@@ -72,6 +76,7 @@ def linear_reading(centres: Array) -> tuple[Array, Array]:
     Returns:
       `[features, ways]` weights and `[ways]` biases.
     """
+    centres = as_array(centres, "centres")
     return 2 * centres.T, -jnp.sum(centres**2, axis=-1)
 
 
@@ -85,6 +90,7 @@ def squared_distances(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
+    points, centres = arrays_of(points=points, centres=centres)
     return jnp.sum((points[:, None] - centres[None]) ** 2, axis=-1)
 
 
@@ -101,6 +107,7 @@ def cosine_similarities(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
+    points, centres = arrays_of(points=points, centres=centres)
     return dot_products(_unit(points), _unit(centres))
 
 
@@ -127,6 +134,7 @@ def dot_products(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
+    points, centres = arrays_of(points=points, centres=centres)
     return jnp.matmul(points, centres.T, precision=lax.Precision.HIGHEST)
 
 
@@ -140,6 +148,7 @@ def log_attention(scores: Array, weights: Array | None = None) -> Array:
     Returns:
       `[queries, items]`, `-inf` for items of weight 0.
     """
+    scores, weights = as_array(scores, "scores"), weights_of(weights)
     if weights is None:
         return scores - _log_sum_exp(scores, None)
     check_weights(weights, scores.shape[1:], "weights", some=False)
@@ -162,6 +171,9 @@ def class_log_probabilities(
     Returns:
       `[queries, ways]`, `-inf` for a class without items.
     """
+    log_weights, targets, weights = _labelled(
+        "log_weights", log_weights, targets, ways, weights, axis=-1
+    )
     members = _members(targets, ways, weights)
     totals = _log_sum_exp(log_weights[:, None, :], members[None])[..., 0]
     return jnp.where(members.any(axis=1)[None], totals, -jnp.inf)
@@ -169,12 +181,39 @@ def class_log_probabilities(
 
 def present_classes(support: Examples, ways: int) -> Array:
     """`[ways]` booleans: which classes have a support item of positive weight."""
+    check_integers(1, ways=ways)
+    support = as_examples(support, "support")
     return _members(support.targets, ways, support.weights).any(axis=1)
 
 
 def count_ways(support: Examples, ways: int | None) -> int:
     """`ways`, or without it the most that there can be: one class a support item."""
-    return support.targets.shape[0] if ways is None else ways
+    check_optional_integers(1, ways=ways)
+    items = as_examples(support, "support").targets.shape[0]
+    return items if ways is None else ways
+
+
+def _labelled(
+    name: str, values: Array, targets: Array, ways: int, weights: Array | None, *, axis: int = 0
+) -> tuple[Array, Array, Array | None]:
+    """The arguments as arrays; `axis` of those called `name` is that of items.
+
+    Raises:
+      TypeError: one is no array, the labels are no integers, or `ways` is none.
+      ValueError: `ways` is below 1, or there is not one label an item.
+    """
+    check_integers(1, ways=ways)
+    values, targets = as_array(values, name), as_array(targets, "targets")
+    if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise TypeError(
+            f"targets are {targets.dtype} of shape {targets.shape}; expected [items] integer labels"
+        )
+    if not values.ndim or targets.shape != (values.shape[axis],):
+        raise ValueError(
+            f"targets have shape {targets.shape} with {name} of shape {values.shape}; expected "
+            "one label an item"
+        )
+    return values, targets, weights_of(weights)
 
 
 def _members(targets: Array, ways: int, weights: Array | None) -> Array:

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from metajax.checked_learners import make_learner
 from metajax.checks.labels import check_classes
 from metajax.checks.numbers import check_optional_integers
+from metajax.checks.objects import check_model
 from metajax.checks.parameters import check_parameters
+from metajax.checks.settings import check_texts
 from metajax.inspection.within_tasks import BATCHINGS, inspect_comparison
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys
+from metajax.kinds import check_functions
 from metajax.losses import accuracy, as_loss, as_scores, cross_entropy, nan_unless_labelled
 from metajax.metric import count_ways, present_classes
 from metajax.query_batching import (
@@ -97,11 +100,16 @@ def metric_learner(
       A `Learner` whose tasks are `MetricTask`s.
 
     Raises:
-      TypeError: a number is no integer, or a function cannot be called so.
+      TypeError: a number is no integer, an encoder no `Model`, or a function cannot be called so.
       ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders, or
         a metric has a name of the library's own. From the learner's functions: labels that do not
         fit.
     """
+    check_functions(init=init, read=read, arrange=arrange)
+    check_model(encoder, "encoder")
+    if support_encoder is not None:
+        check_model(support_encoder, "support_encoder")
+    check_texts(title=title)
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
     if query_batching == "joint" and support_encoder is not None:
@@ -195,4 +203,6 @@ def metric_learner(
         )
 
     loss = partial(loss_under, query_batching)
-    return make_learner(init, loss, adapt, predict, title=title, inspect=inspect)
+    return make_learner(
+        init, loss, adapt, predict, title=title, task_kind=MetricTask, inspect=inspect
+    )

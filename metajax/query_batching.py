@@ -10,7 +10,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from metajax.checks.objects import check_instance, check_model
 from metajax.items import count, join, take
+from metajax.kinds import check_arrays, check_batch, check_words
 from metajax.types import Array, Examples, Inputs, Key, Model, Outputs, Params
 
 Batching = Literal["separate", "joint", "single", "support"]
@@ -46,7 +48,17 @@ def apply_queries(
 
     Returns:
       `[items, ...]` outputs.
+
+    Raises:
+      TypeError: an argument is of another kind.
+      ValueError: `batching` is unknown.
     """
+    check_model(model, "model")
+    check_batching(batching, "batching")
+    check_batch(key, weights, queries=queries)
+    if support is not None:
+        check_instance(support, Examples, "support", "metajax.Examples(inputs, targets), or None")
+        check_arrays(support.inputs, "support.inputs")
     if batching == "separate" or support is None:
         return model.apply(params, queries, weights, key)
     items = count(support.inputs)
@@ -74,12 +86,9 @@ def _one_by_one(
     return jax.vmap(one)(queries, jax.random.split(key, count(queries)))
 
 
-def check_batching(batching: str) -> None:
-    """Raises unless `batching` is one of the four."""
-    if batching not in ("separate", "joint", "single", "support"):
-        raise ValueError(
-            f'query_batching={batching!r}; expected "separate", "joint", "single" or "support"'
-        )
+def check_batching(batching: str, name: str = "query_batching") -> None:
+    """Raises unless `batching`, an argument called `name`, is one of the four."""
+    check_words(("separate", "joint", "single", "support"), **{name: batching})
 
 
 def joined_weights(support: Examples, weights: Array | None, queries: int) -> Array | None:

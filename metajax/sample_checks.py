@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from metajax.checks.labels import known_labels
-from metajax.checks.objects import in_brief
 from metajax.given_data import as_episode
 from metajax.iterable_episodes import Fits, IterableEpisodes
+from metajax.kinds import in_brief
+from metajax.signatures import check_takes
 from metajax.streaming import HostSample
 from metajax.types import AdaptedTask, Episode, Learner, Params
 
@@ -33,7 +34,10 @@ def as_sample(sample: Any) -> Any:
             f"sample is the generator function {name}; expected the generator that it returns: "
             f"{name}(...)"
         )
-    if callable(sample) or isinstance(sample, IterableEpisodes):
+    if isinstance(sample, IterableEpisodes):
+        return sample
+    if callable(sample):
+        check_takes(sample, "sample", "key")
         return sample
     return IterableEpisodes(sample)
 

@@ -1,9 +1,11 @@
-"""How functions that people bring are called: by the names of their parameters. Imports nothing."""
+"""How functions that people bring are called: by the names of their parameters."""
 
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+
+from metajax.kinds import check_functions
 
 _BIND = (
     "Bind what is left, such as a flag, by functools.partial; modules of Flax, Equinox and Haiku "
@@ -14,6 +16,28 @@ _BIND = (
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether `function` has a parameter of this name; what `**kwargs` swallow has none."""
     return name in _parameters(function, "it")
+
+
+def check_takes(function: Any, what: str, *positional: str) -> None:
+    """Raises a TypeError unless `function` can be called with these alone, whatever it calls them.
+
+    Args:
+      function: of somebody else.
+      what: its name in messages.
+      *positional: what it is given, in order.
+    """
+    check_functions(**{what: function})
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Some functions written in C have none.
+        return
+    try:
+        signature.bind(*positional)
+    except TypeError as error:
+        raise TypeError(
+            f"{what} has the parameters {signature}, and is called with ({', '.join(positional)}): "
+            f"{error}. {_BIND.split(';')[0]}"
+        ) from None
 
 
 def called_by_name(
@@ -63,8 +87,7 @@ def called_by_name(
 
 
 def _parameters(function: Any, what: str) -> dict[str, inspect.Parameter]:
-    if not callable(function):
-        raise TypeError(f"{what} is {function!r}; expected a function")
+    check_functions(**{what: function})
     try:
         parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # Some functions written in C have none.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.numbers import check_integers
+from metajax.kinds import check_functions, check_keys, in_brief
 from metajax.types import Episode, Key
 
 T = TypeVar("T")
@@ -65,13 +66,21 @@ def stream_episodes(
       ValueError: `ahead` is below 1; from the iterator: keys of another shape.
     """
     check_integers(1, ahead=ahead)
+    check_functions(place=place)
     if not isinstance(sample, HostSample):
         raise TypeError(
-            f"{type(sample).__name__} has no fetch and finish; expected a sampler of data on the "
-            'host, such as image_episodes(..., place="host"): one on the device needs no stream'
+            f"sample is {in_brief(sample)}, which has no fetch and finish; expected a sampler of "
+            'data on the host, such as image_episodes(..., place="host"): one on the device needs '
+            "no stream"
+        )
+
+    if not isinstance(keys, Iterable) or getattr(keys, "shape", None) == ():
+        raise TypeError(
+            f"keys is {in_brief(keys)}; expected an iterable of [tasks] keys, one a meta-batch"
         )
 
     def read(keys: Key) -> Callable[[], tuple[Key, Any]]:
+        check_keys(keys, None)
         near = keys_on_host(keys)
         if near.ndim != 1:
             raise ValueError(

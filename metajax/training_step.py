@@ -9,13 +9,27 @@ import optax
 
 from metajax.algorithms.maml import maml
 from metajax.checks.metrics import check_metrics
-from metajax.checks.numbers import check_scalar
-from metajax.checks.objects import check_optimizer
-from metajax.checks.parameters import check_shared
+from metajax.checks.numbers import check_optional_integers, check_scalar, is_integer
+from metajax.checks.objects import (
+    check_instance,
+    check_learner,
+    check_optimizer,
+    check_optional_optimizer,
+)
+from metajax.checks.parameters import check_floats, check_shared
+from metajax.checks.settings import check_texts
 from metajax.inner.backward import Backward
 from metajax.inner.selection import Selection
 from metajax.inner.update_traits import accepting
 from metajax.keys import learner_keys
+from metajax.kinds import (
+    check_arrays,
+    check_key,
+    check_keys,
+    check_optional_functions,
+    in_brief,
+    is_array,
+)
 from metajax.losses import cross_entropy
 from metajax.meta_gradients import count_tasks, meta_gradient
 from metajax.optimizer_states import check_opt_state
@@ -54,10 +68,13 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key
       A `TrainState`.
 
     Raises:
-      TypeError: `optimizer` is not an optax transformation.
-      ValueError: it needs parameters in pairs (`optax.lookahead`).
+      TypeError: `optimizer` is not an optax transformation, the parameters are no floats, or `key`
+        is none.
+      ValueError: `key` is several, or the optimiser needs parameters in pairs (`optax.lookahead`).
     """
     check_optimizer(optimizer, "optimizer")
+    check_floats(params)
+    check_key(key)
     opt_state = optimizer.init(params)
     if any(map(_in_pairs, jax.tree.leaves(opt_state, is_leaf=_in_pairs))):
         raise ValueError(
@@ -65,6 +82,28 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: Key
             "of them; expected the optimiser within it"
         )
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key)
+
+
+def check_state(state: Any, name: str = "state") -> None:
+    """Raises unless what is called `name` is a `TrainState`, or a stack of them, with a key a run.
+
+    Raises:
+      TypeError: it is something else.
+      ValueError: there is not one key a run.
+    """
+    result = getattr(state, "state", None)
+    made = "a metajax.TrainState, from metajax.init_state(params, optimizer, key)"
+    if isinstance(result, TrainState):
+        made += f": {name}.state"
+    check_instance(state, TrainState, name, made)
+    step = state.step
+    whole = is_integer(step, 0) or (is_array(step) and jnp.issubdtype(step.dtype, jnp.integer))
+    if not whole:
+        raise TypeError(f"{name}.step is {in_brief(step)}; expected an integer array []")
+    if jnp.shape(step):
+        check_keys(state.key, None, f"{name}.key")
+    else:
+        check_key(state.key, f"{name}.key")
 
 
 def _in_pairs(state: Any) -> bool:
@@ -100,23 +139,27 @@ def train_step(
       learner's own, averaged over tasks.
 
     Raises:
-      TypeError: `optimizer` or, from the step, `task_transform` is not an optax transformation, or
-        `task_weight` is no function; from the step: `optimizer` searches along a line, or a metric
-        is no array of real numbers.
+      TypeError: `learner` is no `Learner`, `optimizer` or `task_transform` not an optax
+        transformation, `chunk_size` no integer, `task_weight` no function or `axis_name` no string;
+        from the step: the state is no `TrainState`, the episodes are none, `optimizer` searches
+        along a line, or a metric is no array of real numbers.
       ValueError: from the step: the state is another optimiser's, which its structure and shapes
         tell (those of `optax.sgd` with one rate and another do not differ), `chunk_size` does not
         divide the tasks, a weight is no scalar or negative, all are 0, a metric has a name of the
         library's own, it is under `jax.shard_map` with its check on, or the learner's errors.
     """
+    check_learner(learner)
     check_optimizer(optimizer, "optimizer")
-    if task_weight is not None and not callable(task_weight):
-        raise TypeError(
-            f"task_weight is {task_weight!r}; expected a function of one episode, such as "
-            "lambda episode: episode.query.weights.sum()"
-        )
+    check_optional_integers(1, chunk_size=chunk_size)
+    check_optional_optimizer(task_transform, "task_transform", "optax.clip(10.0)")
+    check_optional_functions(task_weight=task_weight)
+    if axis_name is not None:
+        check_texts(axis_name=axis_name)
     update = accepting(optimizer)
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
+        check_state(state)
+        check_arrays(episodes, "episodes")
         check_shared(state.params, episodes)
         check_opt_state(optimizer, state.params, state.opt_state)
         tasks = count_tasks(episodes)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from metajax import kinds
 from metajax.signatures import called_by_name, takes
 
 Array = jax.Array
@@ -124,13 +125,14 @@ class Model:
         self._apply = called_by_name(apply, "apply", ("params", "inputs"), ("weights", "key"))
         if sharing is None:
             sharing = "weighted" if takes(apply, "weights") else "none"
+        if not callable(sharing):
+            kinds.check_words(("none", "weighted", "batch"), sharing=sharing)
         if sharing == "weighted" and not takes(apply, "weights"):
             raise TypeError(
                 'sharing="weighted", but apply has no parameter weights; expected one, by which it '
                 'leaves out items of weight 0, or sharing="batch"'
             )
-        if not callable(sharing) and sharing not in ("none", "weighted", "batch"):
-            raise ValueError(f'sharing={sharing!r}; expected "none", "weighted" or "batch"')
+        kinds.check_optional_functions(statistics=statistics)
         self._sharing: Sharing | Callable[[Params, Inputs], Sharing] = sharing
         self.init: Callable[[Key, Inputs], Params] = _init_of(init)
         self.statistics = statistics
@@ -151,20 +153,22 @@ class Model:
           key: of what is drawn, as dropout does; None draws nothing.
 
         Raises:
+          TypeError: inputs or weights are no arrays, or the key is none.
           ValueError: the outputs are not one an item, or there are weights and the items share
             what cannot leave any out.
         """
+        kinds.check_batch(key, weights, inputs=inputs)
         if weights is not None and self._sharing == "batch":
             raise ValueError(
                 "the items have weights, and the model's items see each other whatever those are; "
                 "expected episodes without padding, or a model whose apply takes weights"
             )
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
         try:
             outputs = self._apply(params, inputs, weights=weights, key=key)
         except Exception as error:
             said = [str(error), *getattr(error, "__notes__", ())]
             if not any("expected" in text.lower() for text in said):  # As the library's errors say.
-                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
                 error.add_note(
                     f"The model was applied to inputs of shape {shapes}; expected [items, ...]. Is "
                     "it one item without an axis of items, inputs[None]?"
@@ -173,7 +177,6 @@ class Model:
         items = {leaf.shape[0] for leaf in jax.tree.leaves(inputs)}
         for leaf in jax.tree.leaves(outputs):
             if jnp.shape(leaf)[:1] not in {(count,) for count in items}:
-                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
                 raise ValueError(
                     f"the model gave outputs of shape {jnp.shape(leaf)} for inputs of shape "
                     f"{shapes}; expected [items, ...] of both: is it one item without an axis of "
@@ -187,6 +190,7 @@ class Model:
         Args:
           part: from those of the whole to the model's, such as `lambda params: params.encoder`.
         """
+        kinds.check_functions(part=part)
         return Model(
             self.init,
             lambda params, inputs, weights, key: self.apply(part(params), inputs, weights, key),
@@ -195,20 +199,23 @@ class Model:
 
     def sharing(self, params: Params, inputs: Inputs) -> Sharing:
         """What the outputs of an item depend on beside it, see `Model`."""
-        if callable(self._sharing):
-            return self._sharing(params, inputs)
-        return self._sharing
+        return self._sharing(params, inputs) if callable(self._sharing) else self._sharing
 
 
 def _init_of(init: Callable[..., Params]) -> Callable[[Key, Inputs], Params]:
     try:
-        return called_by_name(init, "init", ("key", "inputs"))
+        call, takes_inputs = called_by_name(init, "init", ("key", "inputs")), True
     except TypeError as error:
         try:
-            from_key = called_by_name(init, "init", ("key",))
+            call, takes_inputs = called_by_name(init, "init", ("key",)), False
         except TypeError:
             raise error from None
-        return lambda key, inputs: from_key(key)
+
+    def checked(key: Key, inputs: Inputs) -> Params:
+        kinds.check_key(key)
+        return call(key, inputs) if takes_inputs else call(key)
+
+    return checked
 
 
 class Objective:
@@ -255,9 +262,8 @@ class Objective:
         self.loss = called_by_name(loss, "loss", given, ("training",))
         self.predict = called_by_name(predict, "predict", ("params", "inputs", "kept"))
         self.keep = called_by_name(keep, "keep", ("params", "support"))
-        self.batched: Callable[[Any], Objective] | None = None
-        if batched is not None:
-            self.batched = called_by_name(batched, "batched", ("batching",))
+        named = None if batched is None else called_by_name(batched, "batched", ("batching",))
+        self.batched: Callable[[Any], Objective] | None = named
 
 
 class FullContext(NamedTuple):

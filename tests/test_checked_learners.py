@@ -29,7 +29,7 @@ def test_an_algorithm_is_given_jax_arrays_alone() -> None:
         return lambda *args: given.append(jax.tree.leaves(args)) or result(*args)
 
     learner = make_learner(
-        seen(lambda *_: {}),
+        seen(lambda *_: {"w": jnp.ones(2)}),
         seen(lambda *_: (0, None)),
         seen(lambda *_: {}),
         seen(lambda params, task, inputs: inputs),
@@ -41,8 +41,8 @@ def test_an_algorithm_is_given_jax_arrays_alone() -> None:
     learner.adapt({"w": np.ones(2)}, task.support)
     learner.predict({"w": np.ones(2)}, {"reading": np.ones(3)}, task.query.inputs)
     counts = [len([x for x in leaves if isinstance(x, jax.Array)]) for leaves in given]
-    # `adapt` is traced for the checks of values, then compiled.
-    assert counts == [2, 2 + 4 + 1, 1 + 2, 1 + 2, 1 + 1 + 1]
+    # `adapt` is traced for the checks of values, then compiled; `init` for those of `predict`.
+    assert counts == [2, 2 + 4 + 1, 1 + 2, 1 + 2, 2, 1 + 1 + 1]
     others = [x for leaves in given for x in leaves if not isinstance(x, jax.Array)]
     assert others == [True, False, False]  # Whether models are in training mode.
 

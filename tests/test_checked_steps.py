@@ -230,7 +230,7 @@ def test_what_goes_with_a_step_and_with_a_learner() -> None:
 
 
 def test_what_weighs_a_task() -> None:
-    with pytest.raises(TypeError, match=r"task_weight is 1.0; expected a function of one episode"):
+    with pytest.raises(TypeError, match=r"task_weight is 1.0; expected a function, or None"):
         mj.train_step(LEARNER, OPTIMIZER, task_weight=1.0)  # type: ignore[arg-type]
     step = mj.train_step(LEARNER, OPTIMIZER, task_weight=lambda episode: episode.query.targets)
     with pytest.raises(ValueError, match=r"the task_weight of an episode has shape \(2, 1\); exp"):

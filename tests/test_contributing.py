@@ -36,7 +36,10 @@ def test_helpers_are_where_it_says() -> None:
 
 def test_checks_are_there() -> None:
     names = set(re.findall(r"`(check_\w+)", GUIDE))
-    rooms = [importlib.import_module(f"metajax.{room}") for room in ("checks", "query_batching")]
+    kinds = (f"checks.{path.stem}" for path in (ROOT / "metajax" / "checks").glob("[a-z]*.py"))
+    rooms = [
+        importlib.import_module(f"metajax.{room}") for room in (*kinds, "kinds", "query_batching")
+    ]
     assert len(names) >= 8
     assert {name for name in names if not any(hasattr(room, name) for room in rooms)} == set()
 

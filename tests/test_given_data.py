@@ -154,7 +154,7 @@ def test_one_item_of_as_many_numbers_as_there_are_ways_is_named() -> None:
     task = made.adapt(params, (X[:, :3], Y))
     with pytest.raises(ValueError, match=r"takes 3 items and not 4: is it one item without an axi"):
         made.predict(params, task, X[0, :3])
-    with pytest.raises(TypeError, match=r"got \(2,\) and \(3,\)"):  # As given: not 4 items.
+    with pytest.raises(ValueError, match=r"task and inputs of shape \(3, 2\) .*got \(2,\) and"):
         made.predict(params, task, X[:3, :2])
 
 

@@ -104,8 +104,15 @@ def test_an_array_is_no_integer_of_the_program() -> None:
         mj.data.sinusoid_episodes(shots=jnp.array(2), queries=1)  # type: ignore[arg-type]
 
 
+def test_integers_that_overflow_are_none() -> None:
+    with pytest.raises(
+        TypeError, match=r"^shots=np.uint8\(200\); expected .*: int\(shots\), since"
+    ):
+        mj.data.sinusoid_episodes(shots=np.uint8(200), queries=100)  # type: ignore[arg-type]
+
+
 def test_integers_of_numpy_are_integers() -> None:
-    episode = mj.data.sinusoid_episodes(shots=np.int64(2), queries=np.uint8(1))(jax.random.key(0))
+    episode = mj.data.sinusoid_episodes(shots=np.int64(2), queries=np.uint32(1))(jax.random.key(0))
     assert episode.support.inputs.shape == (2, 1)
 
 

@@ -18,8 +18,9 @@ import jax
 
 from metajax.checks.episodes import check_embeddings
 from metajax.checks.numbers import check_temperature
-from metajax.checks.objects import check_model
+from metajax.checks.objects import check_instance, check_model
 from metajax.items import count, take
+from metajax.kinds import check_functions
 from metajax.losses import cross_entropy
 from metajax.metric import class_log_probabilities, cosine_similarities, log_attention
 from metajax.metric_learners import metric_learner
@@ -93,7 +94,8 @@ def matching_network(
       A `Learner`. Its outputs are log-probabilities `[queries, ways]`.
 
     Raises:
-      TypeError: an encoder is not a `Model`.
+      TypeError: an encoder is not a `Model`, `full_context` no `FullContext`, `similarity` no
+        function, or `temperature` no number.
       ValueError: `query_batching` is unknown, or `"joint"` with two encoders, or a known
         `temperature` is not above 0. From the learner's functions: embeddings with more than one
         feature axis or of another width than `full_context`, labels outside `[0, ways)`, a query of
@@ -102,6 +104,10 @@ def matching_network(
     check_model(encoder, "encoder")
     if support_encoder is not None:
         check_model(support_encoder, "support_encoder")
+    if full_context is not None:
+        made = "what metajax.models.full_context(features) returns, or None"
+        check_instance(full_context, FullContext, "full_context", made)
+    check_functions(similarity=similarity)
     check_temperature(temperature)
     wrapped = support_encoder is not None or full_context is not None
 

@@ -21,10 +21,12 @@ import jax.numpy as jnp
 import optax
 
 from metajax.checks.numbers import check_numbers
+from metajax.checks.settings import check_flags
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection, select
+from metajax.kinds import check_words
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
 from metajax.task_objectives import as_objective
@@ -107,10 +109,8 @@ def meta_sgd(
     low, high = rate if isinstance(rate, tuple) and len(rate) == 2 else (rate, rate)
     check_numbers(math.isfinite, "a finite number, or the range (low, high)", rate=low)
     check_numbers(lambda x: low <= x < math.inf, f"the end of the range from {low}", rate=high)
-    if granularity not in ("parameter", "leaf"):
-        raise ValueError(f'granularity={granularity!r}; expected "parameter" or "leaf"')
-    if not isinstance(per_step, bool):
-        raise TypeError(f"per_step={per_step!r}; expected True or False")
+    check_words(("parameter", "leaf"), granularity=granularity)
+    check_flags(per_step=per_step)
     # Its optimiser comes with the parameters.
     loop = InnerLoop(optax.set_to_zero(), num_steps, first_order, backward, adapt)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from metajax.checks.episodes import check_embeddings
 from metajax.checks.objects import check_model
+from metajax.kinds import check_functions
 from metajax.losses import cross_entropy
 from metajax.metric import prototypes, squared_distances
 from metajax.metric_learners import metric_learner
@@ -52,12 +53,13 @@ def prototypical_network(
       A `Learner`. Its outputs are logits `[queries, ways]`.
 
     Raises:
-      TypeError: `encoder` is not a `Model`.
+      TypeError: `encoder` is not a `Model`, or `distance` no function.
       ValueError: `query_batching` is unknown. From the learner's functions: embeddings with more
         than one feature axis, labels outside `[0, ways)`, a query of a class without support items,
         or an episode or parameters that do not fit the encoder.
     """
     check_model(encoder, "encoder")
+    check_functions(distance=distance)
 
     def read(params: Params, embeddings: Array, support: Examples, present: Array) -> Array:
         del params

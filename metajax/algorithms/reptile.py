@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.checks.numbers import check_optional_integers
+from metajax.checks.settings import check_flags
 from metajax.gradient_learners import gradient_learner
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection, select, selects
@@ -114,6 +115,7 @@ def reptile(
         model, loss_fn, metrics, query_batching, ways, default_batching="single"
     )
     check_optional_integers(1, batch_size=batch_size)
+    check_flags(carry_state=carry_state)
     # No derivative is taken of the loop.
     loop = InnerLoop(inner, num_steps, first_order=True, adapt=adapt)
     part = loop.part

@@ -13,7 +13,10 @@ from jax.experimental import multihost_utils
 from metajax.checkpoint.arrays import placed, read_arrays
 from metajax.checkpoint.record import Mode, checked_options, differences
 from metajax.checkpoint.record_file import DamagedError, read_record
-from metajax.training_step import TrainState
+from metajax.checks.numbers import is_integer
+from metajax.checks.settings import check_paths
+from metajax.kinds import check_words
+from metajax.training_step import TrainState, check_state
 from metajax.user_warnings import warn_user
 
 
@@ -44,6 +47,10 @@ def restore_state(
         `Checkpoints`), precision, key or options, or of a format that this version does not know;
         or `which` is another word.
     """
+    check_paths(folder=folder)
+    check_state(like, "like")
+    if not is_integer(which, 0):
+        check_words(("newest", "best"), which=which)
     checked = None if options is None else checked_options(options)
     return read_good(Path(folder).absolute(), like, which, checked)[0]
 

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from metajax.checkpoint.arrays import described, named_arrays, named_leaves, written
 from metajax.checkpoint.record_file import FORMAT, sealed
+from metajax.checks.settings import check_mappings
 from metajax.parallel.placement import is_key
 from metajax.parallel.processes import texts_of_processes
 from metajax.stacked_runs import newest_step
@@ -34,10 +35,26 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       TypeError: a name is not a string, or JSON has no such value.
     """
+    check_mappings(options=options)
     for name in options:
         if not isinstance(name, str):
             raise TypeError(f"options has the name {name!r}; expected a string")
-    return {name: _as_json(value, f"options[{name!r}]") for name, value in options.items()}
+    return {name: as_json(value, f"options[{name!r}]") for name, value in options.items()}
+
+
+def as_json(value: Any, name: str) -> Any:
+    """What is called `name`, as JSON gives it back.
+
+    Raises:
+      TypeError: JSON has no such value.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"{name} is {reprlib.repr(value)}; expected what JSON can hold, that is None, a bool, "
+            f"finite number or string, or lists and dictionaries of these: {error}"
+        ) from error
 
 
 def describe(
@@ -54,7 +71,7 @@ def describe(
       ValueError: two leaves of the state have one name, or the record is too large.
     """
     arrays = named_arrays(state)
-    position = json.dumps(_as_json(position, "position"))
+    position = json.dumps(as_json(position, "position"))
     record = {
         "format": FORMAT,
         "step": newest_step(state),
@@ -110,16 +127,6 @@ def differences(
     if options is not None:
         found.append(_compare("options differ", record["options"], options, repr))
     return "; ".join(sentence for sentence in found if sentence)
-
-
-def _as_json(value: Any, name: str) -> Any:
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
-            f"{name} is {reprlib.repr(value)}; expected what JSON can hold, that is None, a bool, "
-            f"finite number or string, or lists and dictionaries of these: {error}"
-        ) from error
 
 
 def _types(state: TrainState) -> dict[str, str]:

@@ -16,11 +16,13 @@ from metajax.checkpoint.keeping import Kept
 from metajax.checkpoint.lock import FolderLock, lock_folder
 from metajax.checkpoint.orbax_log import orbax_at_debug
 from metajax.checkpoint.reading import agreed_steps, everywhere, read_good, stored_steps
-from metajax.checkpoint.record import Mode, checked_options, describe, save_args
+from metajax.checkpoint.record import Mode, as_json, checked_options, describe, save_args
 from metajax.checkpoint.record_file import short
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
+from metajax.checks.settings import check_paths
+from metajax.kinds import check_words
 from metajax.stacked_runs import newest_step
-from metajax.training_step import TrainState
+from metajax.training_step import TrainState, check_state
 from metajax.user_warnings import warn_user
 
 # What a killed or failed write leaves has this in its name, and so has what is being deleted.
@@ -86,8 +88,8 @@ class Checkpoints:
         """
         check_integers(1, every=every, keep=keep)
         check_integers(0, best=best)
-        if mode not in ("max", "min"):
-            raise ValueError(f'mode={mode!r}; expected "max" or "min"')
+        check_words(("max", "min"), mode=mode)
+        check_paths(folder=folder)
         self._folder = Path(folder).absolute()
         self._options = checked_options(options)
         self._every = every
@@ -122,6 +124,7 @@ class Checkpoints:
             precision, key or options, or of a format that this version does not know.
           OSError: every checkpoint in the folder is damaged, or the processes see different ones.
         """
+        check_state(like, "like")
         self.close()
         if not agreed_steps(self._folder):
             return like
@@ -148,6 +151,7 @@ class Checkpoints:
           OSError: the folder cannot be made, or the processes see different ones.
           ValueError: two leaves of the state have one name.
         """
+        check_state(state)
         self.wait()
         step = newest_step(state)
         named_leaves(state)  # A name used twice is found here, not after hours.
@@ -184,6 +188,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether a multiple of `every` lies after the step saved last, up to `step`."""
+        check_integers(0, step=step)
         return step // self._every > self._last // self._every
 
     def save(self, state: TrainState, *, score: float | None = None, position: Any = None) -> None:
@@ -203,6 +208,10 @@ class Checkpoints:
           TypeError: JSON cannot hold `position`.
           ValueError: the record would be too large, by `position` or the options.
         """
+        check_state(state)
+        if score is not None:
+            check_numbers(lambda x: True, "a number, or None", score=score)
+        as_json(position, "position")
         self.wait()
         step = newest_step(state)
         if not self._begun or step < (self._newest or 0):

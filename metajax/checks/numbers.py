@@ -11,7 +11,10 @@ from jax.core import Tracer
 
 
 def is_integer(number: Any, least: int) -> bool:
-    """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none."""
+    """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none.
+
+    NumPy's of 8 and 16 bits are none, either: they overflow in sums and products with others.
+    """
     return _is_whole(number) and number >= least
 
 
@@ -36,13 +39,19 @@ def check_optional_integers(least: int, /, **given: object) -> None:
 def _check_integer(least: int, name: str, number: object, otherwise: str) -> None:
     if is_integer(number, least):
         return
-    why = ": it is part of the program, so no array" if isinstance(number, jax.Array) else ""
+    why = ""
+    if isinstance(number, jax.Array):
+        why = ": it is part of the program, so no array"
+    elif isinstance(number, np.integer) and not _is_whole(number):
+        why = f": int({name}), since {number.dtype} overflows"
     message = f"{name}={number!r}; expected an integer of {least} or more{otherwise}{why}"
     raise ValueError(message) if _is_whole(number) else TypeError(message)
 
 
 def _is_whole(number: object) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+    if isinstance(number, np.integer):
+        return number.itemsize >= 4
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: object) -> None:
@@ -65,10 +74,17 @@ def check_numbers(within: Callable[[Any], bool], expected: str, /, **given: obje
 
 
 def check_temperature(temperature: object) -> None:
-    """Raises if a known temperature is not above 0."""
-    if temperature is None or isinstance(temperature, Tracer):
+    """Raises unless it is a number, an array of one, or None; if it is known, above 0."""
+    if temperature is None:
         return
-    if not np.all(np.asarray(temperature) > 0):
+    dtype = getattr(temperature, "dtype", None)
+    real = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
+    arrays = dtype is not None and any(
+        jnp.issubdtype(dtype, each) for each in (jnp.floating, jnp.integer)
+    )
+    if not real and not arrays:
+        raise TypeError(f"temperature={temperature!r}; expected a number above 0, or None for 1")
+    if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"temperature={temperature}; expected a number above 0, or None for 1")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax.kinds import in_brief, is_array
 from metajax.types import Array, Episode, Examples, Params
 
 
@@ -23,19 +24,23 @@ def check_parameters(expected: Params, params: Params) -> None:
         )
     hint = ""
     if type(params).__module__.startswith("flax.nnx"):
-        hint = ": expected nnx.to_pure_dict(nnx.state(module, nnx.Param))"
+        hint = ", nnx.to_pure_dict(nnx.state(module, nnx.Param))"
     for path in sorted(want.keys() | got.keys()):
         if path not in got:
-            raise ValueError(f"the parameters lack {path or 'a leaf'}, which the model has{hint}")
+            raise ValueError(
+                f"the parameters lack {path or 'a leaf'}, which the model has; expected those of "
+                f"init{hint}"
+            )
         if path not in want:
             raise ValueError(
-                f"the parameters hold {path or 'a leaf'}, which the model has not{hint}"
+                f"the parameters hold {path or 'a leaf'}, which the model has not; expected those "
+                f"of init{hint}"
             )
         if want[path] != got[path]:
             raise ValueError(
                 f"the parameter {path or '(the only leaf)'} has shape {got[path]}; the model "
-                f"expects {want[path]}: were these parameters made for another model or input, or "
-                "is it one item without an axis of items?"
+                f"expects {want[path]}: were these parameters made for another model or input, is "
+                "it one item without an axis of items, or the episode a meta-batch?"
             )
     check_floats(params)
 
@@ -43,11 +48,13 @@ def check_parameters(expected: Params, params: Params) -> None:
 def check_floats(params: Params) -> None:
     """Raises unless parameters are floats, which a gradient can move."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not (is_array(leaf) or isinstance(leaf, float)) or not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.floating
+        ):
             place = jax.tree_util.keystr(path, simple=True, separator="/")
+            shown = f"of {jnp.result_type(leaf)}" if is_array(leaf) else in_brief(leaf)
             raise TypeError(
-                f"the parameter {place or '(the only leaf)'} is of {dtype}; expected floats, which "
+                f"the parameter {place or '(the only leaf)'} is {shown}; expected floats, which "
                 "a gradient can move: close over what is constant in apply; a module of Equinox "
                 "becomes a model by metajax.models.from_equinox"
             )

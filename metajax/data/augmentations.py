@@ -11,6 +11,8 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
 from metajax.checks.numbers import check_integers, check_numbers
+from metajax.checks.settings import check_flags
+from metajax.kinds import as_array, check_key, check_words
 from metajax.types import Array, Key
 
 Per = Literal["item", "episode"]
@@ -40,7 +42,8 @@ class Augmentation:
           ValueError: images of another rank, with an axis of 0, of a dtype that is not floating,
             or no larger than the shift.
         """
-        images = jnp.asarray(images)
+        check_key(key)
+        images = as_array(images, "images")
         _check_images(images, self.shift)
         if not (self.shift or self.flip or self.rotation or self.crop < 1 or self.noise):
             return images
@@ -122,15 +125,16 @@ def augmentation(
       ValueError: a number is outside its range, or `per` is unknown.
     """
     check_integers(0, shift=shift)
-    if not isinstance(flip, bool | np.bool_):
-        raise TypeError(f"flip={flip!r}; expected True or False: the probability is 1/2")
-    check_numbers(lambda x: 0 <= x <= 180, "degrees, 0 to 180", rotation=rotation)
-    check_numbers(lambda x: 0 < x <= 1, "a share of the area, above 0 to 1", crop=crop)
-    deviation = "a finite standard deviation, 0 or more"
-    check_numbers(lambda x: 0 <= x < math.inf, deviation, noise=noise)
+    check_flags(flip=flip)
+    check_numbers(
+        lambda x: 0 <= x <= 180, "degrees, 0 to 180: the most either way", rotation=rotation
+    )
+    check_numbers(lambda x: 0 < x <= 1, "a share of the area, above 0 to 1 (no crop)", crop=crop)
+    check_numbers(
+        lambda x: 0 <= x < math.inf, "a finite standard deviation, 0 or more", noise=noise
+    )
     check_numbers(math.isfinite, "a finite pixel value", fill=fill)
-    if per not in ("item", "episode"):
-        raise ValueError(f'per={per!r}; expected "item" or "episode"')
+    check_words(("item", "episode"), per=per)
     # Converted, so that settings that are equal are also hashable whatever kind of number they are.
     return Augmentation(
         int(shift), bool(flip), float(rotation), float(crop), float(noise), per, float(fill)

@@ -11,6 +11,7 @@ from metajax.data.episode_draws import Drawn
 from metajax.data.episode_lists import listed_draws
 from metajax.data.episode_pixels import Augment, Fetched, Finish
 from metajax.data.labelled_images import ImageClasses
+from metajax.kinds import check_key
 from metajax.types import Array, Episode, Key
 
 
@@ -40,9 +41,13 @@ class ImageEpisodes:
         """The number of listed episodes, or None where they are drawn at random."""
         return getattr(self.draw, "listed", None)
 
-    @jax.jit  # One program and not one an operation, where the caller compiles nothing.
     def __call__(self, key: Key) -> Episode:
         """Draws an episode; the order of the classes, and so their labels, is random."""
+        check_key(key)
+        return self._drawn(key)
+
+    @jax.jit  # One program and not one an operation, where the caller compiles nothing.
+    def _drawn(self, key: Key) -> Episode:
         return self._episode(key, self.draw(key))
 
     def at(self, key: Key, index: int | Array) -> Episode:
@@ -52,6 +57,7 @@ class ImageEpisodes:
           TypeError: the episodes are not listed, or the index is no integer.
           ValueError: a known index is not of the list.
         """
+        check_key(key)
         return self._episode(key, listed_draws(self.draw, index).at(index))
 
     def _episode(self, key: Key, drawn: Drawn) -> Episode:

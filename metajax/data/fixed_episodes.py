@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 
 from metajax.given_data import as_episode
+from metajax.kinds import check_key
 from metajax.types import Episode, Key
 
 
@@ -27,7 +28,7 @@ class FixedEpisode:
 
     def __call__(self, key: Key) -> Episode:
         """The episode."""
-        del key
+        check_key(key)
         return self.episode
 
 

@@ -14,6 +14,7 @@ from metajax.data.episode_lists import ListedDraws, listed_draws
 from metajax.data.episode_pixels import Augment, Fetched, Finish
 from metajax.data.labelled_images import ImageClasses, ImageSource
 from metajax.data.memory_map_rows import read_rows
+from metajax.kinds import check_key, check_keys
 from metajax.streaming import keys_on_host
 from metajax.types import Array, Episode, Key
 
@@ -68,6 +69,7 @@ class HostEpisodes:
         return self._one(key, np.asarray(index)[None])
 
     def _one(self, key: Key, index: np.ndarray | None) -> Episode:
+        check_key(key)
         if isinstance(key, Tracer):
             raise ValueError(
                 "episodes from the host cannot be drawn inside a compiled program (jit, vmap, "
@@ -87,6 +89,7 @@ class HostEpisodes:
         Returns:
           Numpy arrays, `[..., n]` places and `[..., n, height, width, channels]` images, unscaled.
         """
+        check_keys(keys, None)
         keys = keys_on_host(keys)
         draw, of = self.draw, keys
         if indices is not None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from metajax.checks.objects import check_instance
+from metajax.checks.settings import check_flags, check_mappings
 from metajax.data.labelled_images import ImageClasses, ImageSource
 from metajax.data.memory_map_rows import read_rows
 
@@ -50,9 +52,10 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
       ValueError: no data set, images of different shapes or types, or a class that two of them
         hold.
     """
+    check_mappings(data=data)
+    check_flags(keep_groups=keep_groups)
     for name, part in data.items():
-        if not isinstance(part, ImageClasses):
-            raise TypeError(f"data[{name!r}] is a {type(part).__name__}; expected ImageClasses")
+        check_instance(part, ImageClasses, f"data[{name!r}]", "metajax.data.ImageClasses")
     if not data:
         raise ValueError("there is no data set to join; expected at least one")
     kinds = {

@@ -9,6 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from metajax.checks.numbers import check_integers, check_numbers
+from metajax.checks.settings import check_mappings, check_names
+from metajax.kinds import as_array_of_host, in_brief
 
 
 class ImageSource(Protocol):
@@ -56,7 +58,12 @@ class ImageClasses:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        shape = getattr(self.images, "shape", ())
+        check_names(names=self.names)
+        if self.groups is not None:
+            check_names(groups=self.groups)
+        shape = getattr(self.images, "shape", None)
+        if not isinstance(shape, tuple):
+            raise TypeError(f"images is {in_brief(self.images)}; expected an array of images")
         if len(shape) != 4 or 0 in shape:
             raise ValueError(
                 f"images have shape {shape}; expected an array [images, height, width, channels], "
@@ -65,8 +72,8 @@ class ImageClasses:
         fields = {
             "starts": _integers(self.starts, "starts"),
             "counts": _integers(self.counts, "counts"),
-            "names": _texts(self.names, "names"),
-            "groups": None if self.groups is None else _texts(self.groups, "groups"),
+            "names": tuple(self.names),
+            "groups": None if self.groups is None else tuple(self.groups),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -110,10 +117,12 @@ class ImageClasses:
           KeyError: there is no class of a name.
           ValueError: there is no name, or one is given twice.
         """
-        names = _texts(names, "names")
+        check_names(names=names)
         places = _places(self.names, names)
         groups = None if self.groups is None else tuple(self.groups[i] for i in places)
-        return ImageClasses(self.images, self.starts[places], self.counts[places], names, groups)
+        return ImageClasses(
+            self.images, self.starts[places], self.counts[places], tuple(names), groups
+        )
 
     def split(self, shares: Mapping[str, float], *, seed: int = 0) -> "dict[str, ImageClasses]":
         """Cuts the classes at random into parts that share none.
@@ -130,7 +139,8 @@ class ImageClasses:
             class.
         """
         check_integers(0, seed=seed)
-        numbers = {f"shares[{part!r}]": share for part, share in dict(shares).items()}
+        check_mappings(shares=shares)
+        numbers = {f"shares[{part!r}]": share for part, share in shares.items()}
         check_numbers(lambda x: x > 0, "a share above 0", **numbers)
         if not abs(sum(numbers.values()) - 1) <= 1e-6:
             raise ValueError(f"shares={dict(shares)}; expected shares above 0 that add up to 1")
@@ -164,6 +174,11 @@ def image_classes(
     Raises:
       ValueError: the shapes or numbers do not fit.
     """
+    for field, given in {"names": names, "groups": groups}.items():
+        if given is not None:
+            check_names(**{field: given})
+    if not hasattr(images, "shape"):
+        images = as_array_of_host(images, "images")
     shape = np.shape(images)  # type: ignore[arg-type]
     if len(shape) != 5 or 0 in shape:
         raise ValueError(
@@ -200,7 +215,9 @@ def group_by_label(
     Raises:
       ValueError: the numbers of images and labels differ, labels are floats, or one has no name.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = as_array_of_host(images, "images"), as_array_of_host(labels, "labels")
+    if names is not None:
+        check_names(names=names)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"images have shape {images.shape} and labels {labels.shape}; expected one label an "
@@ -231,15 +248,9 @@ def in_short(names: Sequence[str] | Mapping[str, int], most: int = 10) -> str:
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _texts(names: Any, what: str) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{what} are {names!r:.80}; expected several texts, one a class")
-    return tuple(names)
-
-
 def _integers(numbers: Any, what: str) -> np.ndarray:
-    numbers = np.asarray(numbers)
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+    numbers = as_array_of_host(numbers, what)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise TypeError(
             f"{what} are {numbers.dtype}{[*numbers.shape]}; expected [classes] integers"
         )
@@ -250,6 +261,7 @@ def _places(known: Sequence[str], names: Sequence[str]) -> list[int]:
     place = {name: index for index, name in enumerate(known)}
     if strangers := [name for name in names if name not in place]:
         raise KeyError(
-            f"no class is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}"
+            f"no class is called {in_short(strangers)}; there are {len(known)}: {in_short(known)}; "
+            "expected some of these names"
         )
     return [place[name] for name in names]

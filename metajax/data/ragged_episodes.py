@@ -11,6 +11,7 @@ import numpy as np
 from metajax.checks.numbers import check_integers
 from metajax.given_data import as_host_episode
 from metajax.items import count
+from metajax.kinds import in_brief
 from metajax.types import Episode, Examples
 
 
@@ -58,6 +59,8 @@ def pad_episodes(
         raise TypeError(
             f"episodes is one {type(episodes).__name__}; expected several of them: [episode]"
         )
+    if not isinstance(episodes, Iterable):
+        raise TypeError(f"episodes is {in_brief(episodes)}; expected an iterable of episodes")
     taken = [as_host_episode(given, f"episode {index}") for index, given in enumerate(episodes)]
     if not taken:
         raise ValueError("there are no episodes; expected at least one to pad")

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from metajax.checks.numbers import check_numbers
 from metajax.data.episode_draws import ClassTable, Groups, Rotations
 from metajax.data.labelled_images import ImageClasses, image_classes, in_short
+from metajax.kinds import check_words
 
 
 def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
@@ -35,8 +36,7 @@ def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
 
 def check_rotations(data: ImageClasses, rotations: Rotations) -> None:
     """Raises unless the word is known, and the images can be turned by quarters where they are."""
-    if rotations not in ("none", "classes", "tasks"):
-        raise ValueError(f'rotations={rotations!r}; expected "none", "classes" or "tasks"')
+    check_words(("none", "classes", "tasks"), rotations=rotations)
     height, width = data.images.shape[1:3]
     if rotations != "none" and height != width:
         raise ValueError(

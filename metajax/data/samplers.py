@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from metajax.checks.numbers import check_integers
+from metajax.checks.settings import check_flags
 from metajax.data.device_episodes import ImageEpisodes, on_device
 from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations
 from metajax.data.episode_lists import ListedDraws, checked_places
@@ -18,6 +19,7 @@ from metajax.data.host_episodes import HostEpisodes
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.meta_dataset_draws import LARGEST_CLASS, VaryingDraws
 from metajax.data.sampler_checks import check_rotations, checked_classes, checked_table
+from metajax.kinds import check_optional_functions, check_words
 from metajax.streaming import on_cpu
 from metajax.types import Key
 
@@ -78,6 +80,7 @@ def image_episodes(
       ValueError: the array is not class-major images, there are too few classes, groups or items,
         or rotations are asked of images that are not square.
     """
+    check_flags(same_items=same_items)
     data = checked_classes(images)
     check_rotations(data, rotations)
     check_integers(1, ways=ways, shots=shots, queries=queries)
@@ -192,16 +195,11 @@ def listed_episodes(
 def _placed(
     data: ImageClasses, draw: Callable[[Key], Drawn], augment: Augment | None, place: Place
 ) -> ImageEpisodes | HostEpisodes:
-    if augment is not None and not callable(augment):
-        raise TypeError(
-            f"augment={augment!r}; expected a function (key, images) -> images, such as "
-            "metajax.data.augmentation(flip=True)"
-        )
+    check_optional_functions(augment=augment)
+    check_words(("device", "host"), place=place)
     if place == "host":
         readers = ThreadPoolExecutor(_READERS, "metajax-reader")
         return HostEpisodes(data, on_cpu(draw), augment, readers)
-    if place != "device":
-        raise ValueError(f'place={place!r}; expected "device" or "host"')
     if augment is not None and jax.tree_util.all_leaves([augment]):
         augment = jax.tree_util.Partial(augment)  # A leaf would have to be an array.
     return ImageEpisodes(*on_device(data), draw, augment)

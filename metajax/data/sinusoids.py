@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.numbers import check_integers, check_numbers
+from metajax.kinds import arrays_of, check_key, in_brief
 from metajax.types import Array, Episode, Examples, Key
 
 
@@ -41,6 +42,7 @@ def sinusoid_episodes(
         _check_range(name, given)
 
     def sample(key: Key) -> Episode:
+        check_key(key)
         amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
         a = jax.random.uniform(amplitude_key, (), minval=amplitude[0], maxval=amplitude[1])
         p = jax.random.uniform(phase_key, (), minval=phase[0], maxval=phase[1])
@@ -52,8 +54,10 @@ def sinusoid_episodes(
 
 
 def _check_range(name: str, given: Any) -> None:
-    if np.shape(given) != (2,):
-        raise TypeError(f"{name}={given!r}; expected two numbers, the least and the largest")
+    if not isinstance(given, tuple | list | np.ndarray) or np.shape(given) != (2,):
+        raise TypeError(
+            f"{name} is {in_brief(given)}; expected two numbers, the least and the largest"
+        )
     ends = {f"{name}[{index}]": end for index, end in enumerate(given)}
     check_numbers(math.isfinite, "a finite number", **ends)
     if given[0] > given[1]:
@@ -62,4 +66,5 @@ def _check_range(name: str, given: Any) -> None:
 
 def sinusoid(inputs: Array, amplitude: Array | float, phase: Array | float) -> Array:
     """`amplitude sin(inputs - phase)`, elementwise; `phase` in radians."""
+    inputs, amplitude, phase = arrays_of(inputs=inputs, amplitude=amplitude, phase=phase)
     return amplitude * jnp.sin(inputs - phase)

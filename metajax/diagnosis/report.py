@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.numbers import check_integers
+from metajax.checks.objects import check_learner
+from metajax.checks.parameters import check_floats
 from metajax.diagnosis.figures import figures_of, look
 from metajax.diagnosis.findings import find
 from metajax.given_data import as_episode
@@ -153,10 +155,11 @@ def diagnose(
       A `Diagnosis`, to be printed.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is no integer, or `learner` no `Learner`.
       ValueError: a number is out of range, an episode does not fit the learner, or there are fewer
         than asked for.
     """
+    check_learner(learner)
     check_integers(2, episodes=episodes)
     check_integers(0, seed=seed)
     if isinstance(params, TrainState):
@@ -166,6 +169,7 @@ def diagnose(
                 "jax.tree.map(lambda x: x[0], states)"
             )
         params = params.params
+    check_floats(params)
     keys, learner_keys = evaluation_keys(seed, episodes)
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):

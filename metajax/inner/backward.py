@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks.numbers import check_optional_integers
+from metajax.checks.settings import check_flags
+from metajax.kinds import check_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +38,8 @@ class Backward:
     unroll: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("mixed", "unroll"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise TypeError(f"{name}={value!r}; expected True or False")
-        if self.checkpoint not in tuple(_SCANS):
-            raise ValueError(
-                f'checkpoint={self.checkpoint!r}; expected "none", "steps" or "nested"'
-            )
+        check_flags(mixed=self.mixed, unroll=self.unroll)
+        check_words(tuple(_SCANS), checkpoint=self.checkpoint)
         check_optional_integers(0, last_steps=self.last_steps)
 
     def scan(self, step: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:

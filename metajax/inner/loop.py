@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from metajax.checks.numbers import check_integers
-from metajax.checks.objects import check_optimizer
+from metajax.checks.objects import check_instance, check_optimizer
+from metajax.checks.parameters import check_floats
+from metajax.checks.settings import check_flags
 from metajax.inner.backward import Backward, join_steps, split_steps
 from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad
 from metajax.inner.selection import Selection, check_selection, select
 from metajax.inner.update_traits import checked_update
+from metajax.kinds import check_arrays, check_functions, check_optional_functions
 from metajax.types import Array, Params
 
 
@@ -76,10 +79,8 @@ class InnerLoop:
     def __post_init__(self) -> None:
         check_optimizer(self.inner, "inner")
         check_integers(0, num_steps=self.num_steps)
-        if not isinstance(self.first_order, bool):
-            raise TypeError(f"first_order={self.first_order!r}; expected True or False")
-        if not isinstance(self.backward, Backward):
-            raise TypeError(f"backward is {self.backward!r}; expected a metajax.Backward(...)")
+        check_flags(first_order=self.first_order)
+        check_instance(self.backward, Backward, "backward", "a metajax.Backward(...)")
         check_selection(self.adapt)
         if self.first_order and self.backward != Backward(unroll=self.backward.unroll):
             raise ValueError(
@@ -133,13 +134,17 @@ class InnerLoop:
           without `observe`).
 
         Raises:
+          TypeError: a function is none, or the parameters are no floats.
           TypeError, ValueError: `adapt` does not fit the parameters, see `select`.
           ValueError: an array of `per_step` has not one slice a step, or the result of `inner` is
             another point than its iterate (`optax.lookahead`, `optax.contrib.schedule_free`).
         """
+        check_functions(loss=loss)
+        check_optional_functions(observe=observe)
         _check_per_step(per_step, self.num_steps)
         if self.adapt is not None:
             return self._run_part(loss, params, per_step, observe)
+        check_floats(params)
         if not self.num_steps:
             return params, _stacked(observe, params)
         update = checked_update(self.inner, params, exact=self.exact_steps > 0)
@@ -243,6 +248,7 @@ def inner_loop(
     Raises:
       TypeError, ValueError: see `InnerLoop` and `InnerLoop.run`.
     """
+    check_optimizer(optimizer, "optimizer")
     loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
     return loop.run(loss, params, per_step=per_step, observe=observe)
 
@@ -253,6 +259,8 @@ def _stacked(observe: Callable[[Params], Any] | None, phi: Params) -> Any:
 
 
 def _check_per_step(per_step: Any, num_steps: int) -> None:
+    if jax.tree.leaves(per_step):
+        check_arrays(per_step, "per_step")
     for leaf in jax.tree.leaves(per_step):
         if jnp.shape(leaf)[:1] != (num_steps,):
             raise ValueError(

@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from metajax.checks.episodes import check_floating
 from metajax.checks.numbers import check_integers
+from metajax.checks.settings import check_flags
 from metajax.models.adapters.linen import from_linen
 from metajax.models.conv_block import conv_block
 from metajax.types import Array, Model
@@ -65,10 +66,11 @@ def strided_conv_net(ways: int, *, filters: int = 64, use_scale: bool = True) ->
       use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is no integer, or `use_scale` no bool.
       ValueError: `ways` or `filters` is below 1.
     """
     check_integers(1, ways=ways, filters=filters)
+    check_flags(use_scale=use_scale)
     return from_linen(
         ConvNet(ways, filters, pooling="stride", features="mean", use_scale=use_scale)
     )
@@ -99,10 +101,11 @@ def max_pool_conv_net(ways: int, *, filters: int = 32, use_scale: bool = True) -
       use_scale: give batch statistics a scale beside the offset; the authors' code has none.
 
     Raises:
-      TypeError: a number is no integer.
+      TypeError: a number is no integer, or `use_scale` no bool.
       ValueError: `ways` or `filters` is below 1.
     """
     check_integers(1, ways=ways, filters=filters)
+    check_flags(use_scale=use_scale)
     return from_linen(
         ConvNet(ways, filters, pooling="max", features="flatten", use_scale=use_scale)
     )

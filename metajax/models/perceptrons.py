@@ -1,11 +1,12 @@
 """Multi-layer perceptrons."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 
 from metajax.checks.episodes import check_floating
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_numbers
 from metajax.models.adapters.linen import from_linen
 from metajax.types import Array, Model
 
@@ -41,9 +42,12 @@ def mlp(widths: Sequence[int], *, stddev: float = 0.01) -> Model:
       stddev: see `MLP`.
 
     Raises:
-      TypeError: a number is no integer.
-      ValueError: `widths` is empty or holds a number below 1.
+      TypeError: a number is no integer, or `widths` no list.
+      ValueError: `stddev` is negative, or `widths` is empty or holds a number below 1.
     """
+    if not isinstance(widths, list | tuple):
+        raise TypeError(f"widths={widths!r}; expected a list of integers, one a layer")
+    check_numbers(lambda x: 0 <= x < math.inf, "a finite number, 0 or more", stddev=stddev)
     if not len(widths):
         raise ValueError(f"widths={widths!r}; expected at least one width")
     check_integers(1, **{f"widths[{place}]": width for place, width in enumerate(widths)})

@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from metajax.checks.episodes import check_floating
 from metajax.checks.numbers import check_integers
+from metajax.kinds import check_words
 from metajax.models.adapters.linen import from_linen
 from metajax.models.conv_block import conv_block
 from metajax.types import Array, Model
@@ -92,7 +93,8 @@ def relation_module(
 
     Raises:
       TypeError: a number is no integer.
-      ValueError: a number is below 1.
+      ValueError: a number is below 1, or `padding` another word.
     """
     check_integers(1, filters=filters, hidden=hidden)
+    check_words(("SAME", "VALID"), padding=padding)
     return from_linen(RelationModule(filters, hidden, padding))

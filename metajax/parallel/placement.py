@@ -1,7 +1,7 @@
 """Where states and episodes lie on a mesh of devices, of one process or several."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,8 +12,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax.checks.numbers import check_integers
+from metajax.checks.objects import check_instance
+from metajax.given_data import as_episodes
+from metajax.kinds import in_brief
 from metajax.meta_gradients import count_tasks
-from metajax.training_step import TrainState
+from metajax.training_step import TrainState, check_state
 from metajax.types import Array, Episode, Params
 
 T = TypeVar("T")
@@ -38,8 +41,8 @@ def task_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
       ValueError: `model` does not divide the number of devices, or not those of every process.
     """
     check_integers(1, model=model)
-    devices = list(jax.devices() if devices is None else devices)
-    if not devices or len(devices) % model:
+    devices = checked_devices(devices, jax.devices)
+    if len(devices) % model:
         raise ValueError(
             f"model={model} with {len(devices)} devices; expected a divisor of the number of "
             "devices"
@@ -57,6 +60,23 @@ def task_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, model), (TASKS, MODEL))
 
 
+def checked_devices(devices: Any, all_of_them: Callable[[], Sequence[Any]]) -> list[Any]:
+    """The argument `devices` as a list, or without it all of them.
+
+    Raises:
+      TypeError: it is no sequence of devices.
+      ValueError: there is none.
+    """
+    if devices is None:
+        return list(all_of_them())
+    several = isinstance(devices, Sequence | np.ndarray)
+    if not several or not all(isinstance(each, jax.Device) for each in devices):
+        raise TypeError(f"devices is {in_brief(devices)}; expected devices, as jax.devices() lists")
+    if not len(devices):
+        raise ValueError("devices is empty; expected one device at least, or None for all")
+    return list(devices)
+
+
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """Where each array of a state lies: a `NamedSharding` in place of every array.
 
@@ -68,6 +88,9 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
       state: a state, or the shapes of one.
       mesh: from `task_mesh`.
     """
+    made = "a metajax.TrainState, or the shapes of one"
+    check_instance(state, TrainState, "state", made)
+    task_devices(mesh)
     return jax.tree.map(lambda x: _sharding(x, mesh), state)
 
 
@@ -89,6 +112,7 @@ def place_state(state: TrainState, mesh: Mesh) -> TrainState:
       state: from `init_state` or a checkpoint; with several processes the same in all of them.
       mesh: from `task_mesh`.
     """
+    check_state(state)
     return jax.tree.map(_put, state, state_shardings(state, mesh))
 
 
@@ -124,7 +148,9 @@ def process_tasks(tasks: int, mesh: Mesh) -> range:
       ValueError: the mesh's task axis does not divide the meta-batch, or has no device of this
         process.
     """
-    rows = mesh.devices.reshape(task_devices(mesh), -1)
+    check_integers(1, tasks=tasks)
+    size = task_devices(mesh)
+    rows = mesh.devices.reshape(size, -1)
     share = tasks_per_device(tasks, len(rows))
     mine = [
         index
@@ -151,6 +177,7 @@ def place_episodes(episodes: Episode, mesh: Mesh) -> Episode:
       ValueError: the devices do not divide the tasks.
     """
     task_devices(mesh)
+    episodes = as_episodes(episodes)
     tasks_per_device(count_tasks(episodes), mesh.local_mesh.shape[TASKS])
     return place_by(PartitionSpec(TASKS), episodes, mesh)
 
@@ -171,6 +198,7 @@ def task_devices(mesh: Mesh) -> int:
     Raises:
       ValueError: the mesh has no axis for tasks.
     """
+    check_instance(mesh, Mesh, "mesh", "what metajax.parallel.task_mesh() returns")
     if TASKS not in mesh.axis_names:
         raise ValueError(
             f"the mesh has the axes {mesh.axis_names}; expected one called {TASKS!r}: make it with "

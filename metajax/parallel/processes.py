@@ -4,7 +4,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from metajax.checks.numbers import check_integers
+from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.checks.settings import check_texts
 from metajax.parallel.watching import watch_processes
 
 
@@ -36,7 +37,7 @@ def start_processes(
         others.
 
     Raises:
-      TypeError: a number of seconds is no integer.
+      TypeError: a number is no integer, or `coordinator` no string.
       ValueError: it is below 1, an argument is missing and no cluster was found that tells it,
         `process` is out of range, or `coordinator` has no port.
       RuntimeError: JAX has computed something already, or the processes were started before.
@@ -48,6 +49,11 @@ def start_processes(
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
         raise ValueError(f"{missing[0]} is not given; expected all of {', '.join(given)}, or none")
+    check_optional_integers(1, processes=processes)
+    check_optional_integers(0, process=process)
+    check_integers(1, timeout=timeout)
+    if coordinator is not None:
+        check_texts(coordinator=coordinator)
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ValueError(f"process={process} of {processes}; expected 0 to {processes - 1}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():

@@ -11,10 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from metajax.checks.settings import check_texts
+from metajax.kinds import check_functions
 from metajax.meta_gradients import count_tasks
 from metajax.parallel.placement import (
     MODEL,
     TASKS,
+    checked_devices,
     state_shardings,
     task_devices,
     tasks_per_device,
@@ -51,9 +54,12 @@ def mesh_step(step: TrainStep, mesh: Mesh) -> TrainStep:
       places it.
 
     Raises:
-      ValueError: from the step: the task axis does not divide the meta-batch, or the step does not
-        average over it.
+      TypeError: `step` is no function, or `mesh` no mesh.
+      ValueError: the mesh has no axis for tasks; from the step: the task axis does not divide the
+        meta-batch, or the step does not average over it.
     """
+    check_functions(step=step)
+    task_devices(mesh)
 
     @jax.jit
     def run(state: TrainState, episodes: Episode) -> tuple[TrainState, Any]:
@@ -81,10 +87,13 @@ def pmap_step(
       has no axis of devices, and lies on all of them when it comes back.
 
     Raises:
+      TypeError: `step` is no function, `axis_name` no string, or `devices` hold something else.
       ValueError: from the step: the devices do not divide the meta-batch, or the step does not
         average over them.
     """
-    devices = list(jax.local_devices() if devices is None else devices)
+    check_functions(step=step)
+    check_texts(axis_name=axis_name)
+    devices = checked_devices(devices, jax.local_devices)
     run = jax.pmap(step, axis_name, in_axes=(None, 0), out_axes=None, devices=devices)
     checked = False
 

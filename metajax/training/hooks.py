@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import check_optional_functions, in_brief
 from metajax.stacked_runs import count_runs
 from metajax.training.progress import Record
 from metajax.training_step import TrainState
@@ -31,10 +31,7 @@ class Hooks:
     iterations: int
 
     def __post_init__(self) -> None:
-        for name in ("validate", "on_dispatch"):
-            function = getattr(self, name)
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} is {in_brief(function)}; expected a function, or None")
+        check_optional_functions(validate=self.validate, on_dispatch=self.on_dispatch)
         if self.validate_every is not None and self.validate is None:
             raise ValueError(
                 f"validate_every={self.validate_every} and no validate; expected a function from "

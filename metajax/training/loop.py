@@ -17,7 +17,10 @@ from jax.sharding import Mesh
 
 from metajax.checkpoint import Checkpoints
 from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.checks.objects import check_instance
+from metajax.checks.settings import check_flags, check_paths
 from metajax.iterable_episodes import IterableEpisodes
+from metajax.kinds import check_words
 from metajax.parallel.placement import (
     TASKS,
     place_state,
@@ -44,7 +47,7 @@ from metajax.training.stopping import (
     StopSignal,
     why,
 )
-from metajax.training_step import TrainState, TrainStep, train_step
+from metajax.training_step import TrainState, TrainStep, check_state, train_step
 from metajax.types import Array, Learner
 
 # Of a run of any length.
@@ -181,9 +184,10 @@ def train(
       back as it is, with a `RuntimeWarning`.
 
     Raises:
-      TypeError: a number is no integer, `learner` is neither learner nor function, `optimizer` is
-        not an optax transformation, a step does not return a `TrainState` and metrics, or `float`
-        does not take what `validate` returns.
+      TypeError: an argument is of another kind: a number is no integer, say, `state` no
+        `TrainState`, `checkpoints` no `Checkpoints`, `learner` is neither learner nor function,
+        `optimizer` is not an optax transformation, a step does not return a `TrainState` and
+        metrics, or `float` does not take what `validate` returns.
       ValueError: a number is below 1, the devices do not divide the meta-batch, there are several
         processes and no mesh, `validate_every` without `validate`, the state is another
         optimiser's (see `train_step`), a metric has a name of the record's own fields, labels do
@@ -196,8 +200,16 @@ def train(
     """
     check_integers(1, iterations=iterations, meta_batch=meta_batch, dispatch=dispatch)
     check_optional_integers(1, chunk_size=chunk_size, validate_every=validate_every)
-    if non_finite not in ("stop", "skip"):
-        raise ValueError(f'non_finite={non_finite!r}; expected "stop" or "skip"')
+    # What is counted with them goes into records, which JSON has to hold.
+    iterations, meta_batch, dispatch = int(iterations), int(meta_batch), int(dispatch)
+    check_words(("stop", "skip"), non_finite=non_finite)
+    check_flags(progress=progress)
+    check_state(state)
+    if checkpoints is not None:
+        made = "metajax.Checkpoints(folder, options=...), or None"
+        check_instance(checkpoints, Checkpoints, "checkpoints", made)
+    if metrics_file is not None:
+        check_paths(metrics_file=metrics_file)
     hooks = Hooks(
         validate, validate_every, on_dispatch, saves=checkpoints is not None, iterations=iterations
     )

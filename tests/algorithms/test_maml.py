@@ -355,7 +355,7 @@ def test_query_batching_decides_who_shares_a_batch() -> None:
         oracles.assert_close(aux.outputs, outputs)
         oracles.assert_close(value, oracles.mean_cross_entropy(outputs, query.targets))
         task = mj.AdaptedTask(phi, support)
-        predicted = jax.jit(learner.predict)(None, task, query.inputs)
+        predicted = jax.jit(learner.predict)(case.params, task, query.inputs)
         oracles.assert_close(predicted, expected["support"])
     for one, other in (("separate", "joint"), ("joint", "single"), ("separate", "single")):
         assert jnp.abs(expected[one] - expected[other]).max() > 1e-2

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.equinox_layers import batch_axis, state_indices, switched
 from metajax.models.adapters.equinox_modules import Parts
 from metajax.models.adapters.modes import mode_flags

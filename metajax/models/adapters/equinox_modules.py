@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.equinox_layers import state_indices
 from metajax.signatures import takes
 from metajax.types import Key, Params, State

@@ -6,8 +6,11 @@ import jax
 
 from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_model
+from metajax.checks.parameters import check_floats, check_parameters
+from metajax.given_data import as_episode
 from metajax.keys import evaluation_keys
-from metajax.types import Episode, Examples, Key, Model, Params, State
+from metajax.signatures import check_takes
+from metajax.types import Episode, Key, Model, Params, State
 
 
 def estimate_statistics(
@@ -36,10 +39,11 @@ def estimate_statistics(
       The state, in the form in which adapters take it as `frozen`.
 
     Raises:
-      TypeError: `model` is no `Model`, or a number is no integer.
+      TypeError: `model` is no `Model`, `sample` no sampler, or a number is no integer.
       ValueError: the model keeps no running averages, or a number is too small.
     """
     check_model(model, "model")
+    check_takes(sample, "sample", "key")
     check_integers(1, episodes=episodes)
     check_integers(0, seed=seed)
     statistics = model.statistics
@@ -50,11 +54,13 @@ def estimate_statistics(
         )
 
     def updated(params: Params, state: State, key: Key) -> State:
-        episode: Episode = sample(key)
-        examples: Examples
+        episode = as_episode(sample(key))
+        check_parameters(jax.eval_shape(model.init, key, episode.support.inputs), params)
         for examples in episode:
             state = statistics(params, state, examples.inputs, examples.weights)
         return state
+
+    check_floats(params)
 
     @jax.jit
     def run(params: Params, keys: Key) -> State:

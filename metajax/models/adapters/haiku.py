@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.given_state import depends_on
 from metajax.models.adapters.haiku_calls import calls
 from metajax.models.adapters.refusals import not_given, refuse_padding, updating

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.modes import mode_flags
 from metajax.signatures import called_by_name, takes
 from metajax.types import Array, Inputs, Key, Outputs, Params, State

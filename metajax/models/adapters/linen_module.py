@@ -10,7 +10,7 @@ from flax.core import DenyList, unfreeze
 from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.linen_interception import Modes, Path, interceptor
 from metajax.models.adapters.modes import check_call, mode_flags
 from metajax.models.adapters.refusals import check_given, nothing_drawn_from

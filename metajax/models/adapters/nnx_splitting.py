@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metajax.checks.objects import in_brief
+from metajax.kinds import in_brief
 from metajax.models.adapters.modes import check_call
 from metajax.models.adapters.nnx_modes import Path, named, norms
 from metajax.models.adapters.nnx_module import NNXModule, arrays, with_values

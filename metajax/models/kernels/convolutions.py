@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from metajax.checks.parameters import varying_axes
+from metajax.kinds import arrays_of
 from metajax.models.kernels import convolution_forms as forms
 from metajax.models.kernels.convolution_forms import Window
 from metajax.types import Array
@@ -60,6 +61,7 @@ def convolution(
         option is asked for.
     """
     del dimension_numbers
+    lhs, rhs = arrays_of(lhs=lhs, rhs=rhs)
     if lhs.ndim != 4:
         raise ValueError(
             f"convolution got images of shape {lhs.shape}; expected [items, height, width, "

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from metajax.kinds import as_array
 from metajax.types import Array
 
 
@@ -26,6 +27,11 @@ def max_pool_2x2(images: Array) -> Array:
     Raises:
       ValueError: the images are smaller than a window.
     """
+    images = as_array(images, "images")
+    if images.ndim != 4:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [items, height, width, channels]"
+        )
     items, height, width, channels = images.shape
     if min(height, width) < 2:
         raise ValueError(

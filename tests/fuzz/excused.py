@@ -1,0 +1,63 @@
+"""Public arguments without a row, and why."""
+
+_READER = "readers: after the rework"
+_FLAX = "a Flax module: its attributes are Flax's, and the functions that make models check them"
+_MADE = "made by a function that checks"
+_WHOLE = {
+    "metajax.data.cifar_fs": _READER,
+    "metajax.data.download_omniglot": _READER,
+    "metajax.data.fc100": _READER,
+    "metajax.data.image_csv": _READER,
+    "metajax.data.image_folder": _READER,
+    "metajax.data.omniglot": _READER,
+    "metajax.data.omniglot_classes": _READER,
+    "metajax.data.tfds_classes": _READER,
+    "metajax.data.tfds_omniglot": _READER,
+    "metajax.data.LakeRuns": _READER,
+    "metajax.data.Augmentation": _MADE,
+    "metajax.data.HostEpisodes": _MADE,
+    "metajax.data.ImageEpisodes": _MADE,
+    "metajax.data.IterableEpisodes": _MADE,
+    "metajax.models.BatchStatistics": _FLAX,
+    "metajax.models.ConvNet": _FLAX,
+    "metajax.models.MLP": _FLAX,
+    "metajax.models.RelationEncoder": _FLAX,
+    "metajax.models.RelationModule": _FLAX,
+    "metajax.parallel.to_host": "takes any pytree",
+    "metajax.Model.sharing": "asks the model's own function",
+    "metajax.Backward.scan": "jax.lax.scan's arguments",
+}
+_OF_ITERABLES = "called by train and evaluate alone"
+_ALONE = {
+    "metajax.Model.apply": {"params": "the model's own function says what they are"},
+    "metajax.apply_queries": {"params": "the model's own function says what they are"},
+    "metajax.data.ImageEpisodes.at": {"index": "may be traced"},
+    "metajax.data.HostEpisodes.at": {"index": "may be traced"},
+    "metajax.data.HostEpisodes.fetch": {"indices": "from evaluate"},
+    "metajax.models.from_equinox": {"module": "see its own tests", "frozen": "see its own tests"},
+    "metajax.models.from_haiku": {"function": "see its own tests", "frozen": "see its own tests"},
+    "metajax.models.kernels.convolution": dict.fromkeys(
+        (
+            "window_strides",
+            "padding",
+            "lhs_dilation",
+            "rhs_dilation",
+            "dimension_numbers",
+            "feature_group_count",
+            "precision",
+        ),
+        "as Flax passes it",
+    ),
+}
+
+
+def reason(name: str, argument: str) -> str | None:
+    """Why an argument has no row; None where there is no reason."""
+    whole = _WHOLE.get(name)
+    for group, why in (
+        ("metajax.data.IterableEpisodes.", _OF_ITERABLES),
+        ("metajax.models.BatchStatistics.", _FLAX),
+    ):
+        if name.startswith(group):
+            whole = why
+    return whole or _ALONE.get(name, {}).get(argument)

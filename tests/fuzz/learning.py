@@ -1,0 +1,111 @@
+"""Calls of the functions of learners, one that adapts and one that compares."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from fuzz import kinds as k
+from fuzz import things
+from fuzz.table import Call
+
+import metajax as mj
+
+
+def _functions(
+    name: str,
+    learner: Callable[[], mj.Learner],
+    params: Callable[[], Any],
+    task: Callable[[], Any],
+    other: Callable[[], Any],
+) -> tuple[Call, ...]:
+    def inputs() -> jax.Array:
+        return things.episode().support.inputs
+
+    wrong_inputs = k.ARRAY.also(
+        lambda: {
+            "no items": inputs()[:0],
+            "items of another width": inputs()[:, :2],
+            "one item": inputs()[0],
+            "a number": 3.0,
+        }
+    )
+    return (
+        Call(
+            f"{name}.init",
+            lambda **given: learner().init(**given),
+            lambda: {"key": things.KEY, "inputs": inputs()},
+            {"key": k.KEY, "inputs": k.ARRAY.also(lambda: {"no items": inputs()[:0]})},
+        ),
+        Call(
+            f"{name}.loss",
+            lambda **given: learner().loss(**given),
+            lambda: {"params": params(), "episode": things.episode()},
+            {
+                "params": k.PARAMS,
+                "episode": k.EPISODE,
+                "key": k.OPTIONAL_KEY,
+                "training": k.OPTIONAL_FLAG.also(lambda: {"no key beside it": True}),
+            },
+        ),
+        Call(
+            f"{name}.adapt",
+            lambda **given: learner().adapt(**given),
+            lambda: {"params": params(), "support": things.episode().support},
+            {
+                "params": k.PARAMS,
+                "support": k.EXAMPLES,
+                "key": k.OPTIONAL_KEY,
+                "training": k.OPTIONAL_FLAG.also(lambda: {"no key beside it": True}),
+            },
+        ),
+        Call(
+            f"{name}.predict",
+            lambda **given: learner().predict(**given),
+            lambda: {"params": params(), "task": task(), "inputs": inputs()},
+            {
+                "params": k.PARAMS,
+                "task": k.Kind(
+                    "task",
+                    lambda: {
+                        "None": None,
+                        "a text": "task",
+                        "parameters": params(),
+                        "a support set": things.episode().support,
+                        "an episode": things.episode(),
+                        "another learner's": other(),
+                        "a tuple": tuple(task()),
+                        "a function": abs,
+                        "another width": jax.tree.map(
+                            lambda x: jax.numpy.concatenate([x, x], axis=-1), task()
+                        ),
+                    },
+                ),
+                "inputs": wrong_inputs,
+            },
+        ),
+        Call(
+            f"{name}.inspect",
+            lambda **given: learner().inspect(**given),
+            lambda: {"params": params(), "episode": things.episode()},
+            {"params": k.PARAMS, "episode": k.EPISODE, "key": k.OPTIONAL_KEY},
+            slow=True,
+        ),
+    )
+
+
+CALLS = (
+    *_functions(
+        "metajax.Learner",
+        things.learner,
+        things.params,
+        things.task,
+        things.metric_task,
+    ),
+    *_functions(
+        "a metric learner",
+        things.metric_learner,
+        things.metric_params,
+        things.metric_task,
+        things.task,
+    ),
+)

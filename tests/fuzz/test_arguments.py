@@ -1,0 +1,105 @@
+"""Every public argument, given what is wrong: a clear sentence, never an obscure one or silence.
+
+`python -m pytest tests/fuzz -m "slow or not slow" -s` tries all, and prints the counts.
+"""
+
+import collections
+import random
+from collections.abc import Iterator
+
+import pytest
+from fuzz import algorithms, computing, drawing, excused, learning, running
+from fuzz.harmless import HARMLESS, NOT_HERE, harmless_of, same
+from fuzz.judging import Outcome, judge
+from fuzz.table import Call, cases_of, public_arguments
+
+TABLES = (algorithms, learning, running, drawing, computing)
+CALLS = tuple(call for table in TABLES for call in table.CALLS)
+SEED = 20
+counts: collections.Counter = collections.Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told() -> Iterator[None]:
+    yield
+    cases = sum(counts.values())
+    shown = (
+        f"{counts[verdict]} {verdict}" for verdict in ("clear", "harmless", "obscure", "silent")
+    )
+    print(f"\n{cases} cases: {', '.join(shown)}")
+
+
+def _assert_clear(outcomes: list[Outcome]) -> None:
+    counts.update(outcome.verdict for outcome in outcomes)
+    failed = [f"{o.verdict} {o.case.name}: {o.said}" for o in outcomes if o.verdict != "clear"]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_one_slip_of_each_kind(call: Call) -> None:
+    """A tenth of the cases or so: of each kind of argument one value, in one place."""
+    by_kind = collections.defaultdict(list)
+    for case in cases_of(call):
+        by_kind[call.kinds[case.argument].name].append(case)
+    draw = random.Random(f"{SEED} {call.name}")
+    _assert_clear([judge(draw.choice(cases)) for cases in by_kind.values()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_every_slip(call: Call) -> None:
+    _assert_clear([judge(case) for case in cases_of(call)])
+
+
+def _assert_harmless(call: Call, part: float) -> None:
+    draw = random.Random(f"{SEED} {call.name}")
+    tried = [each for each in harmless_of(call) if draw.random() < part]
+    if not tried:
+        return
+    expected, failed = call.call(**call.right()), []
+    for argument, row, value in tried:
+        got = call.call(**{**call.right(), argument: value})
+        if not same(got, expected):
+            failed.append(f"{call.name}({argument}: {row.label}) gave something else")
+    counts["harmless"] += len(tried)
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize(
+    "call", [call for call in CALLS if not call.slow], ids=lambda call: call.name
+)
+def test_what_is_harmless(call: Call) -> None:
+    _assert_harmless(call, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_all_that_is_harmless(call: Call) -> None:
+    _assert_harmless(call, 1.0)
+
+
+def test_every_public_argument_has_a_row_or_an_excuse() -> None:
+    rows = {call.name: call.kinds for call in CALLS}
+    public = public_arguments()
+    missing = [
+        f"{name}({argument})"
+        for name, arguments in sorted(public.items())
+        for argument in sorted(arguments)
+        if argument not in rows.get(name, ()) and not excused.reason(name, argument)
+    ]
+    assert not missing
+    both = [
+        f"{name}({argument})"
+        for name, kinds in rows.items()
+        for argument in kinds
+        if excused.reason(name, argument)
+    ]
+    assert not both
+
+
+def test_there_are_enough_cases_and_every_harmless_row_is_used() -> None:
+    assert sum(1 for call in CALLS for _ in cases_of(call)) >= 600
+    assert len({call.name for call in CALLS}) == len(CALLS)
+    used = {(row.kinds, row.label) for call in CALLS for _, row, _ in harmless_of(call)}
+    assert used == {(row.kinds, row.label) for row in HARMLESS}
+    assert {name for name, _ in NOT_HERE} <= {call.name for call in CALLS}
