@@ -13,7 +13,7 @@ from metajax.checks.numbers import check_optional_integers, check_scalar
 from metajax.checks.objects import check_optional_optimizer
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_texts
-from metajax.kinds import check_arrays, check_functions, check_keys
+from metajax.kinds import as_array, check_arrays, check_functions, check_keys
 from metajax.types import Array, Aux, Episode, Key, Params
 
 # MAML on two AVX-512 cores, 16 tasks and 3 exact steps: a task at a time is as fast as all at once
@@ -110,6 +110,7 @@ def meta_gradient(
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
     weights = jnp.ones(tasks, dtype)
     if task_weights is not None:
+        task_weights = as_array(task_weights, "task_weights")
         check_weights(task_weights, (tasks,), "task_weights", "a task")
         weights = jnp.asarray(task_weights, dtype)
         weights = jnp.where(weights < 0, jnp.nan, weights)

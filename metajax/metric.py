@@ -200,31 +200,28 @@ def _labelled(
 
     Raises:
       TypeError: one is no array, the labels are no integers, or `ways` is none.
-      ValueError: `ways` is below 1, or there is not one label an item.
+      ValueError: `ways` is below 1, there is not one label an item, or for the weights see
+        `check_weights`.
     """
     check_integers(1, ways=ways)
     values, targets = as_array(values, name), as_array(targets, "targets")
-    if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise TypeError(
-            f"targets are {targets.dtype} of shape {targets.shape}; expected [items] integer labels"
-        )
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise TypeError(f"targets are {targets.dtype}; expected [items] integer labels")
     if not values.ndim or targets.shape != (values.shape[axis],):
         raise ValueError(
             f"targets have shape {targets.shape} with {name} of shape {values.shape}; expected "
-            "one label an item"
+            "one integer label an item"
         )
-    return values, targets, weights_of(weights)
+    if weights is not None:
+        weights = as_array(weights, "weights")
+        check_weights(weights, targets.shape, "weights", some=False)
+    return values, targets, weights
 
 
 def _members(targets: Array, ways: int, weights: Array | None) -> Array:
-    """`[ways, items]` booleans: which items count for which class; raises unless `[items]`."""
-    if targets.ndim != 1:
-        raise ValueError(f"targets have shape {targets.shape}; expected [items] integer labels")
+    """`[ways, items]` booleans: which items count for which class."""
     members = jnp.arange(ways)[:, None] == targets[None]
-    if weights is None:
-        return members
-    check_weights(weights, targets.shape, "weights", some=False)
-    return members & (weights > 0)[None]
+    return members if weights is None else members & (weights > 0)[None]
 
 
 def _unit(vectors: Array) -> Array:

@@ -90,10 +90,11 @@ def _in_order(path: Path, there: Sequence[int], which: str | int) -> list[int]:
         return _best_first(path, steps)
     if not isinstance(which, str):
         if which not in steps:
-            raise FileNotFoundError(f"{path} holds no checkpoint of step {which}, but of {steps}")
+            raise FileNotFoundError(
+                f"{path} holds no checkpoint of step {which}, but of {steps}; expected which=... to "
+                "be one of these"
+            )
         return [which]
-    if which != "newest":
-        raise ValueError(f'which={which!r}; expected "newest", "best" or a step')
     return steps
 
 

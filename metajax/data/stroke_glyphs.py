@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.checks.numbers import check_integers
+from metajax.kinds import check_words
 
 SPLITS = ("train", "validation", "test")
 DATA_FILE = "hershey_glyphs.npz"
@@ -102,8 +103,7 @@ def glyphs(split: str = "train", *, drawers: int = 20, size: int = 28, seed: int
       TypeError: a number is no integer.
       ValueError: an unknown split, a number out of range, or a damaged data file.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}; expected one of {SPLITS}")
+    check_words(SPLITS, split=split)
     check_integers(1, drawers=drawers)
     check_integers(8, size=size)
     check_integers(0, seed=seed)

@@ -99,7 +99,6 @@ def test_no_images_to_group():
     ("changes", "message"),
     [
         ({"images": np.zeros((6, 2, 2))}, r"shape \(6, 2, 2\); expected an array \[images, height"),
-        ({"images": rows(6).tolist()}, r"images have shape \(\); expected an array \[images"),
         ({"images": np.zeros((6, 2, 0, 1))}, "none of them 0"),
         (
             {"names": ("a", "b")},
@@ -133,9 +132,10 @@ def test_parts_that_do_not_fit(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"names": "cab"}, "names are 'cab'; expected several texts, one a class"),
-        ({"names": ("a", "b", 3)}, r"names are \('a', 'b', 3\); expected several texts"),
-        ({"groups": [0, 1, 1]}, r"groups are \[0, 1, 1\]; expected several texts"),
+        ({"names": "cab"}, "names is 'cab'; expected a list of strings"),
+        ({"names": ("a", "b", 3)}, r"names is \('a', 'b', 3\); expected a list of strings"),
+        ({"groups": [0, 1, 1]}, r"groups is \[0, 1, 1\]; expected a list of strings"),
+        ({"images": rows(6).tolist()}, r"images is \[\[.*; expected an array of images"),
         ({"starts": [0.0, 3.0, 4.5]}, r"starts are float64\[3\]; expected \[classes\] integers"),
         ({"counts": COUNTS[:, None]}, r"counts are int64\[3, 1\]; expected \[classes\] integers"),
     ],
@@ -172,7 +172,7 @@ def test_names_that_cannot_be_selected():
         three().select(["a", "b", "a"])
     with pytest.raises(ValueError, match="and some class"):
         three().select([])
-    with pytest.raises(TypeError, match="names are 'ab'; expected several texts"):
+    with pytest.raises(TypeError, match="names is 'ab'; expected a list of strings"):
         three().select("ab")
 
 

@@ -52,9 +52,9 @@ def test_fixed_task() -> None:
         ((np.nan, 1), ValueError, r"\[0\]=nan; expected a finite number"),
         (("a", 1), TypeError, r"\[0\]='a'; expected a finite number"),
         ((False, True), TypeError, r"\[0\]=False; expected a finite number"),
-        ((1, 2, 3), TypeError, r"=\(1, 2, 3\); expected two numbers, the least and the largest"),
-        (3.0, TypeError, "=3.0; expected two numbers"),
-        (None, TypeError, "=None; expected two numbers"),
+        ((1, 2, 3), TypeError, r" is \(1, 2, 3\); expected two numbers, the least and the largest"),
+        (3.0, TypeError, " is 3.0; expected two numbers"),
+        (None, TypeError, " is None; expected two numbers"),
     ],
 )
 def test_what_is_no_range(name: str, given: object, error: type, message: str) -> None:

@@ -99,7 +99,7 @@ def test_pixels_alone_are_not_enough_but_say_something(test_images: np.ndarray):
 @pytest.mark.parametrize(
     ("split", "options", "message"),
     [
-        ("dev", {}, r"split='dev'; expected one of \('train', 'validation', 'test'\)"),
+        ("dev", {}, 'split=\'dev\'; expected "train", "validation" or "test"'),
         ("test", {"drawers": 0}, "drawers=0; expected an integer of 1 or more"),
         ("test", {"size": 7}, "size=7; expected an integer of 8 or more"),
         ("test", {"seed": -1}, "seed=-1; expected an integer of 0 or more"),

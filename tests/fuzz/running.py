@@ -317,6 +317,7 @@ CALLS = (
             "processes": k.integer(1),
             "process": k.integer(0),
             "timeout": k.integer(1),
+            "heartbeat": k.integer(1),
         },
     ),
 )
