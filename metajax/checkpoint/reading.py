@@ -91,8 +91,8 @@ def _in_order(path: Path, there: Sequence[int], which: str | int) -> list[int]:
     if not isinstance(which, str):
         if which not in steps:
             raise FileNotFoundError(
-                f"{path} holds no checkpoint of step {which}, but of {steps}; expected which=... to "
-                "be one of these"
+                f"{path} holds no checkpoint of step {which}, but of {steps}; expected which=... "
+                "to be one of these"
             )
         return [which]
     return steps
