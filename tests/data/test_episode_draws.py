@@ -193,5 +193,5 @@ def test_unknown_place_and_augmentation() -> None:
     data = numbered(COUNTS)
     with pytest.raises(ValueError, match='place=\'disk\'; expected "device" or "host"'):
         mj.data.image_episodes(data, ways=2, shots=1, queries=1, place="disk")
-    with pytest.raises(TypeError, match=r"augment=0.5; expected a function \(key, images\)"):
+    with pytest.raises(TypeError, match=r"augment is 0.5; expected a function, or None"):
         mj.data.image_episodes(data, ways=2, shots=1, queries=1, augment=0.5)

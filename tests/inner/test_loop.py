@@ -309,7 +309,7 @@ def test_adam_needs_eps_root_where_a_unit_is_dead(
     [
         ({"num_steps": -1}, ValueError, "num_steps=-1"),
         ({"num_steps": 1.0}, TypeError, "num_steps=1.0"),
-        ({"optimizer": 0.1}, TypeError, "inner is 0.1"),
+        ({"optimizer": 0.1}, TypeError, "optimizer is 0.1"),
     ],
 )
 def test_slips_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
