@@ -8,12 +8,12 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from fuzz import algorithms, computing, drawing, excused, learning, running
+from fuzz import algorithms, computing, drawing, excused, learning, reading, running
 from fuzz.harmless import HARMLESS, NOT_HERE, harmless_of, same
 from fuzz.judging import Outcome, judge
 from fuzz.table import Call, cases_of, public_arguments
 
-TABLES = (algorithms, learning, running, drawing, computing)
+TABLES = (algorithms, learning, running, drawing, computing, reading)
 CALLS = tuple(call for table in TABLES for call in table.CALLS)
 SEED = 20
 counts: collections.Counter = collections.Counter()
