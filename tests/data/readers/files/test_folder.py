@@ -335,7 +335,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_split_that_is_not_there(tmp_path):
     put(tmp_path, "train/a/1.png", "test/a/1.png", ".git/a/1.png")
     with pytest.raises(
-        ValueError, match=r"no split 'val' in '.*', expected one .* holds, 'test', 'train', or"
+        ValueError, match=r"no split 'val' in '.*'; expected one .* holds, 'test', 'train', or"
     ):
         image_folder(tmp_path, "val", size=4)
     with pytest.raises(ValueError, match=r"no split .\.\./x."):
