@@ -1,7 +1,12 @@
 """Calls of models, losses, and of what metric learners are made of."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from fuzz import kinds as k
 from fuzz import things
 from fuzz.table import Call
@@ -11,7 +16,17 @@ from metajax import metric, models
 
 LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int)})
 FILTERS = {"filters": k.integer(1)}
+FROZEN = k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]})
 NET = {"ways": k.integer(1), **FILTERS, "use_scale": k.FLAG}
+
+
+def _where_installed(package: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(**given: Any) -> Any:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+        return function(**given)
+
+    return call
 
 
 MODELS = (
@@ -83,7 +98,7 @@ MODELS = (
             "episodes": k.integer(1),
             "seed": k.integer(0),
         },
-        slow=True,
+        late=True,
     ),
     *[
         Call(
@@ -102,8 +117,9 @@ MODELS = (
                         **wrong,
                     },
                 ),
-                "frozen": k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]}),
+                "frozen": FROZEN,
             },
+            late=function is not models.from_linen,
         )
         for function, right, wrong in (
             (
@@ -112,8 +128,20 @@ MODELS = (
                 {"the class": type(things.linen_module())},
             ),
             (models.from_nnx, lambda: {"module": things.nnx_module()}, {}),
+            (
+                _where_installed("equinox", models.from_equinox),
+                lambda: {"module": things.equinox_module},
+                {},
+            ),
         )
     ],
+    Call(
+        "metajax.models.from_haiku",
+        _where_installed("haiku", models.from_haiku),
+        lambda: {"function": things.haiku_function},
+        {"function": k.FUNCTION.also(lambda: {"a model": things.model()}), "frozen": FROZEN},
+        late=True,
+    ),
     Call(
         "metajax.models.kernels.convolution",
         models.kernels.convolution,
@@ -124,6 +152,7 @@ MODELS = (
             "padding": "SAME",
         },
         {"lhs": k.ARRAY, "rhs": k.ARRAY},
+        late=True,
     ),
     Call(
         "metajax.models.kernels.max_pool_2x2",
@@ -147,6 +176,7 @@ LOSSES = (
             if loss is not mj.squared_error
             else lambda: dict.fromkeys(("outputs", "targets"), jnp.eye(3)),
             {"outputs": k.ARRAY, "targets": k.ARRAY, "weights": k.OPTIONAL_ARRAY},
+            late=True,
         )
         for loss in (mj.accuracy, mj.cross_entropy, mj.match_error, mj.squared_error)
     ],
@@ -169,6 +199,7 @@ METRIC = (
                 "ways": k.integer(1),
                 "weights": k.OPTIONAL_ARRAY,
             },
+            slow=True,
         )
         for function in (metric.class_sums, metric.prototypes)
     ],
@@ -208,6 +239,7 @@ METRIC = (
             "ways": k.integer(1),
             "weights": k.OPTIONAL_ARRAY,
         },
+        slow=True,
     ),
     Call(
         "metajax.metric.present_classes",

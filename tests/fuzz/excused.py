@@ -24,8 +24,6 @@ _ALONE = {
     "metajax.data.ImageEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.fetch": {"indices": "from evaluate"},
-    "metajax.models.from_equinox": {"module": "see its own tests", "frozen": "see its own tests"},
-    "metajax.models.from_haiku": {"function": "see its own tests", "frozen": "see its own tests"},
     "metajax.models.kernels.convolution": dict.fromkeys(
         (
             "window_strides",

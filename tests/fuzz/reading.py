@@ -205,7 +205,7 @@ TFDS = (
             "manual_dir": k.OPTIONAL_PATH,
             **PREPARED,
         },
-        slow=True,
+        late=True,
     ),
     *[
         Call(
@@ -213,7 +213,7 @@ TFDS = (
             reader,
             lambda: {"data_dir": Made(_prepared), "download": False},
             {"split": k.choice("TRAIN"), **PREPARED},
-            slow=True,
+            late=True,
         )
         for reader in (data.cifar_fs, data.fc100)
     ],

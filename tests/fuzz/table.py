@@ -22,6 +22,7 @@ class Call(NamedTuple):
       right: arguments that work.
       kinds: of each argument what it is to be, by its name. What is not here is excused by name.
       slow: whether a right call compiles much.
+      late: whether a wrong one does too, since some slips are seen late.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Call(NamedTuple):
     right: Callable[[], Mapping[str, Any]]
     kinds: Mapping[str, Kind]
     slow: bool = False
+    late: bool = False
 
 
 class Case(NamedTuple):
