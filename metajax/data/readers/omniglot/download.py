@@ -29,6 +29,7 @@ def download_omniglot(
     Raises:
       ConnectionError: the server was not reached, has no such file, or the connection was cut.
       OSError: the folder is a file or cannot be written, or there is no room on the disk.
+      TypeError: an argument is of another kind.
       ValueError: what was downloaded is not the official file; it is deleted.
       ImportError: pooch is to be used and not installed.
 

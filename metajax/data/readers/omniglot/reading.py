@@ -57,6 +57,7 @@ def omniglot(
     Raises:
       FileNotFoundError: the folder, or the zips it should hold, are missing.
       OSError: a zip is no regular file, or the cache cannot be written.
+      TypeError: an argument is of another kind.
       ValueError: unknown `protocol` or `split`, a split of the other protocol, or a zip that is
         damaged or does not hold its characters by 20 drawers.
       ImportError: the zips are to be decoded and Pillow is not installed.

@@ -86,6 +86,7 @@ def tfds_classes(
       FileNotFoundError: the data set is not prepared, or unknown; a file of it is missing.
       OSError: preparing failed; a file cannot be read; there is no room for the cache.
       RuntimeError: Pillow is told to pass truncated files off as whole ones.
+      TypeError: an argument is of another kind.
       ValueError: an unknown split or feature; files of another format, or damaged; images of
         several sizes and no `size`, or that cannot be decoded; labels outside of the range, or
         missing; a class of two groups.
