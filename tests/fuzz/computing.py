@@ -1,12 +1,7 @@
 """Calls of models, losses, and of what metric learners are made of."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from fuzz import kinds as k
 from fuzz import things
 from fuzz.table import Call
@@ -18,15 +13,6 @@ LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int
 FILTERS = {"filters": k.integer(1)}
 FROZEN = k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]})
 NET = {"ways": k.integer(1), **FILTERS, "use_scale": k.FLAG}
-
-
-def _where_installed(package: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(**given: Any) -> Any:
-        pytest.importorskip(package, reason=f"{package} is not installed")
-        return function(**given)
-
-    return call
 
 
 MODELS = (
@@ -120,27 +106,26 @@ MODELS = (
                 "frozen": FROZEN,
             },
             late=function is not models.from_linen,
+            needs=needs,
         )
-        for function, right, wrong in (
+        for function, right, wrong, needs in (
             (
                 models.from_linen,
                 lambda: {"module": things.linen_module()},
                 {"the class": type(things.linen_module())},
+                (),
             ),
-            (models.from_nnx, lambda: {"module": things.nnx_module()}, {}),
-            (
-                _where_installed("equinox", models.from_equinox),
-                lambda: {"module": things.equinox_module},
-                {},
-            ),
+            (models.from_nnx, lambda: {"module": things.nnx_module()}, {}, ()),
+            (models.from_equinox, lambda: {"module": things.equinox_module}, {}, ("equinox",)),
         )
     ],
     Call(
         "metajax.models.from_haiku",
-        _where_installed("haiku", models.from_haiku),
+        models.from_haiku,
         lambda: {"function": things.haiku_function},
         {"function": k.FUNCTION.also(lambda: {"a model": things.model()}), "frozen": FROZEN},
         late=True,
+        needs=("haiku",),
     ),
     Call(
         "metajax.models.kernels.convolution",

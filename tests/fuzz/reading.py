@@ -8,7 +8,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pytest
 from fuzz import kinds as k
 from fuzz.table import Call
 
@@ -71,19 +70,21 @@ _KEPT: dict[Callable[[Path], Any], tempfile.TemporaryDirectory] = {}
 
 def _root(make: Callable[[Path], Any]) -> Path:
     if make not in _KEPT:
-        _KEPT[make] = tempfile.TemporaryDirectory()
-        make(Path(_KEPT[make].name))
+        folder = tempfile.TemporaryDirectory()
+        make(Path(folder.name))
+        _KEPT[make] = folder
     return Path(_KEPT[make].name)
 
 
 def _pictures(root: Path) -> None:
     """Two classes of two pictures each in the folder of a split, and a list of them."""
-    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    from PIL import Image
+
     lines = ["filename,label,split"]
     for number in range(4):
         name = f"train/{'ab'[number // 2]}/{number}.png"
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        image.fromarray(np.full((4, 4), 60 * number, np.uint8)).save(root / name)
+        Image.fromarray(np.full((4, 4), 60 * number, np.uint8)).save(root / name)
         lines.append(f"{name},{'ab'[number // 2]},train")
     (root / "list.csv").write_text("\n".join(lines))
 
@@ -142,6 +143,7 @@ FILES = (
         },
         {"folder": FOLDER, "split": SPLIT, **DECODING},
         slow=True,
+        needs=("PIL",),
     ),
     Call(
         "metajax.data.image_csv",
@@ -158,6 +160,7 @@ FILES = (
             "images": FOLDER,
             **DECODING,
         },
+        needs=("PIL",),
     ),
 )
 OMNIGLOT = (
@@ -183,6 +186,7 @@ OMNIGLOT = (
         {"folder": k.PATH, "base_url": k.TEXT, "progress": k.FLAG},
     ),
 )
+NEEDED = ("tensorflow_datasets", "array_record", "PIL")
 PREPARED = {
     "data_dir": k.OPTIONAL_PATH.also(lambda: NOWHERE),
     "cache": CACHE,
@@ -206,6 +210,7 @@ TFDS = (
             **PREPARED,
         },
         late=True,
+        needs=NEEDED,
     ),
     *[
         Call(
@@ -214,6 +219,7 @@ TFDS = (
             lambda: {"data_dir": Made(_prepared), "download": False},
             {"split": k.choice("TRAIN"), **PREPARED},
             late=True,
+            needs=NEEDED,
         )
         for reader in (data.cifar_fs, data.fc100)
     ],

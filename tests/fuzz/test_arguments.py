@@ -39,13 +39,18 @@ def _assert_clear(outcomes: list[Outcome]) -> None:
     assert not failed, "\n".join(failed)
 
 
+def _skip_where_missing(call: Call) -> None:
+    if lacks := call.lacks():
+        pytest.skip(f"{' and '.join(lacks)} not installed")
+
+
 @by_table
 def test_one_slip_of_each_kind(table: ModuleType) -> None:
     """A tenth of the cases or so: of each call and kind of argument one value, in one place."""
     outcomes = []
     for call in table.CALLS:
         by_kind = collections.defaultdict(list)
-        for case in () if call.late else cases_of(call):
+        for case in () if call.late or call.lacks() else cases_of(call):
             by_kind[call.kinds[case.argument].name].append(case)
         draw = random.Random(f"{SEED} {call.name}")
         outcomes += [judge(draw.choice(cases)) for cases in by_kind.values()]
@@ -55,6 +60,7 @@ def test_one_slip_of_each_kind(table: ModuleType) -> None:
 @pytest.mark.slow
 @by_call
 def test_every_slip(call: Call) -> None:
+    _skip_where_missing(call)
     _assert_clear([judge(case) for case in cases_of(call)])
 
 
@@ -75,13 +81,14 @@ def _assert_harmless(call: Call, part: float) -> None:
 @by_table
 def test_what_is_harmless(table: ModuleType) -> None:
     for call in table.CALLS:
-        if not (call.slow or call.late):
+        if not (call.slow or call.late or call.lacks()):
             _assert_harmless(call, 0.1)
 
 
 @pytest.mark.slow
 @by_call
 def test_all_that_is_harmless(call: Call) -> None:
+    _skip_where_missing(call)
     _assert_harmless(call, 1.0)
 
 
