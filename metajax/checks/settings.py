@@ -33,11 +33,21 @@ def check_texts(**given: Any) -> None:
             raise TypeError(f"{name}={in_brief(text)}; expected a string")
 
 
+def check_optional_texts(**given: Any) -> None:
+    """The same, of arguments that may be None."""
+    check_texts(**{name: text for name, text in given.items() if text is not None})
+
+
 def check_paths(**given: Any) -> None:
     """Raises a TypeError unless every argument is a string or a path."""
     for name, path in given.items():
         if not isinstance(path, str | PathLike):
             raise TypeError(f"{name}={in_brief(path)}; expected a path, or a string that is one")
+
+
+def check_optional_paths(**given: Any) -> None:
+    """The same, of arguments that may be None."""
+    check_paths(**{name: path for name, path in given.items() if path is not None})
 
 
 def check_mappings(**given: Any) -> None:

@@ -208,6 +208,7 @@ FACTORIES = (
             ),
             "observe": k.OPTIONAL_FUNCTION,
         },
+        slow=True,
     ),
     Call(
         "metajax.inner_loop",
@@ -228,6 +229,7 @@ FACTORIES = (
             ),
             "observe": k.OPTIONAL_FUNCTION,
         },
+        slow=True,
     ),
     Call(
         "metajax.Model",
@@ -293,6 +295,7 @@ FACTORIES = (
             "batching": BATCHING,
             "key": k.OPTIONAL_KEY,
         },
+        slow=True,
     ),
 )
 

@@ -11,6 +11,7 @@ from metajax import metric, models
 
 LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int)})
 FILTERS = {"filters": k.integer(1)}
+FROZEN = k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]})
 NET = {"ways": k.integer(1), **FILTERS, "use_scale": k.FLAG}
 
 
@@ -83,7 +84,7 @@ MODELS = (
             "episodes": k.integer(1),
             "seed": k.integer(0),
         },
-        slow=True,
+        late=True,
     ),
     *[
         Call(
@@ -102,18 +103,30 @@ MODELS = (
                         **wrong,
                     },
                 ),
-                "frozen": k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]}),
+                "frozen": FROZEN,
             },
+            late=function is not models.from_linen,
+            needs=needs,
         )
-        for function, right, wrong in (
+        for function, right, wrong, needs in (
             (
                 models.from_linen,
                 lambda: {"module": things.linen_module()},
                 {"the class": type(things.linen_module())},
+                (),
             ),
-            (models.from_nnx, lambda: {"module": things.nnx_module()}, {}),
+            (models.from_nnx, lambda: {"module": things.nnx_module()}, {}, ()),
+            (models.from_equinox, lambda: {"module": things.equinox_module}, {}, ("equinox",)),
         )
     ],
+    Call(
+        "metajax.models.from_haiku",
+        models.from_haiku,
+        lambda: {"function": things.haiku_function},
+        {"function": k.FUNCTION.also(lambda: {"a model": things.model()}), "frozen": FROZEN},
+        late=True,
+        needs=("haiku",),
+    ),
     Call(
         "metajax.models.kernels.convolution",
         models.kernels.convolution,
@@ -124,6 +137,7 @@ MODELS = (
             "padding": "SAME",
         },
         {"lhs": k.ARRAY, "rhs": k.ARRAY},
+        late=True,
     ),
     Call(
         "metajax.models.kernels.max_pool_2x2",
@@ -147,6 +161,7 @@ LOSSES = (
             if loss is not mj.squared_error
             else lambda: dict.fromkeys(("outputs", "targets"), jnp.eye(3)),
             {"outputs": k.ARRAY, "targets": k.ARRAY, "weights": k.OPTIONAL_ARRAY},
+            late=True,
         )
         for loss in (mj.accuracy, mj.cross_entropy, mj.match_error, mj.squared_error)
     ],
@@ -169,6 +184,7 @@ METRIC = (
                 "ways": k.integer(1),
                 "weights": k.OPTIONAL_ARRAY,
             },
+            slow=True,
         )
         for function in (metric.class_sums, metric.prototypes)
     ],
@@ -208,6 +224,7 @@ METRIC = (
             "ways": k.integer(1),
             "weights": k.OPTIONAL_ARRAY,
         },
+        slow=True,
     ),
     Call(
         "metajax.metric.present_classes",

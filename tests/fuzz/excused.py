@@ -1,19 +1,9 @@
 """Public arguments without a row, and why."""
 
-_READER = "readers: after the rework"
 _FLAX = "a Flax module: its attributes are Flax's, and the functions that make models check them"
 _MADE = "made by a function that checks"
 _WHOLE = {
-    "metajax.data.cifar_fs": _READER,
-    "metajax.data.download_omniglot": _READER,
-    "metajax.data.fc100": _READER,
-    "metajax.data.image_csv": _READER,
-    "metajax.data.image_folder": _READER,
-    "metajax.data.omniglot": _READER,
-    "metajax.data.omniglot_classes": _READER,
-    "metajax.data.tfds_classes": _READER,
-    "metajax.data.tfds_omniglot": _READER,
-    "metajax.data.LakeRuns": _READER,
+    "metajax.data.LakeRuns": _MADE,
     "metajax.data.Augmentation": _MADE,
     "metajax.data.HostEpisodes": _MADE,
     "metajax.data.ImageEpisodes": _MADE,
@@ -34,8 +24,6 @@ _ALONE = {
     "metajax.data.ImageEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.fetch": {"indices": "from evaluate"},
-    "metajax.models.from_equinox": {"module": "see its own tests", "frozen": "see its own tests"},
-    "metajax.models.from_haiku": {"function": "see its own tests", "frozen": "see its own tests"},
     "metajax.models.kernels.convolution": dict.fromkeys(
         (
             "window_strides",

@@ -82,6 +82,7 @@ def _functions(
                 ),
                 "inputs": wrong_inputs,
             },
+            late=True,
         ),
         Call(
             f"{name}.inspect",

@@ -131,7 +131,7 @@ CALLS = (
             "episodes": k.integer(2),
             "seed": k.integer(0),
         },
-        slow=True,
+        late=True,
     ),
     Call(
         "metajax.init_state",
@@ -185,7 +185,7 @@ CALLS = (
             "task_weights": k.OPTIONAL_ARRAY.also(lambda: {"too few": jnp.ones(3), "one": 1.0}),
             "axis_name": k.TEXT.without("None"),
         },
-        slow=True,
+        late=True,
     ),
     Call(
         "metajax.task_keys",
@@ -251,7 +251,7 @@ CALLS = (
             "which": k.choice("NEWEST").also(lambda: {"1.5": 1.5, "no such step": 77}),
             "options": k.OPTIONAL_MAPPING,
         },
-        slow=True,
+        late=True,
     ),
     *[
         Call(
@@ -279,6 +279,7 @@ CALLS = (
         parallel.place_episodes,
         lambda: {"episodes": things.episodes(), "mesh": things.mesh()},
         {"episodes": k.EPISODES, "mesh": k.MESH},
+        slow=True,
     ),
     Call(
         "metajax.parallel.place_state",

@@ -1,6 +1,7 @@
 """What a row of the fuzz is, and which public names have to have one."""
 
 import importlib
+import importlib.util
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ class Call(NamedTuple):
       right: arguments that work.
       kinds: of each argument what it is to be, by its name. What is not here is excused by name.
       slow: whether a right call compiles much.
+      late: whether a wrong one does too, since some slips are seen late.
+      needs: packages without which it can do nothing.
     """
 
     name: str
@@ -29,6 +32,12 @@ class Call(NamedTuple):
     right: Callable[[], Mapping[str, Any]]
     kinds: Mapping[str, Kind]
     slow: bool = False
+    late: bool = False
+    needs: tuple[str, ...] = ()
+
+    def lacks(self) -> list[str]:
+        """What it needs and is not installed."""
+        return [package for package in self.needs if not importlib.util.find_spec(package)]
 
 
 class Case(NamedTuple):

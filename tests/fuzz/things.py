@@ -163,6 +163,18 @@ def linen_module() -> nn.Module:
     return nn.Dense(WAYS)
 
 
+def equinox_module(key: jax.Array) -> Any:
+    import equinox as eqx
+
+    return eqx.nn.Linear(WIDTH, WAYS, key=key)
+
+
+def haiku_function(inputs: jax.Array) -> jax.Array:
+    import haiku as hk
+
+    return hk.Linear(WAYS)(inputs)
+
+
 @made_once
 def nnx_module() -> nnx.Module:
     return nnx.Linear(WIDTH, WAYS, rngs=nnx.Rngs(0))

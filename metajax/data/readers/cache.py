@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from metajax.checks.settings import check_optional_paths
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
@@ -47,6 +48,7 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
     It is in `root`, a folder of caches, or in `metajax` in `$XDG_CACHE_HOME` or `~/.cache`. `title`
     is a readable name of the data; `asked` says as JSON where they come from, and the options.
     """
+    check_optional_paths(cache=root)
     if root is None:
         home = os.environ.get("XDG_CACHE_HOME", "")
         root = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "metajax"

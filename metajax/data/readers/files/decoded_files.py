@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.checks.numbers import check_integers, check_optional_integers, is_integer
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
 from metajax.data.readers.decoding import (
@@ -24,6 +24,7 @@ from metajax.data.readers.decoding import (
     require_pillow,
     two_sides,
 )
+from metajax.kinds import check_words
 from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
@@ -43,13 +44,13 @@ class Decoding:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", two_sides(self.size))
-        if self.channels not in (1, 3, None):
+        grey_or_rgb = is_integer(self.channels, 1) and self.channels in (1, 3)
+        if self.channels is not None and not grey_or_rgb:
             raise ValueError(
                 f"channels={self.channels!r}; expected 1 for grey, 3 for RGB, or None for images "
                 "as they are"
             )
-        if self.corrupt not in ("error", "skip"):
-            raise ValueError(f"corrupt={self.corrupt!r}; expected 'error' or 'skip'")
+        check_words(("error", "skip"), corrupt=self.corrupt)
         check_integers(1, max_pixels=self.max_pixels)
         check_optional_integers(1, workers=self.workers)
         for name in ("channels", "max_pixels"):  # NumPy's integers are no JSON.

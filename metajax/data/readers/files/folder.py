@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from metajax.checks.settings import check_optional_texts, check_paths
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.decoding import MAX_PIXELS, SUFFIXES
 from metajax.data.readers.files.decoded_files import (
@@ -68,6 +69,8 @@ def image_folder(
         beside folders, links lead to one folder twice, images are corrupt, or they are to be left
         as they are and differ in size or channels.
     """
+    check_paths(folder=folder)
+    check_optional_texts(split=split)
     options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
     root = Path(os.path.abspath(folder))
     require_folder(root, _LAYOUT if split is None else f"a folder {split!r} with {_LAYOUT}")
@@ -76,9 +79,8 @@ def image_folder(
         there = sorted(one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name))
         if split not in there:
             raise ValueError(
-                f"there is no split {split!r} in {str(root)!r}, which holds the folders "
-                f"{in_short(there) or 'none'}; pass one of them, or split=None where they are "
-                "classes"
+                f"there is no split {split!r} in {str(root)!r}; expected one of the folders that "
+                f"it holds, {in_short(there) or 'none'}, or split=None where they are classes"
             )
         root, title = root / split, f"{title}-{split}"
     files = _files(root)

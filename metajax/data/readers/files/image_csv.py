@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+from metajax.checks.settings import check_optional_texts, check_paths
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.decoding import MAX_PIXELS
 from metajax.data.readers.files.decoded_files import (
@@ -69,6 +70,8 @@ def image_csv(
         column or has two of a kind, a row has too many or few fields or an empty one, a file is
         named twice in any of the splits, by whatever names, or the split is not there.
     """
+    check_paths(csv_file=csv_file, images=images)
+    check_optional_texts(split=split)
     options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
     listing, root = Path(os.path.abspath(csv_file)), Path(os.path.abspath(images))
     require_folder(root, "the images that the CSV file names")
@@ -79,7 +82,8 @@ def image_csv(
         if split not in there:
             raise ValueError(
                 f"there is no split {split!r} in {str(listing)!r}, whose column 'split' "
-                f"{f'has {in_short(there)}' if there else 'is missing'}; split=None takes all rows"
+                f"{f'has {in_short(there)}' if there else 'is missing'}; expected one there, or "
+                "split=None, which takes all rows"
             )
         rows = [row for row in rows if row.split == split]
     files: dict[str, list[str]] = {}

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from metajax.checks.settings import check_flags, check_paths, check_texts
 from metajax.data.readers.omniglot.archive import OFFICIAL
 
 _BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
@@ -28,11 +29,15 @@ def download_omniglot(
     Raises:
       ConnectionError: the server was not reached, has no such file, or the connection was cut.
       OSError: the folder is a file or cannot be written, or there is no room on the disk.
+      TypeError: an argument is of another kind.
       ValueError: what was downloaded is not the official file; it is deleted.
       ImportError: pooch is to be used and not installed.
 
     Source of the checksums: TensorFlow Datasets, `url_checksums/omniglot.txt`.
     """
+    check_paths(folder=folder)
+    check_texts(base_url=base_url)
+    check_flags(progress=progress)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     missing = [name for name in OFFICIAL if not (root / name).exists()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metajax.checks.settings import check_paths
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
 from metajax.data.readers.decoding import DECODING
@@ -56,6 +57,7 @@ def omniglot(
     Raises:
       FileNotFoundError: the folder, or the zips it should hold, are missing.
       OSError: a zip is no regular file, or the cache cannot be written.
+      TypeError: an argument is of another kind.
       ValueError: unknown `protocol` or `split`, a split of the other protocol, or a zip that is
         damaged or does not hold its characters by 20 drawers.
       ImportError: the zips are to be decoded and Pillow is not installed.
@@ -89,12 +91,13 @@ def _characters(
     folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None
 ) -> ImageClasses:
     """All 1623 of them, from the cache where it holds them."""
+    check_paths(folder=folder)
     root = Path(os.path.abspath(folder))
     if missing := [name for name in OFFICIAL if not (root / name).exists()]:
         raise FileNotFoundError(
-            f"the folder {str(root)!r} does not hold {' and '.join(missing)}; get them from "
-            "https://github.com/brendenlake/omniglot (folder python) and leave them zipped, or "
-            "call download_omniglot"
+            f"the folder {str(root)!r} does not hold {' and '.join(missing)}; expected the "
+            "official zips, left zipped: get them from https://github.com/brendenlake/omniglot "
+            "(folder python), or call download_omniglot"
         )
     found = {name: (root / name).stat() for name in OFFICIAL}
     zips = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}

@@ -6,6 +6,9 @@ from importlib import resources
 
 import numpy as np
 
+from metajax.checks.settings import check_texts
+from metajax.kinds import check_words
+
 CHARACTERS = 1623
 
 # Number of characters by protocol and split; those called small are subsets.
@@ -121,8 +124,8 @@ def _check_split(split: str, protocol: str) -> None:
     def either(names: Iterable[str]) -> str:
         return " or ".join(map(repr, names))
 
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is unknown; use {either(PROTOCOLS)}")
+    check_words((*PROTOCOLS,), protocol=protocol)
+    check_texts(split=split)
     splits = PROTOCOLS[protocol]
     if split in splits:
         return
@@ -133,5 +136,5 @@ def _check_split(split: str, protocol: str) -> None:
                 f"asked for; use split={either(splits)}, or pass protocol={other!r}"
             )
     raise ValueError(
-        f"split={split!r} is unknown; protocol={protocol!r} has split={either(splits)}"
+        f"split={split!r} is unknown; expected of protocol={protocol!r} {either(splits)}"
     )

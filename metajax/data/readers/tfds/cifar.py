@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.tfds.reading import tfds_classes
+from metajax.kinds import check_words
 
 _SPLITS = ("train", "validation", "test")
 
@@ -83,7 +84,6 @@ def cifar100_listing() -> list[dict[str, str]]:
 
 
 def _part(paper: str, split: str, **options: Any) -> ImageClasses:
-    if split not in _SPLITS:
-        raise ValueError(f"split={split!r}; expected one of {_SPLITS}")
+    check_words(_SPLITS, split=split)
     everything = tfds_classes("cifar100", "train+test", group_key="coarse_label", **options)
     return everything.select([row["class"] for row in cifar100_listing() if row[paper] == split])

@@ -118,7 +118,7 @@ def _not_prepared(name: str, folder: Path) -> str:
     near = in_short(difflib.get_close_matches(folder.name, _known(), 5))
     return (
         f"the data set {name!r} of TensorFlow Datasets is not prepared: {str(folder)!r} holds "
-        f"{'only ' + in_short(there) if there else 'none'}; pass data_dir= where it is elsewhere, "
-        "or prepare it once by download=True, with TensorFlow installed and a network"
+        f"{'only ' + in_short(there) if there else 'none'}; expected data_dir= where it is, or "
+        "once download=True, with TensorFlow installed and a network"
         + ("" if folder.name in _known() else f"; its name is unknown, near it is {near or 'none'}")
     )

@@ -18,6 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from metajax.checks.numbers import check_integers
+from metajax.checks.settings import (
+    check_flags,
+    check_optional_paths,
+    check_optional_texts,
+    check_texts,
+)
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
 from metajax.data.readers.decoding import (
@@ -80,10 +86,15 @@ def tfds_classes(
       FileNotFoundError: the data set is not prepared, or unknown; a file of it is missing.
       OSError: preparing failed; a file cannot be read; there is no room for the cache.
       RuntimeError: Pillow is told to pass truncated files off as whole ones.
+      TypeError: an argument is of another kind.
       ValueError: an unknown split or feature; files of another format, or damaged; images of
         several sizes and no `size`, or that cannot be decoded; labels outside of the range, or
         missing; a class of two groups.
     """
+    check_texts(name=name, split=split, image_key=image_key, label_key=label_key)
+    check_optional_texts(group_key=group_key)
+    check_optional_paths(data_dir=data_dir, manual_dir=manual_dir)
+    check_flags(download=download)
     sides = two_sides(size)
     check_integers(1, max_pixels=max_pixels)
     builder = open_prepared(name, data_dir, download=download, manual_dir=manual_dir)

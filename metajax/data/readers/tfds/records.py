@@ -34,7 +34,7 @@ class Records:
         self._decoders = {image_key: tfds.decode.SkipDecoding()}
         with explained(
             f"split={split!r} of {info.name!r} cannot be read",
-            f"there are {sorted(info.splits)}, which may be joined as 'train+test'",
+            f"expected of {sorted(info.splits)}, which may be joined as 'train+test'",
         ):
             info.set_file_format("array_record", override=True, override_if_initialized=True)
             self.files = [Path(file.filename) for file in info.splits[split].file_instructions]

@@ -314,7 +314,7 @@ def test_corrupt_images_have_no_size(tmp_path):
         ({"size": "84"}, "size='84'"),
         ({"size": True}, "size=True"),
         ({"size": 4, "channels": 4}, "channels=4; expected 1 for grey, 3 for RGB, or None"),
-        ({"size": 4, "corrupt": "ignore"}, "corrupt='ignore'; expected 'error' or 'skip'"),
+        ({"size": 4, "corrupt": "ignore"}, 'corrupt=\'ignore\'; expected "error" or "skip"'),
         ({"size": 4, "max_pixels": 0}, "max_pixels=0; expected an integer of 1 or more"),
         ({"size": 4, "workers": 0}, "workers=0; expected an integer of 1 or more, or None"),
     ],
@@ -335,7 +335,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_split_that_is_not_there(tmp_path):
     put(tmp_path, "train/a/1.png", "test/a/1.png", ".git/a/1.png")
     with pytest.raises(
-        ValueError, match=r"no split 'val' in '.*', which holds the folders 'test', 'train'; pass"
+        ValueError, match=r"no split 'val' in '.*'; expected one .* holds, 'test', 'train', or"
     ):
         image_folder(tmp_path, "val", size=4)
     with pytest.raises(ValueError, match=r"no split .\.\./x."):

@@ -141,7 +141,7 @@ def test_splits_that_are_not_there(tmp_path, images):
     ):
         read(tmp_path, "file,class\n1.png,a\n", "train")
     with pytest.raises(
-        ValueError, match=r"no split 'val' in '.*', .* has 'test', 'train'; split=No"
+        ValueError, match=r"no split 'val' in '.*', .* has 'test', 'train'; expected"
     ):
         read(tmp_path, "file,class,split\n1.png,a,train\n2.png,a,test\n", "val")
 

@@ -162,7 +162,7 @@ def test_archive_order_and_polarity(tmp_path, mode):
 
 def test_folders_that_lack_the_zips(tmp_path):
     folder = tmp_path / "données à moi" / "omniglot"
-    both = "does not hold images_background.zip and images_evaluation.zip; get them from https:"
+    both = "does not hold images_background.zip and images_evaluation.zip; expected the official"
     for there in (False, True):
         with pytest.raises(FileNotFoundError, match=both) as error:
             omniglot(folder)
@@ -171,7 +171,7 @@ def test_folders_that_lack_the_zips(tmp_path):
         folder.mkdir(parents=True, exist_ok=there)
     for present, absent in (tuple(OFFICIAL), tuple(OFFICIAL)[::-1]):
         (folder / present).write_bytes(b"")
-        with pytest.raises(FileNotFoundError, match=f"does not hold {absent}; get them from http"):
+        with pytest.raises(FileNotFoundError, match=f"does not hold {absent}; expected the off"):
             omniglot(folder)
         (folder / present).unlink()
 
@@ -291,11 +291,11 @@ def test_pillow_missing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("split", "protocol", "message"),
     [
-        ("train", "ravi", "protocol='ravi' is unknown; use 'vinyals' or 'lake'"),
+        ("train", "ravi", 'protocol=\'ravi\'; expected "vinyals" or "lake"'),
         (
             "val",
             "vinyals",
-            "split='val' is unknown; .* has split='train' or 'validation' or 'test'",
+            "split='val' is unknown; expected of .* 'train' or 'validation' or 'test'",
         ),
         ("train", "lake", "split='train' belongs to protocol='vinyals', but protocol='lake' was"),
         ("background", "vinyals", "split='background' belongs to protocol='lake', but .*'test'"),

@@ -212,7 +212,6 @@ def test_pillow_missing(root, monkeypatch):
             r"image_key='img' is no feature; .* has the features \['boxes', 'image'",
         ),
         ({"label_key": "fine"}, "label_key='fine' is no feature; expected one integer or"),
-        ({"label_key": None}, "label_key=None is no feature; expected one integer or string"),
         ({"group_key": "coarse"}, "group_key='coarse' is no feature; expected one integer"),
         ({"image_key": "label"}, "image_key='label' is ClassLabel.* expected uint8 images "),
         ({"label_key": "boxes"}, "label_key='boxes' is Sequence.* expected one integer or"),
