@@ -10,6 +10,7 @@ from metajax.data.readers.files.decoded_files import (
     decoded_classes,
     normal,
     require_folder,
+    require_split,
 )
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -73,13 +74,8 @@ def image_folder(
     require_folder(root, _LAYOUT if split is None else f"a folder {split!r} with {_LAYOUT}")
     title = root.name or "images"
     if split is not None:
-        there = sorted(one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name))
-        if split not in there:
-            raise ValueError(
-                f"there is no split {split!r} in {str(root)!r}, which holds the folders "
-                f"{in_short(there) or 'none'}; pass one of them, or split=None where they are "
-                "classes"
-            )
+        there = {one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name)}
+        require_split(split, there, root)
         root, title = root / split, f"{title}-{split}"
     files = _files(root)
     parents = [name.rpartition("/")[0] for name in files]

@@ -14,8 +14,6 @@ from typing import Any, Literal
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.tfds.reading import tfds_classes
 
-_SPLITS = ("train", "validation", "test")
-
 
 def cifar_fs(
     split: str = "train",
@@ -83,7 +81,7 @@ def cifar100_listing() -> list[dict[str, str]]:
 
 
 def _part(paper: str, split: str, **options: Any) -> ImageClasses:
-    if split not in _SPLITS:
-        raise ValueError(f"split={split!r}; expected one of {_SPLITS}")
-    everything = tfds_classes("cifar100", "train+test", group_key="coarse_label", **options)
-    return everything.select([row["class"] for row in cifar100_listing() if row[paper] == split])
+    names = [row["class"] for row in cifar100_listing() if row[paper] == split]
+    if not names:
+        raise ValueError(f"split={split!r}; expected 'train', 'validation' or 'test'")
+    return tfds_classes("cifar100", "train+test", group_key="coarse_label", **options).select(names)

@@ -87,7 +87,7 @@ def test_files_that_are_there_are_kept(tmp_path, server, monkeypatch, capsys):
 def test_other_content(tmp_path, server, monkeypatch):
     monkeypatch.setattr(Handler, "content", CONTENT | {NAMES[1]: b"<html>"})
     message = (
-        rf"what came from {server[0]}/{NAMES[1]} is not the official {NAMES[1]} \(.*"
+        rf"the official {NAMES[1]} did not come from {server[0]}/{NAMES[1]} \(.*"
         rf"{OFFICIAL[NAMES[1]].sha256}.*\); call again, or get {NAMES[0]} and {NAMES[1]} from"
     )
     with pytest.raises(ValueError, match=message):
@@ -101,9 +101,7 @@ def test_other_content(tmp_path, server, monkeypatch):
 )
 def test_downloads_that_fail(tmp_path, server, folder, said):
     by_hand = "https://github.com/brendenlake/omniglot/tree/master/python"
-    message = (
-        rf"{NAMES[0]} could not .*{said}.*get {NAMES[0]} and {NAMES[1]} from {by_hand} and put"
-    )
+    message = rf"{NAMES[0]} did not .*{said}.*get {NAMES[0]} and {NAMES[1]} from {by_hand} and put"
     with pytest.raises(ConnectionError, match=message):
         download_omniglot(tmp_path, base_url=f"{server[0]}/{folder}", progress=False)
     assert files(tmp_path) == {}

@@ -4,29 +4,14 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 from pathlib import Path
 
 import pytest
+from data.readers.tfds.prepared import FEATURES, builder_class, change, example, prepare, tfds
 from irregular_files import irregular
 
-pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
-pytest.importorskip("array_record", reason="array_record is not installed")
-pytest.importorskip("PIL", reason="Pillow is not installed")
-
-from data.readers.tfds.prepared import FEATURES, builder_class, change, example, prepare, tfds
-
 from metajax.data.readers.tfds.reading import tfds_classes
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a test waits on a network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture
@@ -116,11 +101,6 @@ def test_preparing_fails(tmp_path, monkeypatch, cause, kind):
         tfds_classes("mnist", data_dir=tmp_path, download=True)
 
 
-def test_no_folder_of_manual_downloads(tmp_path):
-    with pytest.raises(FileNotFoundError, match="manual_dir='nowhere' is no folder; expected the"):
-        tfds_classes("mnist", data_dir=tmp_path, download=True, manual_dir="nowhere")
-
-
 @pytest.mark.parametrize(
     "package", ["tensorflow_datasets", "array_record.python.array_record_data_source"]
 )
@@ -156,7 +136,7 @@ def test_missing_and_truncated_files(animals, tmp_path):
         ):
             count("animals", tmp_path)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 1 files .* missing, such as .*train"):
+    with pytest.raises(FileNotFoundError, match=r"cannot be read .*No such file .*train.*copy"):
         count("animals", tmp_path)
 
 
