@@ -30,7 +30,6 @@ _INDEX, _IMAGES = "index.json", "images.npy"
 _LARGEST_INDEX = 2**26
 _BLOCK = 2**24  # bytes that share a digest
 _WORKSHOP = ".metajax-unfinished-"
-_DAY = 24 * 60 * 60
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -161,7 +160,7 @@ def _proved(folder: Path, made_from: Mapping[str, Any]) -> tuple[ImageClasses, s
             raise ValueError(f"its {_IMAGES} is not what was written")
         images = np.memmap(file, np.uint8, "r", size - math.prod(shape), shape)
     of_classes = (index[field] for field in ("starts", "counts", "names", "groups"))
-    return ImageClasses(images, *of_classes), str(index["remark"])
+    return ImageClasses(images, *of_classes), index["remark"]
 
 
 def _sealed(index: Mapping[str, Any]) -> bytes:
@@ -216,7 +215,7 @@ def _workshop(parent: Path, needed: int) -> tempfile.TemporaryDirectory[str]:
     for left in parent.glob(f"{_WORKSHOP}*"):
         with contextlib.suppress(OSError):  # Its maker has just ended.
             last = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-            if last < time.time() - _DAY:
+            if last < time.time() - 24 * 60 * 60:
                 shutil.rmtree(left)
     if (free := shutil.disk_usage(parent).free) < needed:
         raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")

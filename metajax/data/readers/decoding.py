@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +24,6 @@ MAX_PIXELS = 2**25
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _BLOCK = 64  # images that a thread decodes before it takes others
-_Result = TypeVar("_Result")
 
 
 class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
@@ -58,8 +57,7 @@ def two_sides(size: Any) -> tuple[int, int] | None:
             f"size={size!r}; expected pixels, 1 or more, or (height, width), or None for images "
             "as they are"
         )
-    height, width = map(int, sides)
-    return height, width
+    return int(sides[0]), int(sides[1])
 
 
 def decode(
@@ -114,8 +112,8 @@ def check_shape(image: np.ndarray, shape: tuple[int, ...], name: str) -> None:
 
 
 def in_parallel(
-    act: Callable[[range], _Result], total: int, title: str, workers: int | None = None
-) -> list[_Result]:
+    act: Callable[[range], Any], total: int, title: str, workers: int | None = None
+) -> list[Any]:
     """What `act` gives for each block of `range(total)`, in order; threads call it."""
     blocks = [range(start, min(start + _BLOCK, total)) for start in range(0, total, _BLOCK)]
     results = []

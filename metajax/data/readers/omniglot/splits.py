@@ -58,8 +58,7 @@ def lake_runs() -> LakeRuns:
     classes = [*map(rows, alphabets, support)]
     asked = zip(classes, map(rows, alphabets, queries), strict=True)
     labels = [[run.index(row) for row in query] for run, query in asked]
-    of_drawers = np.array(drawers, int) - 1
-    return LakeRuns(alphabets, np.array(classes), np.array(labels), *of_drawers)
+    return LakeRuns(alphabets, np.array(classes), np.array(labels), *(np.array(drawers, int) - 1))
 
 
 def split_rows(split: str, protocol: str) -> np.ndarray:

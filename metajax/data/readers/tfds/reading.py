@@ -6,6 +6,7 @@ place in a memory-mapped cache. TensorFlow is needed, if at all, to prepare a da
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from metajax.checks.numbers import check_integers
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import DECODING, MAX_PIXELS, in_parallel, two_sides
+from metajax.data.readers.decoding import DECODING, MAX_PIXELS, decode, in_parallel, two_sides
 from metajax.data.readers.tfds.prepared import open_prepared
 from metajax.data.readers.tfds.records import RecordImages, Records
 
@@ -79,7 +80,9 @@ def tfds_classes(
         return kept
 
     names, groups, counts, order = records.classes()
-    images = RecordImages(records, order, sides, max_pixels)
+    channels = records.features[image_key].shape[2] or 3
+    to_array = functools.partial(decode, size=sides, channels=channels, max_pixels=max_pixels)
+    images = RecordImages(records, order, to_array)
     if not place:
         return ImageClasses(images, np.cumsum(counts) - counts, counts, names, groups)
     in_files = np.argsort(order)

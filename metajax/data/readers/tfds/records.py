@@ -7,7 +7,7 @@ here, by Pillow, does not depend on which of them are installed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from metajax.data.labelled_images import in_short
 from metajax.data.readers.cache import file_state
-from metajax.data.readers.decoding import check_shape, decode, in_parallel, require_pillow
+from metajax.data.readers.decoding import check_shape, in_parallel, require_pillow
 from metajax.data.readers.tfds.prepared import DAMAGED, explained, import_tfds
 
 
@@ -111,17 +111,15 @@ class Records:
 class RecordImages:
     """Images that stay in their files, all of one shape: every access decodes anew.
 
-    `numbers` are those of the images' records; without `size`, they have to be as the first is.
+    `numbers` are those of the images' records; `to_array` decodes a picture.
     """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(
-        self, records: Records, numbers: np.ndarray, size: tuple[int, int] | None, max_pixels: int
+        self, records: Records, numbers: np.ndarray, to_array: Callable[[bytes], np.ndarray]
     ) -> None:
-        self._records, self._numbers, self._size = records, numbers, size
-        self._channels = records.features[records.image_key].shape[2] or 3
-        self._max_pixels = max_pixels
+        self._records, self._numbers, self._to_array = records, numbers, to_array
         (first,) = self._decoded(numbers[:1].tolist())
         self.shape = (len(numbers), *first.shape)
 
@@ -138,8 +136,7 @@ class RecordImages:
         require_pillow()
         for number, example in zip(numbers, self._records.read(numbers), strict=True):
             with explained(f"the image of record {number} cannot be decoded", DAMAGED):
-                content = example[self._records.image_key]
-                image = decode(content, self._size, self._channels, max_pixels=self._max_pixels)
+                image = self._to_array(example[self._records.image_key])
             yield image
 
 
