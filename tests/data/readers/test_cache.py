@@ -191,33 +191,24 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, name):
 # Where it cannot be written
 
 
-def test_folders_that_are_no_cache_are_left_alone(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")
-    said = (
-        r"photos' could not be written \(it is no cache: it holds 'holiday.jpg'\); pass another cac"
-    )
+@pytest.mark.parametrize("late", [False, True])
+def test_folders_that_are_no_cache_are_left_alone(tmp_path, late):
+    def put_there(images=None):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")
+        return fill(images) if late else None
+
+    late or put_there()
+    said = r"photos' could not be written \(it is no cache: it holds 'holiday.jpg'\); pass another"
     with pytest.raises(OSError, match=said):
-        write(tmp_path / "photos")
-    with pytest.raises(
-        OSError, match=r"Not a directory.*holiday.jpg.*; pass another cache folder$"
-    ):
-        write(tmp_path / "photos" / "holiday.jpg")
+        write(tmp_path / "photos", fill=put_there)
+    for below in ("", "above/cache"):
+        with pytest.raises(OSError, match=r"written .*holiday.jpg.*; pass another cache folder$"):
+            write(tmp_path / "photos" / "holiday.jpg" / below)
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"dear"
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
     assert sorted(os.listdir(tmp_path)) == ["empty", "photos"]
-
-
-def test_files_put_there_meanwhile_are_left_alone(tmp_path):
-    def late(images):
-        (tmp_path / "photos").mkdir()
-        (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")
-        return fill(images)
-
-    with pytest.raises(OSError, match="it is no cache"):
-        write(tmp_path / "photos", fill=late)
-    assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"dear"
 
 
 @contextlib.contextmanager
@@ -269,12 +260,6 @@ def test_systems_that_cannot_reserve_space(tmp_path, monkeypatch, absent):
         monkeypatch.delattr(os, "posix_fallocate")
     monkeypatch.setattr(cache, "_BLOCK", 7)
     np.testing.assert_array_equal(write(tmp_path / "cache").images, PIXELS)
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"could not be written .*; pass another cache folder$"):
-        write(tmp_path / "file" / "above" / "cache")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("corrupt"), OSError("disk gone")])

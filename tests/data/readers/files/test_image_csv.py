@@ -41,9 +41,20 @@ def values(classes) -> dict[str, list[int]]:
     return {name: classes[name][:, 0, 0, 0].tolist() for name in classes.names}
 
 
-def test_mini_imagenets_files(tmp_path, images):
-    classes = read(tmp_path, "filename,label\n3.png,n02\n1.png,n02\n2.png,n01\n")
-    assert values(classes) == {"n01": [20], "n02": [10, 30]}
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("filename,label\n3.png,n02\n1.png,n02\n2.png,n01\n", {"n01": [20], "n02": [10, 30]}),
+        ("\ufefffile,class\r\n1.png,\u00e9\r\n", {"\u00e9": [10]}),
+        ('file,x,class\n1.png,"a\nb",\u00e9\n\n', {"\u00e9": [10]}),
+        ("file,class\nmore/ein bild \u00e9.png , c d\n./1.png,c d\n", {"c d": [10, 200]}),
+        ("file,class\n\n1.png,a\n  \n\t\n2.png,a\n , \n\n", {"a": [10, 20]}),
+    ],
+)
+def test_forms_of_csv(tmp_path, images, text, expected):
+    classes = read(tmp_path, text)
+    assert values(classes) == expected
+    assert list(classes.names) == sorted(expected)
     assert classes.groups is None
     assert isinstance(classes.images, np.memmap)
 
@@ -56,18 +67,6 @@ def test_columns_of_other_names(tmp_path, images, header):
     text = f"{header}\na,1.png,train\nb,2.png,test\nc,3.png,train\n"
     assert values(read(tmp_path, text, "train")) == {"a": [10], "c": [30]}
     assert values(read(tmp_path, text)) == {"a": [10], "b": [20], "c": [30]}
-
-
-@pytest.mark.parametrize(
-    "text", ["\ufefffile,class\r\n1.png,é\r\n", 'file,x,class\n1.png,"a\nb",é\n\n']
-)
-def test_other_forms_of_csv(tmp_path, images, text):
-    assert values(read(tmp_path, text)) == {"é": [10]}
-
-
-def test_files_in_folders_and_blanks_around_fields(tmp_path, images):
-    classes = read(tmp_path, "file,class\nmore/ein bild é.png , c d\n./1.png,c d\n")
-    assert values(classes) == {"c d": [10, 200]}
 
 
 def test_the_cache_is_used_until_files_or_rows_change(tmp_path, images, user_cache, monkeypatch):
@@ -184,11 +183,6 @@ def test_files_named_twice(tmp_path, images, other):
         with pytest.raises(ValueError, match=said):
             read(tmp_path, text, split)
     assert values(read(tmp_path, text.replace("1.png,a,x\n", ""), "y")) == {"b": [10]}
-
-
-def test_blank_lines_are_skipped(tmp_path, images):
-    text = "file,class\n\n1.png,a\n  \n\t\n2.png,a\n , \n\n"
-    assert values(read(tmp_path, text)) == {"a": [10, 20]}
 
 
 @pytest.mark.parametrize(("encoding", "text"), [("latin-1", "é"), ("utf-16", "e")])

@@ -83,19 +83,6 @@ def test_labels_of_other_kinds(root, tmp_path):
     assert numbers.names == ("0", "1")
 
 
-def test_pictures_of_other_kinds(tmp_path):
-    ink = np.random.default_rng(0).random((8, 6)) < 0.5
-    pixels = np.where(ink, 255, 0).astype(np.uint8)
-    for channels in (1, 3):
-        features = FEATURES | {"image": tfds.features.Image(shape=(8, 6, channels))}
-        pictures = [png(pixels, mode) for mode in ("1", "L", "P", "RGB", "LA")]
-        examples = [(i, example(0, image=p)) for i, p in enumerate(pictures)]
-        prepare(tmp_path, f"ink{channels}", features, {"train": examples})
-        images = tfds_classes(f"ink{channels}", data_dir=tmp_path, cache=False).images[:]
-        expected = np.broadcast_to(pixels[..., None], (5, 8, 6, channels))
-        np.testing.assert_array_equal(images, expected)
-
-
 def test_images_of_several_sizes(tmp_path):
     examples = [(i, example(i)) for i in range(5)]
     examples += [(5, example(1, image=png(np.full((9, 7, 3), 50, np.uint8))))]
@@ -168,10 +155,7 @@ def test_pillow_missing(root, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            {"image_key": "img"},
-            r"image_key='img' is no feature; .* has the features \['boxes', 'image'",
-        ),
+        ({"image_key": "img"}, r"image_key='img' is no feature; .* has the features \['boxes', "),
         (
             {"size": (4, 0)},
             r"size=\(4, 0\); expected pixels, 1 or more, or \(height, width\), or N",
@@ -230,6 +214,7 @@ def test_pictures_are_decoded_as_in_a_folder(tmp_path):
     exif[0x0112] = 6
     image.fromarray(clear[..., 0].T).save(turned, "PNG", exif=exif)
     pictures = [png(clear), turned.getvalue(), png(np.full((8, 6), 0x7F80, np.uint16))]
+    pictures += [png(clear[..., 0] // 128 * 255, mode) for mode in ("1", "L", "P", "LA")]
     examples = [(i, example(0, image=picture)) for i, picture in enumerate(pictures)]
     prepare(tmp_path, "odd", FEATURES, {"train": examples}, shuffle=False)
     (tmp_path / "folder" / "ant").mkdir(parents=True)
@@ -256,11 +241,7 @@ def test_undecodable_picture(tmp_path):
     cut["image"] = cut["image"][:100]
     for name, bad, cause in (
         ("cut", cut, "[A-Z].*: "),
-        (
-            "text",
-            example(0, image=b"404: Not Found"),
-            "BadImage: it is no readable image of the formats PNG",
-        ),
+        ("text", example(0, image=b"404: Not Found"), "BadImage: it is no readable image of the "),
         ("nothing", example(0, image=b""), r"BadImage: it is empty\); files may be damaged"),
     ):
         prepare(tmp_path, name, FEATURES, {"train": [(0, bad)]})
