@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,7 @@ def test_fewer_images_than_there_is_room_for_and_what_is_said_of_them(tmp_path):
         images[2:4] = 7
         return [1, 2], "2 are missing"
 
-    reading = (
-        lambda folder: write(folder, fill=fill),
-        lambda folder: read_cache(folder, MADE_FROM),
-    )
-    for make_or_read in reading:
+    for make_or_read in (lambda at: write(at, fill=fill), lambda at: read_cache(at, MADE_FROM)):
         with pytest.warns(RuntimeWarning, match="^2 are missing$") as warned:
             read = make_or_read(tmp_path / "cache")
         assert warned[0].filename == __file__
@@ -329,22 +326,13 @@ def test_a_cache_that_another_puts_in_place_first(tmp_path, monkeypatch):
 
 def test_many_threads_make_one_cache(tmp_path):
     together = threading.Barrier(8, timeout=20)
-    made = []
 
     def fill_together(images):
         together.wait()
         return fill(images)
 
-    def work():
-        for _ in range(5):
-            made.append(write(tmp_path / "cache", fill=fill_together))
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 40
+    with ThreadPoolExecutor(8) as pool:
+        made = [*pool.map(lambda _: write(tmp_path / "cache", fill=fill_together), range(40))]
     for classes in made:
         np.testing.assert_array_equal(classes.images, PIXELS)
     assert os.listdir(tmp_path) == ["cache"]

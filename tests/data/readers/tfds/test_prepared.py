@@ -54,9 +54,8 @@ def test_unknown_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"qqqqqq' holds none; .* unknown, near it is none"):
         count("qqqqqq", tmp_path)
     for name in ("a:b", "../a", "a/..", "Mnist", ""):
-        with pytest.raises(
-            ValueError, match=re.escape(f"{name!r}; expected 'name', 'name/config'")
-        ):
+        said = re.escape(f"{name!r}; expected 'name', 'name/config'")
+        with pytest.raises(ValueError, match=said):
             count(name, tmp_path)
 
 
@@ -73,9 +72,8 @@ def test_download_prepares_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", builder)
     for _ in range(2):
-        classes = tfds_classes(
-            "mnist", data_dir=tmp_path, cache=False, download=True, manual_dir=tmp_path
-        )
+        options = {"cache": False, "download": True, "manual_dir": tmp_path}
+        classes = tfds_classes("mnist", data_dir=tmp_path, **options)
         assert classes.counts.sum() == 3
     assert asked == ["mnist"]
 
@@ -131,15 +129,14 @@ def test_missing_and_truncated_files(animals, tmp_path):
     whole = file.read_bytes()
     for length in (len(whole) // 2, 0):
         file.write_bytes(whole[:length])
-        with pytest.raises(
-            ValueError, match=r"records of 'animals-train\..* cannot be read .*copy"
-        ):
+        with pytest.raises(ValueError, match=r"records of 'animals-train\..* cannot be .*copy the"):
             count("animals", tmp_path)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"cannot be read .*No such file .*train.*copy"):
         count("animals", tmp_path)
 
 
+TRAIN = "animals-train.array_record-00000-of-00001"
 FOREIGN = {"pythonClassName": "no.such.Feature", "jsonFeature": {"json": "{}"}}
 
 
@@ -163,21 +160,9 @@ def test_descriptions_that_are_damaged(animals, tmp_path, file, content, cause):
         count("animals", tmp_path)
 
 
-def test_fewer_names_than_labels(animals, tmp_path):
-    (animals / "label.labels.txt").write_text("ant\n")
-    with pytest.raises(
-        ValueError, match=r"the labels 'label' cannot be used \(IndexError: .*; files"
-    ):
-        count("animals", tmp_path)
-
-
 def test_what_is_no_regular_file_is_not_waited_for(animals, tmp_path):
     for kind, path in irregular(tmp_path).items():
-        for name in (
-            "features.json",
-            "dataset_info.json",
-            "animals-train.array_record-00000-of-00001",
-        ):
+        for name in ("features.json", "dataset_info.json", TRAIN):
             shutil.move(animals / name, tmp_path / name)
             (animals / name).symlink_to(path)
             with pytest.raises(OSError, match=f"{name}' is {kind}; expected a regular file"):

@@ -50,9 +50,8 @@ def by_label(root: Path, split: str) -> dict[str, np.ndarray]:
 def test_classes_are_what_tfds_reads(root, tmp_path):
     expected = by_label(root, "train+test")
     for cache in (tmp_path / "cache", False):
-        classes = tfds_classes(
-            "animals", "train+test", data_dir=root, group_key="size", cache=cache
-        )
+        options = {"data_dir": root, "group_key": "size", "cache": cache}
+        classes = tfds_classes("animals", "train+test", **options)
         assert classes.names == ("ant", "bee", "cat")
         assert classes.groups == ("0", "0", "1")
         assert classes.counts.tolist() == [104, 156, 52]
@@ -76,11 +75,9 @@ def test_images_straight_from_the_files(root, tmp_path):
             np.testing.assert_array_equal(images, cached[index])
 
 
-def test_labels_of_other_kinds(root, tmp_path):
-    words = tfds_classes("animals", data_dir=root, label_key="word", cache=False)
-    assert words.names == ("a", "e", "i")
-    numbers = tfds_classes("animals", data_dir=root, label_key="size", cache=False)
-    assert numbers.names == ("0", "1")
+@pytest.mark.parametrize(("key", "names"), [("word", ("a", "e", "i")), ("size", ("0", "1"))])
+def test_labels_of_other_kinds(root, key, names):
+    assert tfds_classes("animals", data_dir=root, label_key=key, cache=False).names == names
 
 
 def test_images_of_several_sizes(tmp_path):
@@ -156,10 +153,7 @@ def test_pillow_missing(root, monkeypatch):
     ("wrong", "message"),
     [
         ({"image_key": "img"}, r"image_key='img' is no feature; .* has the features \['boxes', "),
-        (
-            {"size": (4, 0)},
-            r"size=\(4, 0\); expected pixels, 1 or more, or \(height, width\), or N",
-        ),
+        ({"size": (4, 0)}, r"size=\(4, 0\); expected pixels, 1 or more, or \(height, width"),
         ({"max_pixels": 0}, "max_pixels=0; expected an integer of 1 or more"),
         ({"label_key": "fine"}, "label_key='fine' is no feature; expected one integer or"),
         ({"label_key": None}, "label_key=None is no feature; expected one integer or string"),
@@ -170,7 +164,7 @@ def test_pillow_missing(root, monkeypatch):
         ({"split": "train[:0]"}, r"split='train\[:0\]' of 'animals' is empty; expected images"),
         (
             {"label_key": "size", "group_key": "label"},
-            r"the class '0' has images of two groups, '(ant|bee)' and '(ant|bee)'; .*'label'",
+            "the class '0' .* two groups, '.*'; .*'label'",
         ),
     ],
 )
@@ -185,27 +179,26 @@ def test_wrong_arguments(root, wrong, message):
 def test_images_that_are_not_8_bit_pictures(tmp_path, shape, dtype):
     features = FEATURES | {"image": tfds.features.Image(shape=shape, dtype=dtype)}
     prepare(tmp_path, "deep", features, {"train": [(0, example(0))]})
-    with pytest.raises(
-        ValueError, match=r"image_key='image' is Image.* expected uint8 images \[heig"
-    ):
+    with pytest.raises(ValueError, match=r"image_key='image' is Image.* expected uint8 images \[h"):
         tfds_classes("deep", data_dir=tmp_path)
 
 
-def test_images_without_labels(tmp_path):
-    examples = [(i, example(i, label=-1 if i < 2 else 1)) for i in range(5)]
-    prepare(tmp_path, "unlabelled", FEATURES, {"train": examples})
-    with pytest.raises(
-        ValueError, match=r"2 of 5 images have the label -1 in 'label', .* use a sp"
-    ):
-        tfds_classes("unlabelled", data_dir=tmp_path, cache=False)
-
-
-def test_labels_out_of_range(copy):
-    (copy / "animals" / "1.0.0" / "label.labels.txt").unlink()
-    features = copy / "animals" / "1.0.0" / "features.json"
-    features.write_text(features.read_text().replace('"numClasses": "4"', '"numClasses": "2"'))
-    with pytest.raises(ValueError, match=r"'label' .* reach from 0 to 2, expected \[0, 2\)"):
-        tfds_classes("animals", data_dir=copy, cache=False)
+@pytest.mark.parametrize(
+    ("labels", "classes", "names", "said"),
+    [
+        ([-1, 1, -1, 1, 1], 2, "ant bee", "2 of 5 images have the label -1 in 'label', .* use a"),
+        ([0, 2], 2, "ant bee", r"'label' .* reach from 0 to 2, expected \[0, 2\)"),
+        ([0, 2], 3, "ant", r"labels 'label' cannot be used \(IndexError: .*; files may be damaged"),
+    ],
+)
+def test_labels_that_cannot_be_used(tmp_path, labels, classes, names, said):
+    examples = [(i, example(i, label=label)) for i, label in enumerate(labels)]
+    folder = prepare(tmp_path, "odd", FEATURES, {"train": examples})
+    (folder / "label.labels.txt").write_text(names.replace(" ", "\n"))
+    features = (folder / "features.json").read_text()
+    (folder / "features.json").write_text(features.replace('": "4"', f'": "{classes}"'))
+    with pytest.raises(ValueError, match=said):
+        tfds_classes("odd", data_dir=tmp_path, cache=False)
 
 
 def test_pictures_are_decoded_as_in_a_folder(tmp_path):
@@ -227,13 +220,11 @@ def test_pictures_are_decoded_as_in_a_folder(tmp_path):
     np.testing.assert_array_equal(one[1, ..., 0], np.rot90(clear[..., 0].T, -1))
     assert (one[2] == 0x7F).all()
 
-
-def test_transparency_is_kept_where_there_is_room_for_it(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
+    # Transparency is kept where there is room for it.
     features = FEATURES | {"image": tfds.features.Image(shape=(8, 6, 4))}
-    prepare(tmp_path, "clear", features, {"train": [(0, example(0, image=png(pixels)))]})
+    prepare(tmp_path, "clear", features, {"train": examples[:1]})
     images = tfds_classes("clear", data_dir=tmp_path, cache=False).images
-    np.testing.assert_array_equal(images[0], pixels)
+    np.testing.assert_array_equal(images[0], clear)
 
 
 def test_undecodable_picture(tmp_path):
@@ -251,8 +242,6 @@ def test_undecodable_picture(tmp_path):
 
 def test_pictures_of_more_pixels_than_allowed(root, tmp_path):
     for cache in (tmp_path / "cache", False):
-        with pytest.raises(
-            ValueError, match=r"record \d+ cannot .* pixels, more than the max_pixels=47"
-        ):
+        with pytest.raises(ValueError, match=r"record \d+ .* pixels, more than the max_pixels=47"):
             tfds_classes("animals", data_dir=root, max_pixels=47, cache=cache).images[:]
     assert len(tfds_classes("animals", data_dir=root, max_pixels=48, cache=False).images[:]) == 300
