@@ -241,10 +241,10 @@ def group_by_label(
     return ImageClasses(images[order], np.cumsum(counts) - counts, counts, tuple(called))
 
 
-def in_short(names: Sequence[str] | Mapping[str, int], most: int = 10) -> str:
-    """The first names, with their numbers where they have any, and how many more there are."""
-    numbers = names if isinstance(names, Mapping) else {}
-    shown = [f"{n!r} ({numbers[n]})" if n in numbers else repr(n) for n in [*names][:most]]
+def in_short(names: Sequence[str] | Mapping[str, object], most: int = 10) -> str:
+    """The first names, with what is said of each where they map to it, and how many more."""
+    said = names if isinstance(names, Mapping) else {}
+    shown = [f"{n!r} ({said[n]})" if n in said else repr(n) for n in [*names][:most]]
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -12,6 +12,7 @@ from fuzz import kinds as k
 from fuzz.table import Call
 
 from metajax import data
+from metajax.data.readers import cache
 from metajax.data.readers.omniglot import reading
 from metajax.data.readers.omniglot.archive import OFFICIAL
 from metajax.data.readers.tfds.cifar import cifar100_listing
@@ -123,7 +124,7 @@ def _omniglot(reader: Callable[..., Any]) -> Callable[..., Any]:
     def call(**given: Any) -> Any:
         with (
             mock.patch.object(reading, "read_archive", blank),
-            mock.patch.object(reading, "warn_user"),
+            mock.patch.object(cache, "warn_user"),
         ):
             return reader(**given)
 

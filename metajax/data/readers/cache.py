@@ -7,9 +7,9 @@ both. The folder appears whole or not at all, and every byte is proved whenever 
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -26,20 +26,18 @@ from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
-FORMAT = 3
+FORMAT = 4
 _INDEX, _IMAGES = "index.json", "images.npy"
 _LARGEST_INDEX = 2**26
-_BLOCK = 2**24  # bytes of pixels that share a digest
+_BLOCK = 2**24  # bytes that share a digest
 _WORKSHOP = ".metajax-unfinished-"
-_DAY = 24 * 60 * 60
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-# What the lists of an index hold.
-_LISTS = {"names": str, "starts": int, "counts": int, "groups": str, "shape": int, "blocks": int}
 
 # Writes the images of the classes, in their order, into `[images, height, width, channels]`;
-# returns how many of each class there are: fewer than expected where some cannot be decoded.
-Fill = Callable[[np.ndarray], Sequence[int]]
+# returns how many of each class there are, fewer than expected where some cannot be decoded, and
+# what is to be said of them by a warning whenever they are read, or "".
+Fill = Callable[[np.ndarray], tuple[Sequence[int], str]]
 
 
 def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) -> Path:
@@ -57,6 +55,12 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
     return Path(root).expanduser().absolute() / f"{short}-{key}"
 
 
+def file_state(path: str | os.PathLike[str]) -> str:
+    """Changes when the file is written to."""
+    found = os.stat(path)
+    return f"{found.st_size} bytes, changed {found.st_mtime_ns}"
+
+
 def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | None:
     """The classes kept in `folder`, or None where they have to be made (again).
 
@@ -66,15 +70,20 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
     said = None
     for wait in (0.02, 0):  # Another process may be about to replace it.
         try:
-            return _proved(folder, made_from)
+            classes, remark = _proved(folder, made_from)
+            break
         except Exception as error:  # Reading what is no cache raises nearly everything.
             if not folder.exists():
                 return None
             plain = type(error) is ValueError
             said = error if plain else f"it cannot be read ({type(error).__name__}: {error})"
         time.sleep(wait)
-    warn_user(f"the cache {str(folder)!r} is made again: {said}")
-    return None
+    else:
+        warn_user(f"the cache {str(folder)!r} is made again: {said}")
+        return None
+    if remark:
+        warn_user(remark)
+    return classes
 
 
 def write_cache(
@@ -89,74 +98,71 @@ def write_cache(
     """Makes the cache `folder`, in place of one that was there, and opens it.
 
     There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`;
-    for `made_from` see `read_cache`. Errors of `fill` pass through.
-
-    Raises:
-      OSError: `folder` holds something that is not a cache, no space is left, or the folder cannot
-        be written; nothing is left behind.
+    for `made_from` see `read_cache`. Errors of `fill` pass through; an `OSError` says that `folder`
+    holds something else, that no space is left, or that it cannot be written: nothing stays behind.
     """
     shape = (int(sum(counts)), *map(int, image_shape))
     needed = math.prod(shape) + 2**20
     with contextlib.ExitStack() as at_the_end:
         with _writing(folder, needed):
             _refuse_what_is_no_cache(folder)
-            room = _workshop(folder.parent, needed)
-            at_the_end.callback(shutil.rmtree, room, ignore_errors=True)
-            made = room / "made"
+            made = Path(at_the_end.enter_context(_workshop(folder.parent, needed)), "made")
             made.mkdir()
             images = _allocated(made / _IMAGES, shape)
-        kept = [int(count) for count in fill(images)]
+        kept, remark = fill(images)
         with _writing(folder, needed):
             images.flush()
             del images
             with open_regular(made / _IMAGES) as file:
-                blocks = _digests(file, len(_header(shape)))
+                size, blocks = os.fstat(file.fileno()).st_size, _digests(file)
             index = {
                 "format": FORMAT,
-                "made_from": json.loads(json.dumps(made_from)),
-                "names": list(names),
+                "made_from": made_from,
+                "names": names,
                 "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
-                "counts": kept,
-                "groups": None if groups is None else list(groups),
+                "counts": [int(count) for count in kept],
+                "groups": groups,
                 "shape": shape,
+                "size": size,
                 "blocks": blocks,
+                "remark": remark,
             }
             (made / _INDEX).write_bytes(_sealed(index))
-            opened = _proved(made, made_from)
+            opened, _ = _proved(made, made_from)
             _refuse_what_is_no_cache(folder)
             # A process killed between the two leaves none, never half.
             with contextlib.suppress(FileNotFoundError):
-                folder.rename(room / "old")
+                folder.rename(made.with_name("old"))
             try:
                 made.rename(folder)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # Else another was faster.
                     raise
+    if remark:
+        warn_user(remark)
     return opened
 
 
-def _proved(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses:
-    """The cache, every byte of which is what was written; errors say what is wrong with it."""
+def _proved(folder: Path, made_from: Mapping[str, Any]) -> tuple[ImageClasses, str]:
+    """The classes, proved to the byte, and the remark on them; errors say what is wrong."""
     with open_regular(folder / _INDEX) as file:
         raw = file.read(_LARGEST_INDEX)
     index = json.loads(raw)
     if (version := index["format"]) != FORMAT:
         raise ValueError(f"it has the format {version!r}, this version of metajax reads {FORMAT}")
-    lists = [(index[field] or (), kind) for field, kind in _LISTS.items()]
-    if raw != _sealed(index) or any(type(x) is not kind for found, kind in lists for x in found):
+    if raw != _sealed(index):
         raise ValueError(f"its {_INDEX} is not what was written")
     if changed := _difference(index["made_from"], json.loads(json.dumps(made_from))):
         raise ValueError(changed)
-    header, shape = _header(index["shape"]), tuple(index["shape"])
     with open_regular(folder / _IMAGES) as file:
-        size, expected = os.fstat(file.fileno()).st_size, len(header) + math.prod(shape)
-        if size != expected:
-            raise ValueError(f"its {_IMAGES} has {size} bytes, expected {expected}")
-        if file.read(len(header)) != header or _digests(file, len(header)) != index["blocks"]:
+        size, shape = os.fstat(file.fileno()).st_size, tuple(map(operator.index, index["shape"]))
+        if size != index["size"]:
+            raise ValueError(f"its {_IMAGES} has {size} bytes, expected {index['size']}")
+        if _digests(file) != index["blocks"]:
             raise ValueError(f"its {_IMAGES} is not what was written")
-        images = np.memmap(file, np.uint8, "r", len(header), shape)
-    groups = None if index["groups"] is None else tuple(index["groups"])
-    return ImageClasses(images, index["starts"], index["counts"], tuple(index["names"]), groups)
+        images = np.memmap(file, np.uint8, "r", size - math.prod(shape), shape)
+    of_classes = (index[field] for field in ("starts", "counts", "names", "groups"))
+    return ImageClasses(images, *of_classes), index["remark"]
 
 
 def _sealed(index: Mapping[str, Any]) -> bytes:
@@ -167,18 +173,9 @@ def _sealed(index: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, sort_keys=True).encode()
 
 
-def _digests(file: BinaryIO, start: int) -> list[int]:
-    """Of each block from `start` on. CRC-32 reads 4 GB a second, SHA-256 half of it or less."""
-    file.seek(start)
+def _digests(file: BinaryIO) -> list[int]:
+    """Of each block. CRC-32 reads 4 GB a second, SHA-256 half of it or less."""
     return [zlib.crc32(block) for block in iter(lambda: file.read(_BLOCK), b"")]
-
-
-def _header(shape: Sequence[int]) -> bytes:
-    """What `images.npy` begins with."""
-    stream = io.BytesIO()
-    described = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(stream, described)
-    return stream.getvalue()
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -214,17 +211,17 @@ def _writing(folder: Path, needed: int) -> Iterator[None]:
         ) from error
 
 
-def _workshop(parent: Path, needed: int) -> Path:
+def _workshop(parent: Path, needed: int) -> tempfile.TemporaryDirectory[str]:
     """A new folder to make a cache in; what nobody has written to for a day is removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_WORKSHOP}*"):
         with contextlib.suppress(OSError):  # Its maker has just ended.
             last = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-            if last < time.time() - _DAY:
+            if last < time.time() - 24 * 60 * 60:
                 shutil.rmtree(left)
     if (free := shutil.disk_usage(parent).free) < needed:
         raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
-    return Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=parent))
+    return tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=parent, ignore_cleanup_errors=True)
 
 
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -232,15 +229,15 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
     Writing to a mapped page for which the disk has no room would kill the process.
     """
-    header, length = _header(shape), math.prod(shape)
-    with path.open("xb") as file:
-        file.write(header)
-        file.flush()
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
         try:
-            os.posix_fallocate(file.fileno(), len(header), length)
+            os.posix_fallocate(file.fileno(), 0, size)
         except (AttributeError, OSError) as error:  # Not all systems and file systems can.
             if getattr(error, "errno", errno.ENOSYS) not in _CANNOT_RESERVE:
                 raise
-            for start in range(0, length, _BLOCK):
-                file.write(bytes(min(length - start, _BLOCK)))
-    return np.memmap(path, np.uint8, "r+", len(header), shape)
+            file.seek(size - images.size)
+            for start in range(0, images.size, _BLOCK):
+                file.write(bytes(min(images.size - start, _BLOCK)))
+    return images

@@ -1,11 +1,13 @@
 """Encoded pictures as arrays, by Pillow: the one way for every reader of pictures."""
 
-import contextlib
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from metajax.checks.numbers import is_integer
 
@@ -21,7 +23,7 @@ MAX_PIXELS = 2**25
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
-_ONE_CHANNEL = ("1", "L", "LA", "La", "I")
+_BLOCK = 64  # images that a thread decodes before it takes others
 
 
 class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
@@ -55,58 +57,24 @@ def two_sides(size: Any) -> tuple[int, int] | None:
             f"size={size!r}; expected pixels, 1 or more, or (height, width), or None for images "
             "as they are"
         )
-    height, width = map(int, sides)
-    return height, width
+    return int(sides[0]), int(sides[1])
 
 
 def decode(
     content: bytes,
-    channels: int,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | None,
+    channels: int | None,
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """One picture as it is to be seen; `require_pillow` comes first.
+    """The picture of a file, `[height, width, channels]` uint8; `require_pillow` comes first.
 
-    It is turned upright as its EXIF orientation says, laid on white where it is transparent and is
-    to have no such channel, and converted to RGB or to grey (ITU-R 601 luma); one bit becomes 0 or
-    255. Of 16 bits the upper 8 are kept; of an animation the first frame.
-
-    Args:
-      content: the bytes of a file.
-      channels: 1, 3, or 4 to keep transparency.
-      size: `(height, width)` to be resized to, by the Lanczos filter; None keeps the picture's.
-      max_pixels: that the picture may have, before it is resized.
-
-    Returns:
-      `[height, width, channels]` uint8.
+    `image_folder` describes how it is to be seen. Without `size`, (height, width), it is not
+    resized; without `channels`, 1, 3 or 4, of which 4 keeps transparency, it has 1 or 3 as it is.
 
     Raises:
-      BadImage: `content` is not a whole image, or has more pixels.
+      BadImage: `content` is not a whole image, or has more pixels before it is resized.
     """
-    from PIL import Image
-
-    with _upright(content, max_pixels) as picture:
-        picture = _converted(picture, _MODES[channels])
-        if size is not None and picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        return np.asarray(picture).reshape(picture.height, picture.width, channels)
-
-
-def picture_shape(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
-    """`(height, width, channels)`, of 1 or 3 channels, that `decode` would find, from the header.
-
-    Raises:
-      BadImage: `content` is no image, or has more pixels; whether it is whole is not looked at.
-    """
-    with _upright(content, max_pixels) as picture:
-        grey = picture.mode in _ONE_CHANNEL or picture.mode.startswith("I;16")
-        return picture.height, picture.width, 1 if grey else 3
-
-
-@contextlib.contextmanager
-def _upright(content: bytes, max_pixels: int) -> "Iterator[Image.Image]":
-    """The picture; whatever goes wrong with it is the file's fault."""
     from PIL import Image, ImageOps
 
     if not content:
@@ -120,13 +88,45 @@ def _upright(content: bytes, max_pixels: int) -> "Iterator[Image.Image]":
                     f"max_pixels={max_pixels} that are allowed"
                 )
             ImageOps.exif_transpose(picture, in_place=True)
-            yield picture
+            channels = channels or (1 if Image.getmodebase(picture.mode) == "L" else 3)
+            shown = _converted(picture, _MODES[channels])
+            if size is not None and shown.size != (size[1], size[0]):
+                shown = shown.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+            return np.asarray(shown).reshape(shown.height, shown.width, channels)
     except Image.UnidentifiedImageError:
         raise BadImage(f"it is no readable image of the formats {', '.join(FORMATS)}") from None
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Decoders raise nearly everything for damaged files.
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def check_shape(image: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    """Raises where a picture that was left as it is has not the shape of the others."""
+    if image.shape != shape:
+        one = "size=84" if image.shape[:2] != shape[:2] else "channels=3 or channels=1"
+        raise ValueError(
+            f"{name} has the shape (height, width, channels) {image.shape}, others {shape}; make "
+            f"all images alike by an argument such as {one}"
+        )
+
+
+def in_parallel(
+    act: Callable[[range], Any], total: int, title: str, workers: int | None = None
+) -> list[Any]:
+    """What `act` gives for each block of `range(total)`, in order; threads call it."""
+    blocks = [range(start, min(start + _BLOCK, total)) for start in range(0, total, _BLOCK)]
+    results = []
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        with tqdm(total=total, desc=title, unit="image", delay=2) as bar:
+            for rows, result in zip(blocks, pool.map(act, blocks), strict=True):
+                results.append(result)
+                bar.update(len(rows))
+    finally:
+        # Waited for: the memory they write to may be unmapped next.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
 
 
 def _converted(picture: "Image.Image", mode: str) -> "Image.Image":

@@ -5,33 +5,29 @@ import dataclasses
 import hashlib
 import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from metajax.checks.numbers import check_integers, check_optional_integers, is_integer
 from metajax.data.labelled_images import ImageClasses, in_short
-from metajax.data.readers.cache import cache_folder, read_cache, write_cache
+from metajax.data.readers.cache import cache_folder, file_state, read_cache, write_cache
 from metajax.data.readers.decoding import (
     DECODING,
     BadImage,
+    check_shape,
     decode,
-    picture_shape,
+    in_parallel,
     require_pillow,
     two_sides,
 )
 from metajax.kinds import check_words
 from metajax.regular_files import open_regular
-from metajax.user_warnings import warn_user
-
-_FILES_A_JOB = 32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Decoding:
     """How image files become arrays; `image_folder` describes the arguments."""
 
@@ -43,7 +39,7 @@ class Decoding:
     workers: int | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", two_sides(self.size))
+        self.size = two_sides(self.size)
         grey_or_rgb = is_integer(self.channels, 1) and self.channels in (1, 3)
         if self.channels is not None and not grey_or_rgb:
             raise ValueError(
@@ -53,17 +49,25 @@ class Decoding:
         check_words(("error", "skip"), corrupt=self.corrupt)
         check_integers(1, max_pixels=self.max_pixels)
         check_optional_integers(1, workers=self.workers)
-        for name in ("channels", "max_pixels"):  # NumPy's integers are no JSON.
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, int(value))
+        # NumPy's integers are no JSON.
+        self.channels = None if self.channels is None else int(self.channels)
+        self.max_pixels = int(self.max_pixels)
 
 
 def require_folder(folder: Path, holding: str) -> None:
     """Raises where a folder that should hold something is missing or is a file."""
-    if not folder.exists():
-        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; expected {holding}")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file; expected a folder with {holding}")
+        kind = NotADirectoryError if folder.exists() else FileNotFoundError
+        raise kind(f"{str(folder)!r} is no folder; expected one with {holding}")
+
+
+def require_split(split: str, there: Collection[str], where: Path) -> None:
+    """Raises where there is no such split."""
+    if split not in there:
+        raise ValueError(
+            f"there is no split {split!r} in {str(where)!r}; expected one of its splits, "
+            f"{in_short(sorted(there)) or 'none'}, or split=None for all classes"
+        )
 
 
 def normal(name: str) -> str:
@@ -87,43 +91,56 @@ def decoded_classes(
     how = {"decoding": DECODING} | {name: getattr(options, name) for name in asked}
     made_from = {**how, "classes": _digests(files, title)}
     folder = cache_folder(options.cache, title, [how, origin])
-    counts = [len(paths) for paths in files.values()]
     if (kept := read_cache(folder, made_from)) is not None:
-        _warn_of_left_out(kept, counts, folder)
         return kept
     require_pillow()
     every = [path for paths in files.values() for path in paths]
+    counts = [len(paths) for paths in files.values()]
+
+    def decoded(path: str) -> np.ndarray:
+        with open_regular(path) as file:
+            content = file.read()
+        return decode(content, options.size, options.channels, max_pixels=options.max_pixels)
 
     shape = (1, 1, 1)
     for path in every:
         with contextlib.suppress(BadImage):  # If none is whole, decoding will say so.
-            shape = _shape(_content(path), options)
+            shape = decoded(path).shape
             break
 
-    def act(row: int, images: np.ndarray) -> str | None:
-        content = _content(every[row])
-        try:
-            if (found := _shape(content, options)) != shape:
-                raise ValueError(
-                    f"the images have different shapes (height, width, channels): {every[row]!r} "
-                    f"{found}, others {shape}; pass a size to resize them to, such as size=84, and "
-                    "channels=3 or channels=1"
-                )
-            images[row] = decode(content, shape[2], shape[:2], max_pixels=options.max_pixels)
-        except BadImage as error:
-            return str(error)
-        return None
+    def fill(images: np.ndarray) -> tuple[list[int], str]:
+        bad: dict[str, str] = {}
 
-    def fill(images: np.ndarray) -> list[int]:
-        causes = _in_parallel(lambda row: act(row, images), len(every), options.workers, title)
-        bad = {row: cause for row, cause in enumerate(causes) if cause is not None}
-        kept = _leave_out(bad, every, images, counts, options.corrupt) if bad else counts
+        def decode_some(rows: range) -> None:
+            for row in rows:
+                try:
+                    image = decoded(every[row])
+                except BadImage as error:
+                    bad[every[row]] = str(error)
+                    continue
+                check_shape(image, shape, repr(every[row]))
+                images[row] = image
+
+        in_parallel(decode_some, len(every), title, options.workers)
+        named = in_short({path: bad[path] for path in every if path in bad})
+        remark = f"{len(bad)} of {len(every)} images cannot be decoded: {named}" if bad else ""
+        if bad and options.corrupt == "error":
+            raise ValueError(
+                f"{remark}; replace or remove them, or pass corrupt='skip' to leave them out"
+            )
+        kept, start = [], 0
+        for count in counts:
+            good = [row for row in range(start, start + count) if every[row] not in bad]
+            if len(good) < count:
+                images[start : start + len(good)] = images[good]
+            kept.append(len(good))
+            start += count
         if empty := [name for name, count in zip(files, kept, strict=True) if not count]:
             raise ValueError(
-                f"no image of {len(empty)} classes can be decoded: {in_short(empty)}; replace the "
+                f"{remark}; none is left of {len(empty)} classes: {in_short(empty)}; replace the "
                 "images, or remove the classes"
             )
-        return kept
+        return kept, remark and f"{remark}; they are left out"
 
     return write_cache(folder, made_from, fill, list(files), counts, shape, groups)
 
@@ -135,12 +152,9 @@ def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
         digest = hashlib.sha256()
         for path in paths:
             try:
-                found = os.stat(path)
+                digest.update(f"{path}\0{file_state(path)}\0".encode(errors="surrogateescape"))
             except (FileNotFoundError, NotADirectoryError, ValueError):  # A name holds a zero byte.
                 missing.append(path)
-                continue
-            entry = f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0"
-            digest.update(entry.encode(errors="surrogateescape"))
         digests[name] = digest.hexdigest()[:16]
     if missing:
         raise FileNotFoundError(
@@ -149,69 +163,3 @@ def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
             "/ between folders"
         )
     return digests
-
-
-def _content(path: str) -> bytes:
-    with open_regular(path) as file:
-        return file.read()
-
-
-def _shape(content: bytes, options: Decoding) -> tuple[int, int, int]:
-    """What a picture becomes; it is looked at where it is to be left as it is."""
-    if options.size is not None and options.channels is not None:
-        return (*options.size, options.channels)
-    found = picture_shape(content, max_pixels=options.max_pixels)
-    height, width = options.size or found[:2]
-    return height, width, options.channels or found[2]
-
-
-def _leave_out(
-    bad: Mapping[int, str], paths: list[str], images: np.ndarray, counts: list[int], corrupt: str
-) -> list[int]:
-    """Moves the good images of each class together; returns how many of each there are."""
-    named = [f"{paths[row]!r} ({cause})" for row, cause in list(bad.items())[:10]]
-    more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
-    text = f"{len(bad)} of {len(paths)} images cannot be decoded: {', '.join(named)}{more}"
-    if corrupt == "error":
-        raise ValueError(
-            f"{text}; replace or remove them, or pass corrupt='skip' to leave them out"
-        )
-    warn_user(f"{text}; they are left out")
-    kept, start = [], 0
-    for count in counts:
-        good = [row for row in range(start, start + count) if row not in bad]
-        images[start : start + len(good)] = images[good]
-        kept.append(len(good))
-        start += count
-    return kept
-
-
-def _warn_of_left_out(kept: ImageClasses, counts: list[int], folder: Path) -> None:
-    lost = np.array(counts) - kept.counts
-    if lost.any():
-        classes = [f"{kept.names[at]} ({lost[at]})" for at in np.flatnonzero(lost)]
-        warn_user(
-            f"{lost.sum()} images that cannot be decoded are left out of the cache "
-            f"{str(folder)!r}, of the classes {in_short(classes)}; corrupt='error' names them"
-        )
-
-
-def _in_parallel(
-    act: Callable[[int], str | None], total: int, workers: int | None, title: str
-) -> list[str | None]:
-    """`act(0)`, `act(1)` and so on, in order."""
-
-    def job(start: int) -> list[str | None]:
-        return [act(row) for row in range(start, min(start + _FILES_A_JOB, total))]
-
-    results: list[str | None] = []
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
-    try:
-        with tqdm(total=total, desc=title, unit="image", delay=2) as bar:
-            for some in pool.map(job, range(0, total, _FILES_A_JOB)):
-                results += some
-                bar.update(len(some))
-    finally:
-        # Waited for: the memory they write to may be unmapped next.
-        pool.shutdown(wait=True, cancel_futures=True)
-    return results

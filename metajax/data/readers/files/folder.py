@@ -11,6 +11,7 @@ from metajax.data.readers.files.decoded_files import (
     decoded_classes,
     normal,
     require_folder,
+    require_split,
 )
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -53,7 +54,7 @@ def image_folder(
       cache: the folder of caches, one in it for each folder, split and set of options; None for
         `$XDG_CACHE_HOME/metajax`, or `~/.cache/metajax`. What is in it can be deleted at any time.
       corrupt: `"error"`, or `"skip"` to leave out what is not a whole image, with a
-        `RuntimeWarning` each time the classes are read; the first names the files.
+        `RuntimeWarning` that names the files each time the classes are read.
       max_pixels: a file whose header promises more pixels is taken for corrupt and not unpacked;
         each thread takes up to 16 bytes a pixel. Above 178 million, Pillow has a limit of its own.
       workers: decoding threads; None for one a processor.
@@ -76,12 +77,8 @@ def image_folder(
     require_folder(root, _LAYOUT if split is None else f"a folder {split!r} with {_LAYOUT}")
     title = root.name or "images"
     if split is not None:
-        there = sorted(one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name))
-        if split not in there:
-            raise ValueError(
-                f"there is no split {split!r} in {str(root)!r}; expected one of the folders that "
-                f"it holds, {in_short(there) or 'none'}, or split=None where they are classes"
-            )
+        there = {one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name)}
+        require_split(split, there, root)
         root, title = root / split, f"{title}-{split}"
     files = _files(root)
     parents = [name.rpartition("/")[0] for name in files]

@@ -15,6 +15,7 @@ from metajax.data.readers.files.decoded_files import (
     decoded_classes,
     normal,
     require_folder,
+    require_split,
 )
 from metajax.regular_files import open_regular
 
@@ -78,13 +79,7 @@ def image_csv(
     rows = _rows(listing, root)
     _refuse_repeated(rows, listing)
     if split is not None:
-        there = sorted({row.split for row in rows if row.split is not None})
-        if split not in there:
-            raise ValueError(
-                f"there is no split {split!r} in {str(listing)!r}, whose column 'split' "
-                f"{f'has {in_short(there)}' if there else 'is missing'}; expected one there, or "
-                "split=None, which takes all rows"
-            )
+        require_split(split, {row.split for row in rows if row.split is not None}, listing)
         rows = [row for row in rows if row.split == split]
     files: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (row.label, normal(row.path))):
@@ -140,19 +135,20 @@ def _column(header: list[str], names: tuple[str, ...], listing: Path) -> int:
 
 def _refuse_repeated(rows: list[_Row], listing: Path) -> None:
     """One file in two rows, by whatever names, would be in two classes or splits."""
-    first: dict[object, _Row] = {}
-    repeated = []
+    found: dict[object, list[_Row]] = {}
     for row in rows:
         identity: object = row.path  # Images of other splits may be elsewhere.
         if os.path.exists(row.path):
-            found = os.stat(row.path)
-            identity = found.st_dev, found.st_ino
-        other = first.setdefault(identity, row)
-        if other is not row:
-            at = " and ".join(f"line {one.line} ({one.path}, {one.label})" for one in (other, row))
-            repeated.append(at)
+            inode = os.stat(row.path)
+            identity = inode.st_dev, inode.st_ino
+        found.setdefault(identity, []).append(row)
+    repeated = [
+        " and ".join(f"line {row.line} ({row.path}, {row.label})" for row in same)
+        for same in found.values()
+        if len(same) > 1
+    ]
     if repeated:
         raise ValueError(
-            f"{str(listing)!r} names {len(repeated)} files again: {in_short(repeated)}; expected "
-            "each file once, in one class and split"
+            f"{str(listing)!r} names {len(repeated)} files more than once: {in_short(repeated)}; "
+            "expected each file once, in one class and split"
         )

@@ -6,7 +6,6 @@ The pictures are 105 x 105, one bit a pixel, with ink black.
 """
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,6 @@ from metajax.data.readers.decoding import BadImage, decode, require_pillow
 from metajax.data.readers.omniglot.splits import class_names
 from metajax.regular_files import open_regular
 
-BACKGROUND_IDS = range(1, 965)
-EVALUATION_IDS = range(965, 1624)
 DRAWERS = 20
 PIXELS = 28
 OFFICIAL_PIXELS = 105
@@ -25,9 +22,6 @@ OFFICIAL_PIXELS = 105
 # A picture of 105 x 105 pixels has a few hundred bytes.
 _LARGEST_MEMBER = 2**20
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What damaged zips and pictures raise when read. RuntimeError is a flipped bit taken for encryption
-# or for an unknown zip version.
-DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, BadImage)
 
 
 class OfficialZip(NamedTuple):
@@ -43,12 +37,12 @@ OFFICIAL = {
     "images_background.zip": OfficialZip(
         "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
         "b90c08f235503b656b2de3823223a299215728e01e3bb05a42f99484be9e541c",
-        BACKGROUND_IDS,
+        range(1, 965),
     ),
     "images_evaluation.zip": OfficialZip(
         "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
         "62e72255479a8b28a07c73039c1007e0c100508b8fe75d6545626b62052db576",
-        EVALUATION_IDS,
+        range(965, 1624),
     ),
 }
 
@@ -58,37 +52,28 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
 
     The folder inside it has the zip's name without `.zip`; `ids` are the official ids of the
     characters that it must hold, in the folder of each. Returns `[len(ids), 20, 28, 28]` uint8, ink
-    255, paper 0.
-
-    Raises:
-      OSError: it is no regular file, or may not be read.
-      ValueError: the zip, or a picture in it, is damaged, or drawings are missing.
+    255, paper 0; a `ValueError` says that it is damaged, or that drawings are missing.
     """
     require_pillow()
     images = np.empty((len(ids), DRAWERS, PIXELS, PIXELS), np.uint8)
+    published, name = class_names(), "its directory"
     with open_regular(path) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except DAMAGE as error:
+            for row, character in enumerate(ids):
+                ink = []
+                for drawer in range(1, DRAWERS + 1):
+                    name = f"{published[character - 1]}/{character:04d}_{drawer:02d}.png"
+                    ink.append(_ink(archive, f"{path.stem}/{name}"))
+                images[row] = area_average(np.stack(ink))
+        except MemoryError:
+            raise
+        except Exception as error:  # Damaged zips and pictures raise nearly everything.
             raise ValueError(
-                f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read ({error}), expected "
-                f"the complete official {path.name}; it may be truncated: copy it again"
+                f"{str(path)!r} ({path.stat().st_size} bytes) cannot be read: {name} ({error}); "
+                f"expected the official {path.name}, complete and unchanged, of pictures of "
+                f"{OFFICIAL_PIXELS} x {OFFICIAL_PIXELS} pixels: copy it or get it again"
             ) from error
-        there, published = {member.filename: member for member in archive.infolist()}, class_names()
-        names = [
-            f"{path.stem}/{published[character - 1]}/{character:04d}_{drawer:02d}.png"
-            for character in ids
-            for drawer in range(1, DRAWERS + 1)
-        ]
-        if missing := [name for name in names if name not in there]:
-            raise ValueError(
-                f"{str(path)!r} lacks {len(missing)} of its {len(names)} drawings, such as "
-                f"{missing[0]!r}; get the official zip again and do not rename what is in it"
-            )
-        for row in range(len(ids)):
-            drawings = names[row * DRAWERS : (row + 1) * DRAWERS]
-            ink = np.stack([_ink(archive, there[name], path) for name in drawings])
-            images[row] = area_average(ink)
     return images
 
 
@@ -100,11 +85,8 @@ def area_average(ink: np.ndarray) -> np.ndarray:
     in float32, and 255 times the mean never lies halfway between two integers: the result is the
     same whatever the platform, its matrix product or its rounding rule.
 
-    Args:
-      ink: `[..., 105, 105]` bool, True where there is ink.
-
-    Returns:
-      `[..., 28, 28]` uint8: 255 times the mean, rounded to the nearest integer.
+    Of `[..., 105, 105]` bool, True where there is ink, it makes `[..., 28, 28]` uint8: 255 times
+    the mean, rounded to the nearest integer.
     """
     quarters = np.arange(4 * OFFICIAL_PIXELS)
     averaging = np.zeros((PIXELS, OFFICIAL_PIXELS), np.float32)
@@ -113,22 +95,14 @@ def area_average(ink: np.ndarray) -> np.ndarray:
     return np.rint(covered * 255 / 15**2).astype(np.uint8)
 
 
-def _ink(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
+def _ink(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """`[105, 105]` bool, True where the picture has ink."""
-    side = OFFICIAL_PIXELS
-    try:
-        if member.file_size > _LARGEST_MEMBER:
-            raise BadImage(f"it has {member.file_size} bytes")
-        if member.compress_type not in _PACKED:
-            raise BadImage(f"it is packed by the method {member.compress_type}, not deflated")
-        with archive.open(member) as stream:  # Which may hold more than the directory says.
-            content = stream.read(_LARGEST_MEMBER)
-        picture = decode(content, 1, max_pixels=side**2)[..., 0]
-        if picture.shape != (side, side):
-            raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
-    except DAMAGE as error:
-        raise ValueError(
-            f"{member.filename!r} in {str(path)!r} cannot be decoded ({error}), expected a PNG "
-            f"picture of {side} x {side} pixels; get the official zip again"
-        ) from error
-    return picture < 128
+    member, shape = archive.getinfo(name), (OFFICIAL_PIXELS, OFFICIAL_PIXELS, 1)
+    if member.compress_type not in _PACKED:
+        raise BadImage(f"it is packed by the method {member.compress_type}, not deflated")
+    with archive.open(member) as stream:  # Which may hold more than the directory says.
+        content = stream.read(_LARGEST_MEMBER)
+    picture = decode(content, None, 1, max_pixels=OFFICIAL_PIXELS**2)
+    if picture.shape != shape:
+        raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
+    return picture[..., 0] < 128

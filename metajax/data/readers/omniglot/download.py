@@ -56,13 +56,9 @@ def download_omniglot(
             # An absolute folder: pooch would take a first `~` for the home folder.
             known, place = f"sha256:{OFFICIAL[name].sha256}", root.absolute()
             pooch.retrieve(url, known, name, place, progressbar=progress)
-        except requests.RequestException as error:
-            raise ConnectionError(
-                f"{name} could not be downloaded from {url} ({error}); call again, or {by_hand}"
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"what came from {url} is not the official {name} ({error}); call again, or "
-                f"{by_hand}"
+        except (requests.RequestException, ValueError) as error:
+            kind = ConnectionError if isinstance(error, requests.RequestException) else ValueError
+            raise kind(
+                f"the official {name} did not come from {url} ({error}); call again, or {by_hand}"
             ) from error
     return root

@@ -14,7 +14,7 @@ import numpy as np
 
 from metajax.checks.settings import check_paths
 from metajax.data.labelled_images import ImageClasses
-from metajax.data.readers.cache import cache_folder, read_cache, write_cache
+from metajax.data.readers.cache import cache_folder, file_state, read_cache, write_cache
 from metajax.data.readers.decoding import DECODING
 from metajax.data.readers.omniglot.archive import DRAWERS, OFFICIAL, PIXELS, read_archive
 from metajax.data.readers.omniglot.splits import (
@@ -23,7 +23,6 @@ from metajax.data.readers.omniglot.splits import (
     class_names,
     split_rows,
 )
-from metajax.user_warnings import warn_user
 
 
 def omniglot(
@@ -99,30 +98,26 @@ def _characters(
             "official zips, left zipped: get them from https://github.com/brendenlake/omniglot "
             "(folder python), or call download_omniglot"
         )
-    found = {name: (root / name).stat() for name in OFFICIAL}
-    zips = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
+    zips = {name: file_state(root / name) for name in OFFICIAL}
     made_from = {"decoding": DECODING, "zips": zips}
     place = cache_folder(cache, "omniglot", ["omniglot", str(root)])
+    names, groups = class_names().tolist(), class_alphabets().tolist()
+    counts = [DRAWERS] * CHARACTERS
 
-    def fill(images: np.ndarray) -> list[int]:
-        parts = [read_archive(root / name, official.ids) for name, official in OFFICIAL.items()]
-        images[...] = np.concatenate(parts).reshape(images.shape)
-        return counts
+    def fill(images: np.ndarray) -> tuple[list[int], str]:
+        parts = {name: read_archive(root / name, zipped.ids) for name, zipped in OFFICIAL.items()}
+        images[...] = np.concatenate([*parts.values()]).reshape(images.shape)
+        strange = [
+            repr(str(root / name))
+            for name, part in parts.items()
+            if hashlib.sha256(part.data).hexdigest() != OFFICIAL[name].pixels
+        ]
+        remark = (
+            f"the drawings in {' and '.join(strange)} are not those published: results will not be "
+            "those on Omniglot; call download_omniglot for another folder"
+        )
+        return counts, remark if strange else ""
 
-    names, groups, counts = (
-        class_names().tolist(),
-        class_alphabets().tolist(),
-        [DRAWERS] * CHARACTERS,
-    )
-    kept = read_cache(place, made_from) or write_cache(
+    return read_cache(place, made_from) or write_cache(
         place, made_from, fill, names, counts, (PIXELS, PIXELS, 1), groups
     )
-    pixels = np.asarray(kept.images)
-    for name, official in OFFICIAL.items():
-        part = pixels[DRAWERS * (official.ids[0] - 1) : DRAWERS * official.ids[-1]]
-        if hashlib.sha256(part.data).hexdigest() != official.pixels:
-            warn_user(
-                f"the drawings in {str(root / name)!r} are not those published: results will not "
-                "be those on Omniglot; call download_omniglot for another folder"
-            )
-    return kept

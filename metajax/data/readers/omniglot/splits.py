@@ -1,7 +1,6 @@
 """Which characters of Omniglot are in which alphabet, split and trial, from the published lists."""
 
 import dataclasses
-from collections.abc import Iterable
 from importlib import resources
 
 import numpy as np
@@ -11,15 +10,10 @@ from metajax.kinds import check_words
 
 CHARACTERS = 1623
 
-# Number of characters by protocol and split; those called small are subsets.
+# The splits of each protocol; those called small are subsets.
 PROTOCOLS = {
-    "vinyals": {"train": 1028, "validation": 172, "test": 423},
-    "lake": {
-        "background": 964,
-        "evaluation": 659,
-        "background_small1": 136,
-        "background_small2": 156,
-    },
+    "vinyals": ("train", "validation", "test"),
+    "lake": ("background", "evaluation", "background_small1", "background_small2"),
 }
 
 
@@ -59,35 +53,32 @@ def lake_runs() -> LakeRuns:
     which character was found by https://github.com/jvlmdr/omniglot-eval.
     """
     names = class_names()[split_rows("evaluation", "lake")].tolist()
-    lines = _listing("lake_runs.txt")
+    _, alphabets, *drawers, support, queries = zip(*_listing("lake_runs.txt"), strict=True)
 
     def rows(alphabet: str, characters: str) -> list[int]:
         return [names.index(f"{alphabet}/character{int(c):02d}") for c in characters.split(",")]
 
-    classes = [rows(alphabet, support) for _, alphabet, _, _, support, _ in lines]
-    labels = [
-        [run.index(row) for row in rows(line[1], line[5])]
-        for run, line in zip(classes, lines, strict=True)
-    ]
-    return LakeRuns(
-        tuple(line[1] for line in lines),
-        np.array(classes),
-        np.array(labels),
-        np.array([int(line[2]) - 1 for line in lines]),
-        np.array([int(line[3]) - 1 for line in lines]),
-    )
+    classes = [*map(rows, alphabets, support)]
+    asked = zip(classes, map(rows, alphabets, queries), strict=True)
+    labels = [[run.index(row) for row in query] for run, query in asked]
+    return LakeRuns(alphabets, np.array(classes), np.array(labels), *(np.array(drawers, int) - 1))
 
 
 def split_rows(split: str, protocol: str) -> np.ndarray:
-    """The classes of a split, as ascending indices of all 1623.
-
-    Raises:
-      ValueError: unknown `protocol` or `split`, or a split of the other protocol.
-    """
-    _check_split(split, protocol)
+    """The classes of a split, as ascending indices of all 1623; a `ValueError` where it is none."""
+    check_words((*PROTOCOLS,), protocol=protocol)
+    check_texts(split=split)
+    if split not in PROTOCOLS[protocol]:
+        known = [
+            f"protocol={name!r} with split={' or '.join(map(repr, splits))}"
+            for name, splits in PROTOCOLS.items()
+        ]
+        raise ValueError(
+            f"split={split!r} with protocol={protocol!r}; expected {', or '.join(known)}"
+        )
     if protocol == "lake":
         small = split.removeprefix("background_")
-        return np.flatnonzero([split == part or small in sets for part, sets, _, _ in _classes()])
+        return np.flatnonzero([split == part or small in sets for part, sets, *_ in _classes()])
     of_class = np.full(CHARACTERS, "train", "U10")
     for other, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
         first, last = map(int, ids.split("-"))
@@ -110,7 +101,7 @@ def _classes() -> list[tuple[str, str, str, int]]:
     classes = []
     for part, alphabet, ids, small in _listing("alphabets.txt"):
         first, last = map(int, ids.split("-"))
-        classes += [(part, small, alphabet, id_ - first + 1) for id_ in range(first, last + 1)]
+        classes += [(part, small, alphabet, number + 1) for number in range(last - first + 1)]
     return classes
 
 
@@ -118,23 +109,3 @@ def _listing(name: str) -> list[list[str]]:
     folder = resources.files("metajax.data.readers.omniglot")
     text = folder.joinpath(name).read_text(encoding="utf-8")
     return [line.split() for line in text.splitlines() if not line.startswith("#")]
-
-
-def _check_split(split: str, protocol: str) -> None:
-    def either(names: Iterable[str]) -> str:
-        return " or ".join(map(repr, names))
-
-    check_words((*PROTOCOLS,), protocol=protocol)
-    check_texts(split=split)
-    splits = PROTOCOLS[protocol]
-    if split in splits:
-        return
-    for other, names in PROTOCOLS.items():
-        if split in names:
-            raise ValueError(
-                f"split={split!r} belongs to protocol={other!r}, but protocol={protocol!r} was "
-                f"asked for; use split={either(splits)}, or pass protocol={other!r}"
-            )
-    raise ValueError(
-        f"split={split!r} is unknown; expected of protocol={protocol!r} {either(splits)}"
-    )

@@ -15,8 +15,6 @@ from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.tfds.reading import tfds_classes
 from metajax.kinds import check_words
 
-_SPLITS = ("train", "validation", "test")
-
 
 def cifar_fs(
     split: str = "train",
@@ -84,6 +82,6 @@ def cifar100_listing() -> list[dict[str, str]]:
 
 
 def _part(paper: str, split: str, **options: Any) -> ImageClasses:
-    check_words(_SPLITS, split=split)
+    check_words(("train", "validation", "test"), split=split)
     everything = tfds_classes("cifar100", "train+test", group_key="coarse_label", **options)
     return everything.select([row["class"] for row in cifar100_listing() if row[paper] == split])

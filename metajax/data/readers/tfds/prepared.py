@@ -24,18 +24,14 @@ _NAME = re.compile(r"(?P<base>[a-z0-9_]+)(/[\w+-][\w.+-]*)?(:(\d+|\*)(\.(\d+|\*)
 
 @contextlib.contextmanager
 def explained(what: str, remedy: str) -> Iterator[None]:
-    """Makes one error that says what to do of the many kinds that come of files and packages.
-
-    Raises:
-      ImportError, OSError: as inside.
-      ValueError: anything else, but for a lack of memory.
-    """
+    """Makes an ImportError, OSError or else ValueError that says what to do of errors inside."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        kind = next((k for k in (ImportError, OSError) if isinstance(error, k)), ValueError)
+        kinds = (ImportError, FileNotFoundError, OSError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
         raise kind(f"{what} ({type(error).__name__}: {error}); {remedy}") from error
 
 
@@ -92,11 +88,6 @@ def _found(name: str, folder: Path) -> Any | None:
 
 
 def _prepare(name: str, folder: Path, manual_dir: str | os.PathLike[str] | None) -> None:
-    if manual_dir is not None and not Path(manual_dir).is_dir():
-        raise FileNotFoundError(
-            f"manual_dir={os.fspath(manual_dir)!r} is no folder; expected the folder of the files "
-            f"of {name!r} downloaded by hand, or None"
-        )
     tfds = import_tfds()
     with explained(
         f"preparing {name!r} in {str(folder)!r} failed",

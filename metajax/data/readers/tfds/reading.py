@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from metajax.checks.numbers import check_integers
 from metajax.checks.settings import (
@@ -26,18 +21,9 @@ from metajax.checks.settings import (
 )
 from metajax.data.labelled_images import ImageClasses
 from metajax.data.readers.cache import cache_folder, read_cache, write_cache
-from metajax.data.readers.decoding import (
-    DECODING,
-    MAX_PIXELS,
-    picture_shape,
-    require_pillow,
-    two_sides,
-)
-from metajax.data.readers.tfds.labels import check_features, grouped
-from metajax.data.readers.tfds.prepared import DAMAGED, explained, open_prepared
+from metajax.data.readers.decoding import DECODING, MAX_PIXELS, decode, in_parallel, two_sides
+from metajax.data.readers.tfds.prepared import open_prepared
 from metajax.data.readers.tfds.records import RecordImages, Records
-
-_BLOCK = 256  # records read at once
 
 
 def tfds_classes(
@@ -59,24 +45,21 @@ def tfds_classes(
     Reads `array_record` files without TensorFlow. Classes are in the order of the label numbers and
     called by their names, or by their numbers where there are no names; labels without images make
     no class. Within a class the images keep the order of TensorFlow Datasets. Pictures are decoded
-    as `image_folder` does: turned upright, and laid on white where they are transparent, unless the
-    images have a channel for it.
+    and kept as `image_folder` does, but for a channel of transparency where the images have one.
 
     Args:
       name: `"name"`, `"name/config"` or `"name/config:1.2.3"`; the default config and the newest
         version unless named.
       split: a split, a part of one, or several joined, such as `"train[:10%]+test"`.
       data_dir: the folder of all data sets; None is `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-      size: side, or (height, width), that every image is resized to (Lanczos, proportions not
-        kept); None keeps the size, which then has to be the same for all.
+      size: see `image_folder`.
       image_key: the feature that holds the images, of 1, 3 or 4 channels of 8 bits.
       label_key: the feature that holds the labels: class labels, integers or strings.
       group_key: the feature that holds each class's group, such as `"coarse_label"`, or None.
       max_pixels: a picture whose header promises more is an error, and is not unpacked.
-      cache: a folder of caches, in which the decoded images are kept; None is `metajax` in
-        `$XDG_CACHE_HOME`, or in `~/.cache`. Made anew, with a `RuntimeWarning`, where the prepared
-        files have changed. False keeps the images in their files and decodes them whenever they are
-        read: for data sets for which there is no room twice.
+      cache: see `image_folder`. False keeps the images in their files and decodes them whenever
+        they are read, when pictures that do not fit are an error: for data sets for which there is
+        no room twice.
       download: prepare the data set where it is not prepared yet: downloads it, and mostly needs
         TensorFlow. Otherwise nothing waits on a network.
       manual_dir: a folder of files downloaded by hand, for `download`.
@@ -98,82 +81,29 @@ def tfds_classes(
     sides = two_sides(size)
     check_integers(1, max_pixels=max_pixels)
     builder = open_prepared(name, data_dir, download=download, manual_dir=manual_dir)
-    keys = {"image_key": image_key, "label_key": label_key, "group_key": group_key}
-    features, title = builder.info.features, builder.info.full_name
-    check_features(features, name, keys)
-    records = Records(builder, split, image_key, [key for key in (label_key, group_key) if key])
+    keys = {"image_key": image_key, "label_key": label_key}
+    keys |= {} if group_key is None else {"group_key": group_key}
+    records, title = Records(builder, split, keys), builder.info.full_name
     asked = {"data set": title, "split": split, **keys, "size": sides, "decoding": DECODING}
-    made_from = {**asked, "files": _states(builder, records.files)}
-    folder = None
-    if cache is not False:
-        folder = cache_folder(cache, title, [str(builder.data_path), asked])
-        if (kept := read_cache(folder, made_from)) is not None:
-            return kept
+    made_from = {**asked, "files": records.states}
+    place = cache is not False and cache_folder(cache, title, [str(builder.data_path), asked])
+    if place and (kept := read_cache(place, made_from)) is not None:
+        return kept
 
-    require_pillow()
-    *stored, channels = features[image_key].shape
-    labels, sizes = _first_pass(records, max_pixels if sides is None and None in stored else None)
-    names, groups, counts, order = grouped(labels, features, label_key, group_key)
-    height, width = sides or _one_size(sizes, name) or stored
-    shape = (height, width, channels or 3)
-    images = RecordImages(records, order, shape, max_pixels, resize=sides is not None)
-    if folder is None:
+    names, groups, counts, order = records.classes()
+    channels = records.features[image_key].shape[2] or 3
+    to_array = functools.partial(decode, size=sides, channels=channels, max_pixels=max_pixels)
+    images = RecordImages(records, order, to_array)
+    if not place:
         return ImageClasses(images, np.cumsum(counts) - counts, counts, names, groups)
-    return write_cache(
-        folder,
-        made_from,
-        functools.partial(_decode_all, images, counts.tolist(), title),
-        names=names,
-        counts=counts.tolist(),
-        image_shape=shape,
-        groups=groups,
-    )
+    in_files = np.argsort(order)
 
+    def fill(out: np.ndarray) -> tuple[list[int], str]:
+        def decode_some(block: range) -> None:
+            rows = in_files[block]
+            out[rows] = images[rows]
 
-def _states(builder: Any, files: Sequence[Path]) -> dict[str, str]:
-    """Of all files that decide what is read: each changes when the file is written to."""
-    folder = Path(builder.data_path)
-    paths = [*folder.glob("*.json"), *folder.glob("*.labels.txt"), *files]
-    stats = {path.name: path.stat() for path in paths}
-    return {name: f"{s.st_size} bytes, changed {s.st_mtime_ns}" for name, s in stats.items()}
+        in_parallel(decode_some, len(order), title)
+        return counts.tolist(), ""
 
-
-def _first_pass(records: Records, max_pixels: int | None) -> tuple[dict[str, list[Any]], Counter]:
-    """The labels of all records and, unless it is None, how many have each (height, width)."""
-    labels, sizes = {key: [] for key in records.label_keys}, Counter()
-    total = len(records)
-    for start in tqdm(range(0, total, _BLOCK), "labels", disable=None, leave=False):
-        numbers = range(start, min(start + _BLOCK, total))
-        for number, example in zip(numbers, records.read(numbers), strict=True):
-            for key, found in labels.items():
-                found.append(example[key])
-            if max_pixels is not None:
-                with explained(f"the image of record {number} cannot be decoded", DAMAGED):
-                    content = example[records.image_key]
-                    sizes[picture_shape(content, max_pixels=max_pixels)[:2]] += 1
-    return labels, sizes
-
-
-def _one_size(sizes: Counter, name: str) -> tuple[int, int] | None:
-    if len(sizes) > 1:
-        (first, many), (second, fewer) = sizes.most_common(2)
-        raise ValueError(
-            f"the images of {name!r} have {len(sizes)} sizes, such as {first[0]} x {first[1]} "
-            f"({many} images) and {second[0]} x {second[1]} ({fewer}); pass size= to resize all"
-        )
-    return next(iter(sizes), None)
-
-
-def _decode_all(images: RecordImages, counts: list[int], title: str, out: np.ndarray) -> list[int]:
-    """Decodes all images into `out`, in the order of the files and on all cores."""
-    rows = np.argsort(images.numbers)
-    starts = range(0, len(rows), _BLOCK)
-
-    def decode_block(start: int) -> None:
-        block = rows[start : start + _BLOCK]
-        out[block] = images[block]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(decode_block, starts)
-        list(tqdm(done, title, len(starts), disable=None, leave=False))
-    return counts
+    return write_cache(place, made_from, fill, names, counts.tolist(), images.shape[1:], groups)

@@ -17,6 +17,8 @@ from metajax.data.readers.omniglot.splits import (
 
 ZIPS = ("images_background", "images_evaluation")
 SMALL = ("images_background_small1", "images_background_small2")
+# Characters of each split, and alphabets of Lake's.
+CHARACTERS = {"vinyals": (1028, 172, 423), "lake": (964, 659, 136, 156)}
 LAKE = {"background": 30, "evaluation": 20, "background_small1": 5, "background_small2": 5}
 
 
@@ -82,6 +84,13 @@ def test_published_counts():
     assert not alphabets["background"] & alphabets["evaluation"]
     assert alphabets["background_small1"] & alphabets["background_small2"] == {"Greek", "Latin"}
     assert len(set(class_names())) == 1623
+    for protocol, numbers in CHARACTERS.items():
+        rows = {split: split_rows(split, protocol) for split in PROTOCOLS[protocol]}
+        assert tuple(len(found) for found in rows.values()) == numbers
+        parts = [found for split, found in rows.items() if "small" not in split]
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1623))
+        for found in rows.values():
+            assert (np.diff(found) > 0).all()
 
 
 def test_lake_runs_are_of_one_alphabet_and_of_two_drawers():

@@ -30,9 +30,6 @@ def test_fc100_keeps_superclasses_whole():
 
 
 def test_splits_of_the_images(tmp_path):
-    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
-    pytest.importorskip("array_record", reason="array_record is not installed")
-    pytest.importorskip("PIL", reason="Pillow is not installed")
     from data.readers.tfds.prepared import png, prepare, tfds
 
     listing = cifar100_listing()
@@ -77,10 +74,3 @@ def test_unknown_split():
     for load in (cifar_fs, fc100):
         with pytest.raises(ValueError, match='split=\'val\'; expected "train", "valid'):
             load("val")
-
-
-def test_not_prepared(tmp_path):
-    pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
-    pytest.importorskip("array_record", reason="array_record is not installed")
-    with pytest.raises(FileNotFoundError, match=r"'cifar100' .* is not prepared: .*download=True"):
-        cifar_fs(data_dir=tmp_path)

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import io
-import re
 import shutil
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
-pytest.importorskip("tensorflow_datasets", reason="tensorflow_datasets is not installed")
-pytest.importorskip("array_record", reason="array_record is not installed")
-pytest.importorskip("PIL", reason="Pillow is not installed")
-
-from data.readers.tfds.prepared import FEATURES, example, png, prepare, tfds
+from data.readers.tfds.prepared import FEATURES, example, image, png, prepare, tfds
 
 import metajax
 from metajax.data.readers.files.folder import image_folder
@@ -44,15 +37,6 @@ def copy(root, tmp_path) -> Path:
     return Path(shutil.copytree(root, tmp_path / "data"))
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a test waits on a network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
 def by_label(root: Path, split: str) -> dict[str, np.ndarray]:
     """What TensorFlow Datasets itself reads, in its order."""
     source = tfds.builder_from_directory(root / "animals" / "1.0.0").as_data_source(split)
@@ -66,9 +50,8 @@ def by_label(root: Path, split: str) -> dict[str, np.ndarray]:
 def test_classes_are_what_tfds_reads(root, tmp_path):
     expected = by_label(root, "train+test")
     for cache in (tmp_path / "cache", False):
-        classes = tfds_classes(
-            "animals", "train+test", data_dir=root, group_key="size", cache=cache
-        )
+        options = {"data_dir": root, "group_key": "size", "cache": cache}
+        classes = tfds_classes("animals", "train+test", **options)
         assert classes.names == ("ant", "bee", "cat")
         assert classes.groups == ("0", "0", "1")
         assert classes.counts.tolist() == [104, 156, 52]
@@ -92,48 +75,27 @@ def test_images_straight_from_the_files(root, tmp_path):
             np.testing.assert_array_equal(images, cached[index])
 
 
-def test_labels_of_other_kinds(root, tmp_path):
-    words = tfds_classes("animals", data_dir=root, label_key="word", cache=False)
-    assert words.names == ("a", "e", "i")
-    numbers = tfds_classes("animals", data_dir=root, label_key="size", cache=False)
-    assert numbers.names == ("0", "1")
-
-
-def test_pictures_of_other_kinds(tmp_path):
-    ink = np.random.default_rng(0).random((8, 6)) < 0.5
-    pixels = np.where(ink, 255, 0).astype(np.uint8)
-    for channels in (1, 3):
-        features = FEATURES | {"image": tfds.features.Image(shape=(8, 6, channels))}
-        pictures = [png(pixels, mode) for mode in ("1", "L", "P", "RGB", "LA")]
-        examples = [(i, example(0, image=p)) for i, p in enumerate(pictures)]
-        prepare(tmp_path, f"ink{channels}", features, {"train": examples})
-        images = tfds_classes(f"ink{channels}", data_dir=tmp_path, cache=False).images[:]
-        expected = np.broadcast_to(pixels[..., None], (5, 8, 6, channels))
-        np.testing.assert_array_equal(images, expected)
+@pytest.mark.parametrize(("key", "names"), [("word", ("a", "e", "i")), ("size", ("0", "1"))])
+def test_labels_of_other_kinds(root, key, names):
+    assert tfds_classes("animals", data_dir=root, label_key=key, cache=False).names == names
 
 
 def test_images_of_several_sizes(tmp_path):
-    features = FEATURES | {"image": tfds.features.Image()}
-    big = np.full((9, 7, 3), 50, np.uint8)
-    examples = [(i, example(i)) for i in range(5)] + [(9, example(1, image=png(big)))]
-    prepare(tmp_path, "mixed", features, {"train": examples})
-    message = (
-        r"'mixed' have 2 sizes, such as 8 x 6 \(5 images\) and 9 x 7 \(1\); pass size= to resize"
-    )
-    with pytest.raises(ValueError, match=message):
-        tfds_classes("mixed", data_dir=tmp_path, cache=False)
-    resized = tfds_classes("mixed", data_dir=tmp_path, size=(4, 5), cache=tmp_path / "cache")
-    assert resized.images.shape == (6, 4, 5, 3)
-    assert (resized["bee"] == 50).all((1, 2, 3)).sum() == 1
-    same = tfds_classes("mixed", "train[:1]", data_dir=tmp_path, cache=False)
-    assert same.images.shape[1:] in [(8, 6, 3), (9, 7, 3)]
-
-
-@pytest.mark.parametrize("size", [(4, 0), 84.0, "84", True, (8.5, 8), (4, 4, 3), np.float32(8)])
-def test_sizes_that_are_none(root, size):
-    said = re.escape(f"size={size!r}; expected pixels, 1 or more, or (height, width), or None")
-    with pytest.raises(ValueError, match=said):
-        tfds_classes("animals", data_dir=root, size=size)
+    examples = [(i, example(i)) for i in range(5)]
+    examples += [(5, example(1, image=png(np.full((9, 7, 3), 50, np.uint8))))]
+    for name, shape in (("mixed", (None, None, 3)), ("odd", (8, 6, 3))):
+        features = FEATURES | {"image": tfds.features.Image(shape=shape)}
+        prepare(tmp_path, name, features, {"train": examples}, shuffle=False)
+        for cache in (tmp_path / "cache", False):
+            said = r"the image of record 5 .* \(9, 7, 3\), others \(8, 6, 3\); .* such as size=84"
+            with pytest.raises(ValueError, match=said):
+                tfds_classes(name, data_dir=tmp_path, cache=cache).images[:]
+        assert not list((tmp_path / "cache").iterdir())
+        resized = tfds_classes(name, data_dir=tmp_path, size=(4, 5), cache=False)
+        assert resized.images.shape == (6, 4, 5, 3)
+        assert (resized["bee"] == 50).all((1, 2, 3)).sum() == 1
+        same = tfds_classes(name, "train[5:]", data_dir=tmp_path, cache=False)
+        assert same.images.shape == (1, 9, 7, 3)
 
 
 def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
@@ -141,14 +103,6 @@ def test_each_set_of_options_has_a_cache_of_its_own(root, tmp_path):
         images = tfds_classes("animals", data_dir=root, size=size, cache=tmp_path).images
         assert images.shape == (300, 8, 8 if size is not None else 6, 3)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_an_image_of_another_size_than_said(tmp_path):
-    other = example(0, image=png(np.zeros((6, 8), np.uint8)))
-    prepare(tmp_path, "odd", FEATURES, {"train": [(0, other)]})
-    with pytest.raises(ValueError, match="record 0 is 6 x 8, expected 8 x 6; pass size="):
-        tfds_classes("odd", data_dir=tmp_path, cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
 
 
 # The cache
@@ -175,15 +129,6 @@ def test_cache_is_used_again_and_made_again(copy, tmp_path, monkeypatch):
     np.testing.assert_array_equal(new["bee"], by_label(copy, "train")["bee"])
 
 
-def test_no_space_for_the_cache(root, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"0 MB are free.*; make room for 903 MB, or pass another"):
-        tfds_classes("animals", data_dir=root, size=1001, cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-    assert len(tfds_classes("animals", data_dir=root, cache=False).images[:]) == 300
-
-
 def test_episodes_straight_from_the_files(root):
     data = tfds_classes("animals", data_dir=root, cache=False)
     options = {"ways": 2, "shots": 3, "queries": 4}
@@ -207,10 +152,9 @@ def test_pillow_missing(root, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            {"image_key": "img"},
-            r"image_key='img' is no feature; .* has the features \['boxes', 'image'",
-        ),
+        ({"image_key": "img"}, r"image_key='img' is no feature; .* has the features \['boxes', "),
+        ({"size": (4, 0)}, r"size=\(4, 0\); expected pixels, 1 or more, or \(height, width"),
+        ({"max_pixels": 0}, "max_pixels=0; expected an integer of 1 or more"),
         ({"label_key": "fine"}, "label_key='fine' is no feature; expected one integer or"),
         ({"group_key": "coarse"}, "group_key='coarse' is no feature; expected one integer"),
         ({"image_key": "label"}, "image_key='label' is ClassLabel.* expected uint8 images "),
@@ -219,7 +163,7 @@ def test_pillow_missing(root, monkeypatch):
         ({"split": "train[:0]"}, r"split='train\[:0\]' of 'animals' is empty; expected images"),
         (
             {"label_key": "size", "group_key": "label"},
-            r"the class '0' has images of two groups, '(ant|bee)' and '(ant|bee)'; .*'label'",
+            "the class '0' .* two groups, '.*'; .*'label'",
         ),
     ],
 )
@@ -234,36 +178,35 @@ def test_wrong_arguments(root, wrong, message):
 def test_images_that_are_not_8_bit_pictures(tmp_path, shape, dtype):
     features = FEATURES | {"image": tfds.features.Image(shape=shape, dtype=dtype)}
     prepare(tmp_path, "deep", features, {"train": [(0, example(0))]})
-    with pytest.raises(
-        ValueError, match=r"image_key='image' is Image.* expected uint8 images \[heig"
-    ):
+    with pytest.raises(ValueError, match=r"image_key='image' is Image.* expected uint8 images \[h"):
         tfds_classes("deep", data_dir=tmp_path)
 
 
-def test_images_without_labels(tmp_path):
-    examples = [(i, example(i, label=-1 if i < 2 else 1)) for i in range(5)]
-    prepare(tmp_path, "unlabelled", FEATURES, {"train": examples})
-    with pytest.raises(
-        ValueError, match=r"2 of 5 images have the label -1 in 'label', .* use a sp"
-    ):
-        tfds_classes("unlabelled", data_dir=tmp_path, cache=False)
-
-
-def test_labels_out_of_range(copy):
-    (copy / "animals" / "1.0.0" / "label.labels.txt").unlink()
-    features = copy / "animals" / "1.0.0" / "features.json"
-    features.write_text(features.read_text().replace('"numClasses": "4"', '"numClasses": "2"'))
-    with pytest.raises(ValueError, match=r"'label' .* reach from 0 to 2, expected \[0, 2\)"):
-        tfds_classes("animals", data_dir=copy, cache=False)
+@pytest.mark.parametrize(
+    ("labels", "classes", "names", "said"),
+    [
+        ([-1, 1, -1, 1, 1], 2, "ant bee", "2 of 5 images have the label -1 in 'label', .* use a"),
+        ([0, 2], 2, "ant bee", r"'label' .* reach from 0 to 2, expected \[0, 2\)"),
+        ([0, 2], 3, "ant", r"labels 'label' cannot be used \(IndexError: .*; files may be damaged"),
+    ],
+)
+def test_labels_that_cannot_be_used(tmp_path, labels, classes, names, said):
+    examples = [(i, example(i, label=label)) for i, label in enumerate(labels)]
+    folder = prepare(tmp_path, "odd", FEATURES, {"train": examples})
+    (folder / "label.labels.txt").write_text(names.replace(" ", "\n"))
+    features = (folder / "features.json").read_text()
+    (folder / "features.json").write_text(features.replace('": "4"', f'": "{classes}"'))
+    with pytest.raises(ValueError, match=said):
+        tfds_classes("odd", data_dir=tmp_path, cache=False)
 
 
 def test_pictures_are_decoded_as_in_a_folder(tmp_path):
-    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     clear = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
     turned, exif = io.BytesIO(), image.Exif()
     exif[0x0112] = 6
     image.fromarray(clear[..., 0].T).save(turned, "PNG", exif=exif)
     pictures = [png(clear), turned.getvalue(), png(np.full((8, 6), 0x7F80, np.uint16))]
+    pictures += [png(clear[..., 0] // 128 * 255, mode) for mode in ("1", "L", "P", "LA")]
     examples = [(i, example(0, image=picture)) for i, picture in enumerate(pictures)]
     prepare(tmp_path, "odd", FEATURES, {"train": examples}, shuffle=False)
     (tmp_path / "folder" / "ant").mkdir(parents=True)
@@ -276,13 +219,11 @@ def test_pictures_are_decoded_as_in_a_folder(tmp_path):
     np.testing.assert_array_equal(one[1, ..., 0], np.rot90(clear[..., 0].T, -1))
     assert (one[2] == 0x7F).all()
 
-
-def test_transparency_is_kept_where_there_is_room_for_it(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
+    # Transparency is kept where there is room for it.
     features = FEATURES | {"image": tfds.features.Image(shape=(8, 6, 4))}
-    prepare(tmp_path, "clear", features, {"train": [(0, example(0, image=png(pixels)))]})
+    prepare(tmp_path, "clear", features, {"train": examples[:1]})
     images = tfds_classes("clear", data_dir=tmp_path, cache=False).images
-    np.testing.assert_array_equal(images[0], pixels)
+    np.testing.assert_array_equal(images[0], clear)
 
 
 def test_undecodable_picture(tmp_path):
@@ -290,11 +231,7 @@ def test_undecodable_picture(tmp_path):
     cut["image"] = cut["image"][:100]
     for name, bad, cause in (
         ("cut", cut, "[A-Z].*: "),
-        (
-            "text",
-            example(0, image=b"404: Not Found"),
-            "BadImage: it is no readable image of the formats PNG",
-        ),
+        ("text", example(0, image=b"404: Not Found"), "BadImage: it is no readable image of the "),
         ("nothing", example(0, image=b""), r"BadImage: it is empty\); files may be damaged"),
     ):
         prepare(tmp_path, name, FEATURES, {"train": [(0, bad)]})
@@ -304,10 +241,6 @@ def test_undecodable_picture(tmp_path):
 
 def test_pictures_of_more_pixels_than_allowed(root, tmp_path):
     for cache in (tmp_path / "cache", False):
-        with pytest.raises(
-            ValueError, match=r"record \d+ cannot .* pixels, more than the max_pixels=47"
-        ):
+        with pytest.raises(ValueError, match=r"record \d+ .* pixels, more than the max_pixels=47"):
             tfds_classes("animals", data_dir=root, max_pixels=47, cache=cache).images[:]
     assert len(tfds_classes("animals", data_dir=root, max_pixels=48, cache=False).images[:]) == 300
-    with pytest.raises(ValueError, match="max_pixels=0"):
-        tfds_classes("animals", data_dir=root, max_pixels=0)
