@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Part of what a cache is made from: raise it whenever the same file gives other pixels.
-DECODING = 2
+DECODING = 3
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Of the largest picture that is decoded unless more is asked for; it takes up to 0.5 GB.
@@ -119,6 +119,10 @@ def _upright(content: bytes, max_pixels: int) -> "Iterator[Image.Image]":
                     f"it has {picture.width} x {picture.height} pixels, more than the "
                     f"max_pixels={max_pixels} that are allowed"
                 )
+            if picture.format == "PNG" and picture.mode == "L" and "transparency" in picture.info:
+                # Pillow makes 8 bits of 2 and 4, but not of the shade that is transparent.
+                most = 2 ** content[24] - 1
+                picture.info["transparency"] = (picture.info["transparency"] & most) * 255 // most
             ImageOps.exif_transpose(picture, in_place=True)
             yield picture
     except Image.UnidentifiedImageError:

@@ -81,11 +81,25 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def grey_png(width: int, bits: int, pixels: bytes, clear: int) -> bytes:
+    """One row of pixels, of which the shade `clear` is transparent."""
+    header = struct.pack(">IIBBBBB", width, 1, bits, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    content += chunk(b"tRNS", struct.pack(">H", clear))
+    return content + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "pixels", "shades"),
+    [(2, b"\x1b", [0, 85, 170, 255]), (4, b"\x01\x2f", [0, 17, 34, 255])],
+)
+def test_a_transparent_shade_of_few_bits_lies_on_white(bits, pixels, shades):
+    for clear, left in ((1, [shades[0], 255, *shades[2:]]), (2, [*shades[:2], 255, shades[3]])):
+        assert decode(grey_png(4, bits, pixels, clear), 1)[0, :, 0].tolist() == left
+
+
 def test_a_transparent_shade_of_16_bits_lies_on_white():
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0))
-    content += chunk(b"tRNS", b"\x01\x02")
-    content += chunk(b"IDAT", zlib.compress(b"\0" + b"\x01\x02\x01\x03\x80\x00"))
-    content += chunk(b"IEND", b"")
+    content = grey_png(3, 16, b"\x01\x02\x01\x03\x80\x00", 0x0102)
     for channels in (1, 3):
         assert decode(content, channels)[0, :, 0].tolist() == [255, 1, 128]
     assert decode(content, 4)[0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 255], [128, 128, 128, 255]]
