@@ -1,5 +1,7 @@
 """Images grouped by class: how they are built, chosen, split, and what is refused."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,10 @@ def test_parts_that_do_not_fit(changes, message):
         ({"names": ("a", "b", 3)}, r"names is \('a', 'b', 3\); expected a list of strings"),
         ({"groups": [0, 1, 1]}, r"groups is \[0, 1, 1\]; expected a list of strings"),
         ({"images": rows(6).tolist()}, r"images is \[\[.*; expected an array of images"),
+        (
+            {"images": types.SimpleNamespace(shape=(6, 1, 1, 1))},
+            r"images is namespace\(shape=.*; expected an array of images",
+        ),
         ({"starts": [0.0, 3.0, 4.5]}, r"starts are float64\[3\]; expected \[classes\] integers"),
         ({"counts": COUNTS[:, None]}, r"counts are int64\[3, 1\]; expected \[classes\] integers"),
     ],
