@@ -185,7 +185,7 @@ def listed_episodes(
     Raises:
       TypeError: `drawn` is no `Drawn`.
       ValueError: places that are not there, an image twice in one episode, a class with two labels
-        there, or a label of two classes.
+        there, a label of two classes, or turns of images that are not square.
     """
     data = checked_classes(images)
     listed = ListedDraws(jax.tree.map(jnp.asarray, checked_places(data, drawn)))
