@@ -187,6 +187,31 @@ def test_sizes_are_looked_at_before_pixels_are_unpacked(tmp_path, monkeypatch):
         decode(enlarged(content, 20_000, 20_000), 3)  # Which Pillow refuses by itself.
 
 
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey picture in one tile."""
+    pixels = zlib.compress(bytes(tile**2))
+    entries = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 134}
+    entries |= {325: len(pixels)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + fields + bytes(4) + pixels
+
+
+def test_tiles_and_scans_are_looked_at_before_pixels_are_unpacked(monkeypatch):
+    jpeg = io.BytesIO()
+    Image.fromarray(COLOURS).save(jpeg, "JPEG", progressive=True)
+    scan = jpeg.getvalue()[jpeg.getvalue().rfind(b"\xff\xda") : -2]
+    scans = jpeg.getvalue()[:-2] + 500 * scan + b"\xff\xd9"
+    assert decode(jpeg.getvalue(), 3).shape == (12, 10, 3)
+    assert decode(tiled_tiff(10, 16), 1).shape == (10, 10, 1)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was unpacked"))
+    for content, said in (
+        (tiled_tiff(10, 4096), "tiles of 16777216 pixels, more than the max_pixels=1000 that are"),
+        (scans, "it has 51. scans, more than the 500 of any JPEG in use"),
+    ):
+        with pytest.raises(BadImage, match=said):
+            decode(content, 3, max_pixels=1000)
+
+
 def test_pillow_told_to_accept_truncated_files(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match=r"LOAD_TRUNCATED_IMAGES is set: .*; expected False"):
