@@ -213,7 +213,7 @@ def test_keys_of_every_form(mapped: mj.data.ImageClasses) -> None:
     )
     with pytest.raises(ValueError, match=r"keys of shape \(\); expected an iterable of \[tasks\]"):
         next(mj.data.stream_episodes(host, KEYS))
-    with pytest.raises(TypeError, match="ImageEpisodes.*, which has no fetch and finish; expected a"):
+    with pytest.raises(TypeError, match="which has no fetch and finish; expected a sam"):
         mj.data.stream_episodes(device, [KEYS])
 
 

@@ -24,10 +24,11 @@ from metajax.data.readers.decoding import (
     require_pillow,
     two_sides,
 )
-from metajax.regular_files import open_regular
+from metajax.regular_files import read_regular
 from metajax.user_warnings import warn_user
 
 _FILES_A_JOB = 32
+_SMALL_FILE = 2**24  # Bytes that a picture may have whatever its size: of colour profiles, say.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,12 @@ def decoded_classes(
     shape = (1, 1, 1)
     for path in every:
         with contextlib.suppress(BadImage):  # If none is whole, decoding will say so.
-            shape = _shape(_content(path), options)
+            shape = _shape(_content(path, options), options)
             break
 
     def act(row: int, images: np.ndarray) -> str | None:
-        content = _content(every[row])
         try:
+            content = _content(every[row], options)
             if (found := _shape(content, options)) != shape:
                 raise ValueError(
                     f"the images have different shapes (height, width, channels): {every[row]!r} "
@@ -150,9 +151,11 @@ def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
     return digests
 
 
-def _content(path: str) -> bytes:
-    with open_regular(path) as file:
-        return file.read()
+def _content(path: str, options: Decoding) -> bytes:
+    try:
+        return read_regular(path, _SMALL_FILE + 16 * options.max_pixels)
+    except ValueError as error:
+        raise BadImage(str(error)) from None
 
 
 def _shape(content: bytes, options: Decoding) -> tuple[int, int, int]:
