@@ -89,10 +89,11 @@ class ImageClasses:
             )
         order = np.argsort(self.starts)
         starts, ends = self.starts[order], (self.starts + self.counts)[order]
-        if starts[0] < 0 or ends.max() > shape[0]:
+        last = max(map(sum, zip(self.starts.tolist(), self.counts.tolist(), strict=True)))
+        if starts[0] < 0 or last > shape[0]:  # NumPy's sums may have overflowed.
             raise ValueError(
-                f"classes reach from row {starts[0]} to {ends.max()}; expected rows of the "
-                f"{shape[0]} images"
+                f"classes reach from row {starts[0]} to {last}; expected rows of the {shape[0]} "
+                "images"
             )
         if (shared := np.flatnonzero(ends[:-1] > starts[1:])).size:
             one, other = (self.names[place] for place in order[shared[0] :][:2])

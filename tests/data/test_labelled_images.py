@@ -114,6 +114,7 @@ def test_no_images_to_group():
         ({"counts": np.array([3, 0, 2])}, "1 classes have no image: 'b'; leave them out"),
         ({"counts": np.array([3, 1, 3])}, "rows 0 to 7|from row 0 to 7; expected rows of the 6"),
         ({"starts": np.array([-1, 3, 4])}, "from row -1 to 6"),
+        ({"starts": [0, 3, 2**63 - 2]}, "from row 0 to 9223372036854775808; expected rows"),
         ({"starts": [0, 2, 4]}, "the classes 'a' and 'b' share the image in row 2; expected every"),
         ({"starts": [3, 0, 4]}, "the classes 'a' and 'c' share the image in row 4"),
         ({"starts": [0, 3, 3]}, "the classes 'b' and 'c' share the image in row 3"),
