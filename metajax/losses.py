@@ -174,10 +174,14 @@ def weighted_mean(values: Array, weights: Array | None = None) -> Array:
         return values.mean()
     weights = as_array(weights, "weights")
     check_weights(weights, (items,), "weights", some=False)
+    # Not in the weights' own type: halves lose ones of their sum, integers overflow.
+    precision = jnp.promote_types(jnp.promote_types(values.dtype, weights.dtype), jnp.float32)
+    kind = jnp.result_type(values, weights, 1.0)
+    values, weights = values.astype(precision), weights.astype(precision)
     # `where`, not a product: whatever stands in a padded row must not reach the sum.
     counted = jnp.where(weights > 0, weights * values, 0.0)
     valid = (weights >= 0) & (weights < jnp.inf)
-    return counted.sum() / jnp.where(valid, weights, jnp.nan).sum()
+    return (counted.sum() / jnp.where(valid, weights, jnp.nan).sum()).astype(kind)
 
 
 def nan_unless_labelled(value: Array, classes: Array, *sets: Examples) -> Array:

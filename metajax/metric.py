@@ -39,6 +39,7 @@ def class_sums(
       `[ways, ...]` sums and `[ways]` counts. A class with no item of positive weight has zeros.
     """
     embeddings, targets, weights = _labelled("embeddings", embeddings, targets, ways, weights)
+    (embeddings,) = _floats(embeddings=embeddings)
     shares = _members(targets, ways, weights).astype(embeddings.dtype)
     if weights is not None:
         shares = shares * weights[None].astype(shares.dtype)
@@ -76,7 +77,7 @@ def linear_reading(centres: Array) -> tuple[Array, Array]:
     Returns:
       `[features, ways]` weights and `[ways]` biases.
     """
-    centres = as_array(centres, "centres")
+    (centres,) = _floats(centres=centres)
     return 2 * centres.T, -jnp.sum(centres**2, axis=-1)
 
 
@@ -90,7 +91,7 @@ def squared_distances(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
-    points, centres = arrays_of(points=points, centres=centres)
+    points, centres = _floats(points=points, centres=centres)
     return jnp.sum((points[:, None] - centres[None]) ** 2, axis=-1)
 
 
@@ -107,7 +108,7 @@ def cosine_similarities(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
-    points, centres = arrays_of(points=points, centres=centres)
+    points, centres = _floats(points=points, centres=centres)
     return dot_products(_unit(points), _unit(centres))
 
 
@@ -134,7 +135,7 @@ def dot_products(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
-    points, centres = arrays_of(points=points, centres=centres)
+    points, centres = _floats(points=points, centres=centres)
     return jnp.matmul(points, centres.T, precision=lax.Precision.HIGHEST)
 
 
@@ -148,7 +149,7 @@ def log_attention(scores: Array, weights: Array | None = None) -> Array:
     Returns:
       `[queries, items]`, `-inf` for items of weight 0.
     """
-    scores, weights = as_array(scores, "scores"), weights_of(weights)
+    (scores,), weights = _floats(scores=scores), weights_of(weights)
     if weights is None:
         return scores - _log_sum_exp(scores, None)
     check_weights(weights, scores.shape[1:], "weights", some=False)
@@ -216,6 +217,12 @@ def _labelled(
         weights = as_array(weights, "weights")
         check_weights(weights, targets.shape, "weights", some=False)
     return values, targets, weights
+
+
+def _floats(**given: Array) -> tuple[Array, ...]:
+    """The arguments as floats: pixels of 8 bits would overflow, and shares of them be 0."""
+    arrays = arrays_of(**given)
+    return tuple(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in arrays)
 
 
 def _members(targets: Array, ways: int, weights: Array | None) -> Array:

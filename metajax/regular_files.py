@@ -42,6 +42,19 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of a file that is read whole: one with holes may promise more than memory holds.
+
+    Raises:
+      OSError: see `open_regular`.
+      ValueError: it has more than `most` bytes.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise ValueError(f"{os.fspath(path)!r} has {size} bytes; expected at most {most}")
+        return file.read()
+
+
 def check_regular(path: str | os.PathLike[str]) -> None:
     """Raises unless a path is a regular file, or a folder of such files and folders.
 

@@ -96,6 +96,23 @@ def test_weighted_mean() -> None:
     assert mj.weighted_mean(values[:1]) == 2.0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "weight"),
+    [(jnp.bfloat16, 1), (jnp.float16, 60_000), (jnp.int32, 2**31 - 1), (jnp.int8, 100)],
+)
+def test_weights_of_any_type_are_added_exactly(dtype: jnp.dtype, weight: float) -> None:
+    weights = jnp.full(257, weight, dtype)
+    assert mj.accuracy(jnp.ones((257, 2)), jnp.zeros(257, int), weights) == 1
+    for values in (
+        jnp.full(257, 3.0),
+        jnp.full(257, 3.0, jnp.bfloat16),
+        jnp.full(257, 3, jnp.int8),
+    ):
+        assert mj.weighted_mean(values, weights) == 3
+    half = jnp.ones(257, jnp.bfloat16)
+    assert mj.weighted_mean(half, half).dtype == jnp.bfloat16
+
+
 def test_scores_are_added_to_the_librarys() -> None:
     logits, labels, _ = case(weighted=False)
     own = {"accuracy": mj.accuracy}

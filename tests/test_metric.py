@@ -53,6 +53,21 @@ def test_class_sums_add_up_the_items_of_each_class(
     assert not np.asarray(sums[3]).any()
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, bool])
+def test_integers_are_numbers_as_floats_are(dtype: jnp.dtype) -> None:
+    given = jnp.array([[100, 1, 0], [0, 120, 9]]).astype(dtype)
+    labels, weights = jnp.array([1, 1]), jnp.array([0.25, 0.75])
+    for function in (
+        lambda x: metric.prototypes(x, labels, 2, weights),
+        lambda x: metric.squared_distances(x, x[::-1]),
+        lambda x: metric.dot_products(x, x),
+        lambda x: metric.cosine_distances(x, x[::-1]),
+        lambda x: metric.linear_reading(x),
+        lambda x: metric.log_attention(x),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, function(given), function(given * 1.0))
+
+
 @truth
 @weightings
 def test_prototypes_are_class_means_and_zero_for_an_absent_class(

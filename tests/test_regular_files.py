@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from irregular_files import irregular
 
-from metajax.regular_files import IrregularFileError, check_regular, open_regular
+from metajax.regular_files import IrregularFileError, check_regular, open_regular, read_regular
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
@@ -19,6 +19,14 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
                     refuse(name)
     with pytest.raises(IrregularFileError, match="a folder; expected a regular file"):
         open_regular(tmp_path)
+
+
+def test_files_read_whole_are_no_larger_than_expected(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+    assert read_regular(tmp_path / "file", 4) == b"1234"
+    os.truncate(tmp_path / "file", 2**40)  # Of which the disk holds nothing.
+    with pytest.raises(ValueError, match=r"file' has 1099511627776 bytes; expected at most 1000$"):
+        read_regular(tmp_path / "file", 1000)
 
 
 def test_a_folder_is_walked(tmp_path: Path) -> None:

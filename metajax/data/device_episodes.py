@@ -10,7 +10,7 @@ import numpy as np
 from metajax.data.episode_draws import Drawn
 from metajax.data.episode_lists import listed_draws
 from metajax.data.episode_pixels import Augment, Fetched, Finish
-from metajax.data.labelled_images import ImageClasses
+from metajax.data.labelled_images import ImageClasses, rows_of
 from metajax.kinds import check_key
 from metajax.types import Array, Episode, Key
 
@@ -72,5 +72,5 @@ def on_device(data: ImageClasses) -> tuple[Array, Array]:
     whole = images.shape[0] == data.counts.sum() and np.array_equal(starts, data.starts)
     if not (whole and isinstance(images, np.ndarray | jax.Array)):
         rows = [np.arange(n) + start for start, n in zip(data.starts, data.counts, strict=True)]
-        images = images[np.concatenate(rows)]
+        images = rows_of(images, np.concatenate(rows))
     return jnp.asarray(images), jnp.asarray(starts, jnp.int32)

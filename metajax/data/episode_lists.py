@@ -68,7 +68,8 @@ def checked_places(data: ImageClasses, drawn: Drawn) -> Drawn:
     Raises:
       TypeError: it is no `Drawn` of two `Places` of arrays.
       ValueError: shapes that do not fit, places that are no whole numbers, a class, item, label or
-        turn that is not there, an image twice in one episode, or labels that are not one a class.
+        turn that is not there, an image twice in one episode, labels that are not one a class, or
+        turns of images that are not square.
     """
     if not isinstance(drawn, Drawn) or not all(isinstance(places, Places) for places in drawn):
         raise TypeError(
@@ -80,12 +81,18 @@ def checked_places(data: ImageClasses, drawn: Drawn) -> Drawn:
             f"{len(support.classes)} support sets and {len(query.classes)} query sets; expected "
             "one of each an episode"
         )
+    height, width = data.images.shape[1:3]
     for name, places in drawn._asdict().items():
         ways = support.classes.shape[1]
         _check_within(f"{name} classes", places.classes, len(data.names))
         _check_within(f"{name} items", places.items, data.counts[places.classes])
         _check_within(f"{name} targets", places.targets, ways)
         _check_within(f"{name} turns", places.turns, 4)
+        if places.turns is not None and height != width:
+            raise ValueError(
+                f"{name} has turns of images {height}x{width}; expected square images, or turns "
+                "that are None"
+            )
     _check_labels(data, drawn)
     return drawn
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from metajax.data.episode_draws import Drawn, Places
 from metajax.keys import augmentation_key
+from metajax.kinds import in_brief
 from metajax.types import Array, Episode, Examples, Key
 
 Augment = Callable[[Key, Array], Array]
@@ -48,7 +49,14 @@ class Finish:
             for images, p in zip(fetched[1:], places, strict=True)
         )
         if self.augment is not None:
-            both = self.augment(augmentation_key(key), jnp.concatenate([support, query]))
+            whole = jnp.concatenate([support, query])
+            both = self.augment(augmentation_key(key), whole)
+            shape = getattr(both, "shape", ())
+            if len(shape) != 4 or len(whole) != shape[0]:
+                raise ValueError(
+                    f"augment made {in_brief(both)} of shape {shape} of images {whole.shape}; "
+                    "expected an array of as many images, in their order"
+                )
             support, query = both[: len(support)], both[len(support) :]
         return Episode(_examples(support, places.support), _examples(query, places.query))
 

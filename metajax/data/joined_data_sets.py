@@ -49,8 +49,8 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
 
     Raises:
       TypeError: one is no `ImageClasses`.
-      ValueError: no data set, images of different shapes or types, or a class that two of them
-        hold.
+      ValueError: no data set, images of different shapes or types, or a class or a group that two
+        of them hold.
     """
     check_mappings(data=data)
     check_flags(keep_groups=keep_groups)
@@ -69,10 +69,18 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
         )
     names: list[str] = []
     groups: list[str] = []
+    holder: dict[str, str] = {}
     for name, part in data.items():
         names += [f"{name}/{label}" for label in part.names]
         own = part.groups if keep_groups else None
-        groups += [name] * len(part.names) if own is None else [f"{name}/{group}" for group in own]
+        here = [name] * len(part.names) if own is None else [f"{name}/{group}" for group in own]
+        for group in here:
+            if (other := holder.setdefault(group, name)) != name:
+                raise ValueError(
+                    f"data[{other!r}] and data[{name!r}] would both have the group {group!r}; "
+                    "expected names of data sets by which their groups differ"
+                )
+        groups += here
     # Parts of one data set get the same rows, so that a class that two hold is found.
     sources = {_place(part.images): part.images for part in data.values()}
     lengths = [source.shape[0] for source in sources.values()]

@@ -62,7 +62,7 @@ class ImageClasses:
         if self.groups is not None:
             check_names(groups=self.groups)
         shape = getattr(self.images, "shape", None)
-        if not isinstance(shape, tuple):
+        if not isinstance(shape, tuple) or not hasattr(self.images, "dtype"):
             raise TypeError(f"images is {in_brief(self.images)}; expected an array of images")
         if len(shape) != 4 or 0 in shape:
             raise ValueError(
@@ -89,10 +89,11 @@ class ImageClasses:
             )
         order = np.argsort(self.starts)
         starts, ends = self.starts[order], (self.starts + self.counts)[order]
-        if starts[0] < 0 or ends.max() > shape[0]:
+        last = max(map(sum, zip(self.starts.tolist(), self.counts.tolist(), strict=True)))
+        if starts[0] < 0 or last > shape[0]:  # NumPy's sums may have overflowed.
             raise ValueError(
-                f"classes reach from row {starts[0]} to {ends.max()}; expected rows of the "
-                f"{shape[0]} images"
+                f"classes reach from row {starts[0]} to {last}; expected rows of the {shape[0]} "
+                "images"
             )
         if (shared := np.flatnonzero(ends[:-1] > starts[1:])).size:
             one, other = (self.names[place] for place in order[shared[0] :][:2])
@@ -108,7 +109,7 @@ class ImageClasses:
           KeyError: there is no such class.
         """
         index = _places(self.names, [name])[0]
-        return self.images[np.arange(self.counts[index]) + self.starts[index]]
+        return rows_of(self.images, np.arange(self.counts[index]) + self.starts[index])
 
     def select(self, names: Sequence[str]) -> "ImageClasses":
         """The classes of these names, in their order; the images are not copied.
@@ -239,6 +240,23 @@ def group_by_label(
     called = map(str, found) if names is None else (str(names[label]) for label in found)
     order = np.argsort(labels, kind="stable")
     return ImageClasses(images[order], np.cumsum(counts) - counts, counts, tuple(called))
+
+
+def rows_of(images: ImageSource, rows: np.ndarray) -> Any:
+    """`images[rows]`, of `[n]` integers, found to be what a source promises.
+
+    Raises:
+      ValueError: other shapes or another type, which would be broadcast or cut off.
+    """
+    found: Any = images[rows]
+    kind = getattr(found, "dtype", type(found).__name__)
+    expected = (len(rows), *images.shape[1:])
+    if np.shape(found) != expected or kind != images.dtype:
+        raise ValueError(
+            f"images[rows] of {len(rows)} rows is {kind} of shape {np.shape(found)}; expected "
+            f"{np.dtype(images.dtype)} of shape {expected}, as images.dtype and images.shape say"
+        )
+    return found
 
 
 def in_short(names: Sequence[str] | Mapping[str, object], most: int = 10) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.data.labelled_images import ImageSource
+from metajax.data.labelled_images import ImageSource, rows_of
 
 
 def read_rows(images: ImageSource, rows: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def read_rows(images: ImageSource, rows: np.ndarray) -> np.ndarray:
     if mapping is not None and hasattr(mmap, "MADV_WILLNEED"):
         for start, length in spans(images, mapping, rows):
             mapping.madvise(mmap.MADV_WILLNEED, start, length)
-    return images[rows]
+    return rows_of(images, rows)
 
 
 def spans(images: Any, mapping: mmap.mmap, rows: np.ndarray) -> list[tuple[int, int]]:

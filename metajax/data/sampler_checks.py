@@ -110,7 +110,7 @@ def _group_weights(
     if not weights:
         raise ValueError("groups={}; expected at least one, with its weight")
     given = {f"groups[{name!r}]": weight for name, weight in weights.items()}
-    check_numbers(lambda x: 0 < x < np.inf, "a finite weight above 0", **given)
+    check_numbers(lambda x: 0 < x <= 1e100, "a finite weight above 0, up to 1e100", **given)
     sizes = {name: of_classes.count(name) * copies for name in weights}
     if small := {name: size for name, size in sizes.items() if size < ways}:
         raise ValueError(

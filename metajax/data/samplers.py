@@ -151,9 +151,9 @@ def varying_episodes(
     table = checked_table(data, groups, ways=min_ways, copies=1, items=2)
     ways = min(max_ways, len(data.names))
     most = int(np.sort(data.counts)[-ways:].sum()) - ways
-    draws = VaryingDraws(
-        table, min_ways, ways, max_queries, min(max_support, most), max_class_support
-    )
+    # Slots that no episode could fill would only take memory.
+    queries, support = min(max_queries, table.largest // 2), min(max_support, most)
+    draws = VaryingDraws(table, min_ways, ways, queries, support, max_class_support)
     return _placed(data, draws, augment, place)
 
 
@@ -185,7 +185,7 @@ def listed_episodes(
     Raises:
       TypeError: `drawn` is no `Drawn`.
       ValueError: places that are not there, an image twice in one episode, a class with two labels
-        there, or a label of two classes.
+        there, a label of two classes, or turns of images that are not square.
     """
     data = checked_classes(images)
     listed = ListedDraws(jax.tree.map(jnp.asarray, checked_places(data, drawn)))

@@ -1,8 +1,10 @@
 """Which images make an episode: uniform, of one group where asked, the same everywhere."""
 
 import collections
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from data.numbered import assert_uniform, classes_of, items_of, many, numbered
@@ -142,6 +144,7 @@ def test_too_few_classes_and_items_are_named() -> None:
         ({"d": 1}, "no group is called 'd'; there are 3: 'a', 'b', 'c'"),
         ({"a": 0}, r"groups\['a'\]=0; expected a finite weight above 0"),
         ({"a": 1, "b": np.nan}, r"groups\['b'\]=nan; expected a finite weight above 0"),
+        ({"a": 1.7e308, "b": 1.7e308}, "expected a finite weight above 0, up to 1e100"),
         ({"a": np.inf}, r"groups\['a'\]=inf; expected a finite weight above 0"),
         ({}, r"groups=\{\}; expected at least one, with its weight"),
         (
@@ -193,5 +196,18 @@ def test_unknown_place_and_augmentation() -> None:
     data = numbered(COUNTS)
     with pytest.raises(ValueError, match='place=\'disk\'; expected "device" or "host"'):
         mj.data.image_episodes(data, ways=2, shots=1, queries=1, place="disk")
-    with pytest.raises(TypeError, match=r"augment is 0.5; expected a function, or None"):
+    with pytest.raises(TypeError, match=r"augment is 0\.5; expected a function, or None"):
         mj.data.image_episodes(data, ways=2, shots=1, queries=1, augment=0.5)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize(
+    "augment", [lambda key, x: x[:1], lambda key, x: jnp.concatenate([x, x]), lambda key, x: x[0]]
+)
+def test_augmentations_that_lose_images(place: str, augment: Callable) -> None:
+    sample = mj.data.image_episodes(
+        numbered(COUNTS), ways=2, shots=1, queries=1, augment=augment, place=place
+    )
+    said = r"augment made .* of images \(4, 4, 4, 1\); expected an array of as many images"
+    with pytest.raises(ValueError, match=said):
+        sample(jax.random.key(0))

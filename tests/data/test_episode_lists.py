@@ -1,5 +1,7 @@
 """A fixed list of episodes: each scored once, in order, the same everywhere."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,13 @@ def _changed(**changes: object) -> mj.data.Drawn:
 def test_lists_that_do_not_fit(drawn: mj.data.Drawn, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mj.data.listed_episodes(DATA, drawn)
+
+
+def test_turns_of_images_that_are_not_square() -> None:
+    wide = dataclasses.replace(DATA, images=DATA.images[:, :3])
+    mj.data.listed_episodes(wide, DRAWN)
+    with pytest.raises(ValueError, match="query has turns of images 3x4; expected square images"):
+        mj.data.listed_episodes(wide, _changed(turns=jnp.zeros(DRAWN.query.items.shape, int)))
 
 
 def test_a_turned_class_is_another_and_counts_as_its_own() -> None:

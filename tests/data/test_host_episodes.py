@@ -1,9 +1,11 @@
 """Images that stay on the host: the same key, the same episode; read ahead, in order."""
 
+import dataclasses
 import functools
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import chex
@@ -211,7 +213,7 @@ def test_keys_of_every_form(mapped: mj.data.ImageClasses) -> None:
     )
     with pytest.raises(ValueError, match=r"keys of shape \(\); expected an iterable of \[tasks\]"):
         next(mj.data.stream_episodes(host, KEYS))
-    with pytest.raises(TypeError, match=r"sample is ImageEpisodes.*no fetch and finish; expected"):
+    with pytest.raises(TypeError, match="which has no fetch and finish; expected a sam"):
         mj.data.stream_episodes(device, [KEYS])
 
 
@@ -275,6 +277,39 @@ def test_what_cannot_be_joined(mapped: mj.data.ImageClasses) -> None:
         mj.data.join_classes({"a": mapped, "b": numbered([2, 2])})
     with pytest.raises(TypeError, match=r"data\['a'\] is \[\]; expected metajax.data.ImageClasses"):
         mj.data.join_classes({"a": []})
+    deep = dataclasses.replace(mapped, groups=("b/c",) * 6)
+    other = mj.data.image_classes(np.zeros((1, 2, 4, 4, 1), np.uint8), groups=["c"])
+    mj.data.join_classes({"a": deep, "a/b": other})
+    message = r"data\['a'\] and data\['a/b'\] would both have the group 'a/b/c'; expected names"
+    with pytest.raises(ValueError, match=message):
+        mj.data.join_classes({"a": deep, "a/b": other}, keep_groups=True)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda images: images[0], r"uint8 of shape \(4, 4, 1\)"),
+        (lambda images: images[:1], r"uint8 of shape \(1, 4, 4, 1\)"),
+        (lambda images: images / 255, r"float64 of shape \(\d+, 4, 4, 1\)"),
+        (lambda images: None, r"NoneType of shape \(\)"),
+    ],
+)
+def test_sources_that_hold_other_images_than_they_say(
+    mapped: mj.data.ImageClasses, place: str, change: Callable, found: str
+) -> None:
+    class Changed:
+        shape, dtype = mapped.images.shape, mapped.images.dtype
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            return change(np.asarray(mapped.images[rows]))
+
+    data = dataclasses.replace(mapped, images=Changed())
+    said = rf"images\[rows\] of \d+ rows is {found}; expected uint8 of shape \(\d+, 4, 4, 1\), as"
+    with pytest.raises(ValueError, match=said):
+        mj.data.image_episodes(data, ways=2, shots=1, queries=1, place=place)(KEYS[0])
+    with pytest.raises(ValueError, match=said):
+        data["1"]
 
 
 def test_a_class_that_two_data_sets_hold() -> None:

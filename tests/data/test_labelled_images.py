@@ -1,5 +1,7 @@
 """Images grouped by class: how they are built, chosen, split, and what is refused."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +114,7 @@ def test_no_images_to_group():
         ({"counts": np.array([3, 0, 2])}, "1 classes have no image: 'b'; leave them out"),
         ({"counts": np.array([3, 1, 3])}, "rows 0 to 7|from row 0 to 7; expected rows of the 6"),
         ({"starts": np.array([-1, 3, 4])}, "from row -1 to 6"),
+        ({"starts": [0, 3, 2**63 - 2]}, "from row 0 to 9223372036854775808; expected rows"),
         ({"starts": [0, 2, 4]}, "the classes 'a' and 'b' share the image in row 2; expected every"),
         ({"starts": [3, 0, 4]}, "the classes 'a' and 'c' share the image in row 4"),
         ({"starts": [0, 3, 3]}, "the classes 'b' and 'c' share the image in row 3"),
@@ -136,6 +139,10 @@ def test_parts_that_do_not_fit(changes, message):
         ({"names": ("a", "b", 3)}, r"names is \('a', 'b', 3\); expected a list of strings"),
         ({"groups": [0, 1, 1]}, r"groups is \[0, 1, 1\]; expected a list of strings"),
         ({"images": rows(6).tolist()}, r"images is \[\[.*; expected an array of images"),
+        (
+            {"images": types.SimpleNamespace(shape=(6, 1, 1, 1))},
+            r"images is namespace\(shape=.*; expected an array of images",
+        ),
         ({"starts": [0.0, 3.0, 4.5]}, r"starts are float64\[3\]; expected \[classes\] integers"),
         ({"counts": COUNTS[:, None]}, r"counts are int64\[3, 1\]; expected \[classes\] integers"),
     ],

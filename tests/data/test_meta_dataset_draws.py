@@ -154,6 +154,14 @@ def test_a_large_data_set_with_the_published_numbers() -> None:
     assert sizes.min() >= 5
 
 
+def test_there_are_no_slots_that_no_episode_could_fill() -> None:
+    sample = mj.data.varying_episodes(numbered(COUNTS), **(LIMITS | {"max_queries": 2**40}))
+    assert sample(jax.random.key(0)).query.targets.shape == (8 * 80,)
+    sample = mj.data.varying_episodes(numbered([2, 3, 3]), min_ways=2, max_ways=2)
+    for key in jax.random.split(jax.random.key(0), 3):
+        assert sample(key).query.weights.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

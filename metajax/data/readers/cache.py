@@ -23,6 +23,7 @@ import numpy as np
 
 from metajax.checks.settings import check_optional_paths
 from metajax.data.labelled_images import ImageClasses, in_short
+from metajax.data.readers.home_folder import from_home
 from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
@@ -49,10 +50,10 @@ def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) ->
     check_optional_paths(cache=root)
     if root is None:
         home = os.environ.get("XDG_CACHE_HOME", "")
-        root = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "metajax"
+        root = Path(home if os.path.isabs(home) else "~/.cache") / "metajax"
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
     short = title.replace("/", "-").encode(errors="surrogateescape")[:60].decode(errors="ignore")
-    return Path(root).expanduser().absolute() / f"{short}-{key}"
+    return from_home(root, "cache") / f"{short}-{key}"
 
 
 def file_state(path: str | os.PathLike[str]) -> str:
@@ -98,8 +99,12 @@ def write_cache(
     """Makes the cache `folder`, in place of one that was there, and opens it.
 
     There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`;
-    for `made_from` see `read_cache`. Errors of `fill` pass through; an `OSError` says that `folder`
-    holds something else, that no space is left, or that it cannot be written: nothing stays behind.
+    for `made_from` see `read_cache`. Errors of `fill` pass through.
+
+    Raises:
+      ValueError: the classes are too many for an index.
+      OSError: `folder` holds something that is not a cache, no space is left, or the folder cannot
+        be written; nothing is left behind.
     """
     shape = (int(sum(counts)), *map(int, image_shape))
     needed = math.prod(shape) + 2**20
@@ -127,7 +132,13 @@ def write_cache(
                 "blocks": blocks,
                 "remark": remark,
             }
-            (made / _INDEX).write_bytes(_sealed(index))
+            sealed = _sealed(index)
+            if len(sealed) > _LARGEST_INDEX:
+                raise ValueError(
+                    f"the names and counts of {len(names)} classes take {len(sealed)} bytes of a "
+                    f"cache; expected at most {_LARGEST_INDEX}: fewer classes, or shorter names"
+                )
+            (made / _INDEX).write_bytes(sealed)
             opened, _ = _proved(made, made_from)
             _refuse_what_is_no_cache(folder)
             # A process killed between the two leaves none, never half.

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Part of what a cache is made from: raise it whenever the same file gives other pixels.
-DECODING = 2
+DECODING = 3
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Of the largest picture that is decoded unless more is asked for; it takes up to 0.5 GB.
 MAX_PIXELS = 2**25
 
+# Of a progressive JPEG, each of which takes the time of the whole picture; cameras write ten.
+_MOST_SCANS = 500
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _BLOCK = 64  # images that a thread decodes before it takes others
@@ -79,6 +81,8 @@ def decode(
 
     if not content:
         raise BadImage("it is empty")
+    if content.startswith(b"\xff\xd8") and (scans := content.count(b"\xff\xda")) > _MOST_SCANS:
+        raise BadImage(f"it has {scans} scans, more than the {_MOST_SCANS} of any JPEG in use")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             # The header alone has been read: nothing is unpacked for a picture that is too large.
@@ -87,6 +91,16 @@ def decode(
                     f"it has {picture.width} x {picture.height} pixels, more than the "
                     f"max_pixels={max_pixels} that are allowed"
                 )
+            tags = getattr(picture, "tag_v2", {})  # Of TIFF, whose tiles may be larger than it.
+            if (tile := tags.get(322, 0) * tags.get(323, 0)) > max_pixels:
+                raise BadImage(
+                    f"it has tiles of {tile} pixels, more than the max_pixels={max_pixels} that "
+                    "are allowed"
+                )
+            if picture.format == "PNG" and picture.mode == "L" and "transparency" in picture.info:
+                # Pillow makes 8 bits of 2 and 4, but not of the shade that is transparent.
+                most = 2 ** content[24] - 1
+                picture.info["transparency"] = (picture.info["transparency"] & most) * 255 // most
             ImageOps.exif_transpose(picture, in_place=True)
             channels = channels or (1 if Image.getmodebase(picture.mode) == "L" else 3)
             shown = _converted(picture, _MODES[channels])

@@ -158,6 +158,14 @@ def test_an_index_too_large_to_be_one(tmp_path, monkeypatch):
     assert_made_again(tmp_path / "cache")
 
 
+def test_an_index_that_would_be_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_LARGEST_INDEX", 600)
+    said = r"names and counts of 2 classes take \d+ bytes of a cache; expected at most 600: fewer"
+    with pytest.raises(ValueError, match=said):
+        write(tmp_path / "cache", {"long": "x" * 600})
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("size", [0, 50, 140, 10**12])
 def test_images_of_another_size(tmp_path, size):
     write(tmp_path / "cache")

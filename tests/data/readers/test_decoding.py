@@ -73,11 +73,25 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def grey_png(width: int, bits: int, pixels: bytes, clear: int) -> bytes:
+    """One row of pixels, of which the shade `clear` is transparent."""
+    header = struct.pack(">IIBBBBB", width, 1, bits, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    content += chunk(b"tRNS", struct.pack(">H", clear))
+    return content + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "pixels", "shades"),
+    [(2, b"\x1b", [0, 85, 170, 255]), (4, b"\x01\x2f", [0, 17, 34, 255])],
+)
+def test_a_transparent_shade_of_few_bits_lies_on_white(bits, pixels, shades):
+    for clear, left in ((1, [shades[0], 255, *shades[2:]]), (2, [*shades[:2], 255, shades[3]])):
+        assert decode(grey_png(4, bits, pixels, clear), None, 1)[0, :, 0].tolist() == left
+
+
 def test_a_transparent_shade_of_16_bits_lies_on_white():
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0))
-    content += chunk(b"tRNS", b"\x01\x02")
-    content += chunk(b"IDAT", zlib.compress(b"\0" + b"\x01\x02\x01\x03\x80\x00"))
-    content += chunk(b"IEND", b"")
+    content = grey_png(3, 16, b"\x01\x02\x01\x03\x80\x00", 0x0102)
     for channels in (1, 3):
         assert decode(content, None, channels)[0, :, 0].tolist() == [255, 1, 128]
     assert decode(content, None, 4)[0].tolist() == [
@@ -158,6 +172,31 @@ def test_sizes_are_looked_at_before_pixels_are_unpacked(monkeypatch):
             decode(huge, (2, 2), 3, **limit)
     with pytest.raises(BadImage, match="DecompressionBombError: Image size"):
         decode(enlarged(content, 20_000, 20_000), None, 3)  # Which Pillow refuses by itself.
+
+
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey picture in one tile."""
+    pixels = zlib.compress(bytes(tile**2))
+    entries = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 134}
+    entries |= {325: len(pixels)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + fields + bytes(4) + pixels
+
+
+def test_tiles_and_scans_are_looked_at_before_pixels_are_unpacked(monkeypatch):
+    jpeg = io.BytesIO()
+    Image.fromarray(COLOURS).save(jpeg, "JPEG", progressive=True)
+    scan = jpeg.getvalue()[jpeg.getvalue().rfind(b"\xff\xda") : -2]
+    scans = jpeg.getvalue()[:-2] + 500 * scan + b"\xff\xd9"
+    assert decode(jpeg.getvalue(), None, 3).shape == (12, 10, 3)
+    assert decode(tiled_tiff(10, 16), None, 1).shape == (10, 10, 1)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was unpacked"))
+    for content, said in (
+        (tiled_tiff(10, 4096), "tiles of 16777216 pixels, more than the max_pixels=1000 that are"),
+        (scans, "it has 51. scans, more than the 500 of any JPEG in use"),
+    ):
+        with pytest.raises(BadImage, match=said):
+            decode(content, None, 3, max_pixels=1000)
 
 
 def test_pillow_told_to_accept_truncated_files(monkeypatch):

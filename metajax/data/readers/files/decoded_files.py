@@ -24,7 +24,9 @@ from metajax.data.readers.decoding import (
     two_sides,
 )
 from metajax.kinds import check_words
-from metajax.regular_files import open_regular
+from metajax.regular_files import read_regular
+
+_SMALL_FILE = 2**24  # Bytes that a picture may have whatever its size: of colour profiles, say.
 
 
 @dataclasses.dataclass
@@ -98,8 +100,10 @@ def decoded_classes(
     counts = [len(paths) for paths in files.values()]
 
     def decoded(path: str) -> np.ndarray:
-        with open_regular(path) as file:
-            content = file.read()
+        try:
+            content = read_regular(path, _SMALL_FILE + 16 * options.max_pixels)
+        except ValueError as error:
+            raise BadImage(str(error)) from None
         return decode(content, options.size, options.channels, max_pixels=options.max_pixels)
 
     shape = (1, 1, 1)

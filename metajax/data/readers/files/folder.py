@@ -55,8 +55,9 @@ def image_folder(
         `$XDG_CACHE_HOME/metajax`, or `~/.cache/metajax`. What is in it can be deleted at any time.
       corrupt: `"error"`, or `"skip"` to leave out what is not a whole image, with a
         `RuntimeWarning` that names the files each time the classes are read.
-      max_pixels: a file whose header promises more pixels is taken for corrupt and not unpacked;
-        each thread takes up to 16 bytes a pixel. Above 178 million, Pillow has a limit of its own.
+      max_pixels: a file whose header promises more pixels, or that has more than 16 MiB and 16
+        bytes for each of them, is taken for corrupt and not unpacked; each thread takes up to 16
+        bytes a pixel. Above 178 million, Pillow has a limit of its own.
       workers: decoding threads; None for one a processor.
 
     Returns:

@@ -17,8 +17,9 @@ from metajax.data.readers.files.decoded_files import (
     require_folder,
     require_split,
 )
-from metajax.regular_files import open_regular
+from metajax.regular_files import read_regular
 
+_LARGEST_LIST = 2**30
 # What a column may be called, in any case.
 _FILE, _CLASS, _SPLIT = ("filename", "file", "image", "path"), ("label", "class"), ("split",)
 
@@ -90,8 +91,7 @@ def image_csv(
 
 
 def _rows(listing: Path, root: Path) -> list[_Row]:
-    with open_regular(listing) as file:
-        content = file.read()
+    content = read_regular(listing, _LARGEST_LIST)
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         lines = [(reader.line_num, [field.strip() for field in line]) for line in reader]

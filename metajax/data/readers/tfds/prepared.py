@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from metajax.data.labelled_images import in_short
+from metajax.data.readers.home_folder import from_home
 from metajax.regular_files import check_regular
 
 DAMAGED = (
@@ -55,8 +56,8 @@ def open_prepared(
             f"name={name!r}; expected 'name', 'name/config' or 'name/config:1.2.3' of a data set "
             "of TensorFlow Datasets"
         )
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    folder = root.expanduser().absolute() / match["base"]
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    folder = from_home(root, "data_dir") / match["base"]
     if (builder := _found(name, folder)) is None and download and folder.name in _known():
         _prepare(name, folder, manual_dir)
         builder = _found(name, folder)

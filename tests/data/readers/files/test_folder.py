@@ -359,6 +359,16 @@ def test_pictures_too_large_to_be_decoded(tmp_path):
     assert classes.counts.tolist() == [2]
 
 
+def test_files_too_large_to_be_read(tmp_path):
+    put(tmp_path, "a/1.png", "a/2.png")
+    os.truncate(tmp_path / "a" / "1.png", 2**40)  # Of which the disk holds nothing.
+    said = r"1.png' \(.*1.png' has 1099511627776 bytes; expected at most 16778816\)"
+    with pytest.raises(ValueError, match=said):
+        image_folder(tmp_path, size=None, max_pixels=100)
+    with pytest.warns(RuntimeWarning, match=f"{said}; they are left out"):
+        assert image_folder(tmp_path, size=4, max_pixels=100, corrupt="skip").counts == [1]
+
+
 def test_decoding_that_was_stopped(tmp_path, monkeypatch, user_cache):
     put(tmp_path, *(f"a/{index}.png" for index in range(200)))
     begun = []

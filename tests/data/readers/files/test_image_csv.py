@@ -180,6 +180,13 @@ def test_other_encodings(tmp_path, images, encoding, text):
         image_csv(path, images=images, size=2)
 
 
+def test_a_file_too_large_to_be_a_list(tmp_path, images):
+    (tmp_path / "x.csv").write_text("file,class\n")
+    os.truncate(tmp_path / "x.csv", 2**40)  # Of which the disk holds nothing.
+    with pytest.raises(ValueError, match=r"x.csv' has 1099511627776 bytes; expected at most"):
+        image_csv(tmp_path / "x.csv", images=images, size=4)
+
+
 def test_paths_that_are_not_there(tmp_path, images):
     with pytest.raises(FileNotFoundError, match=r"No such file .*none.csv"):
         image_csv(tmp_path / "none.csv", images=images, size=2)
