@@ -102,3 +102,19 @@ if sys.argv[2] == "0":
     print("done")
 """
     assert [status for status, _ in ends_of_two(program, "")] == [0, 0]
+
+
+@pytest.mark.slow
+def test_the_end_of_a_forked_child_is_not_that_of_its_process() -> None:
+    program = """
+import os, sys, time
+import metajax as mj
+from metajax.parallel.watching import needing_all_processes
+mj.parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]))
+with needing_all_processes():
+    if sys.argv[2] == "1" and not os.fork():
+        sys.excepthook(ValueError, ValueError("of a child"), None)
+        os._exit(0)
+    time.sleep(8)
+"""
+    assert [status for status, _ in ends_of_two(program, "")] == [0, 0]

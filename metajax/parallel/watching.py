@@ -37,6 +37,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.needs_all = 0
+        self._process = os.getpid()
         self._told = ""
         self._ends = threading.Event()
         self._hook, sys.excepthook = sys.excepthook, self._uncaught
@@ -46,6 +47,8 @@ class _Watch:
 
     def _tell(self, what: str) -> None:
         if self._told or (client := distributed.global_state.client) is None:
+            return
+        if os.getpid() != self._process:  # A forked child's end is not that of the run.
             return
         self._told = what
         with contextlib.suppress(Exception):  # There is nobody to tell.
