@@ -1,8 +1,8 @@
 """Many devices: the result of one, one all-reduce a meta-step, and clear errors."""
 
 import re
-from typing import Any
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
