@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -225,14 +224,6 @@ def test_anything_comes_to_the_host() -> None:
     host = mj.parallel.to_host(tree)
     assert {type(leaf) for leaf in jax.tree.leaves(host)} == {np.ndarray}
     np.testing.assert_array_equal(host["key"], jax.random.key_data(KEY))
-
-
-def test_one_that_has_ended_waits_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its default JAX aborts all processes where one ends five minutes before another."""
-    given: dict[str, Any] = {}
-    monkeypatch.setattr("jax.distributed.initialize", lambda *args, **named: given.update(named))
-    mj.parallel.start_processes("localhost:1234", 2, 0)
-    assert given["shutdown_timeout_seconds"] > 24 * 3600
 
 
 def test_starting_processes_needs_all_arguments_or_a_cluster(

@@ -8,10 +8,6 @@ from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.checks.settings import check_texts
 from metajax.parallel.watching import watch_processes
 
-# One that has ended waits for the others, which JAX would end with it after five minutes: process 0
-# may evaluate alone for hours. Of those that fail, `watching` knows.
-_SECONDS_TO_WAIT_AT_THE_END = 30 * 24 * 3600
-
 
 def start_processes(
     coordinator: str | None = None,
@@ -71,7 +67,6 @@ def start_processes(
             cluster_detection_method=None if missing else "deactivate",
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=heartbeat,
-            shutdown_timeout_seconds=_SECONDS_TO_WAIT_AT_THE_END,
         )
     except ValueError as error:
         if not missing:

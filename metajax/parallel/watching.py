@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -62,11 +63,15 @@ class _Watch:
             self._tell(f"failed with {kind.__name__}: {error}"[:1000])
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._process:
+            return
         self._ends.set()
         self._tell(_ENDED)
         self._thread.join(_SECONDS_TO_LEAVE_TOGETHER)
         if self._told != _ENDED:
             _leave_together()
+        else:
+            _wait_for_all()
 
     def _look(self) -> None:
         while not self._ends.wait(_SECONDS_BETWEEN_LOOKS):
@@ -118,6 +123,17 @@ def needing_all_processes() -> Iterator[None]:
         yield
     finally:
         _watch.needs_all -= 1
+
+
+def _wait_for_all() -> None:
+    """Until every process has told its end: JAX aborts all of them where one comes minutes later.
+
+    One of them may evaluate alone for hours. One that is killed is missed by JAX here, too.
+    """
+    state = distributed.global_state
+    with contextlib.suppress(Exception):  # The coordinator is gone.
+        while state.client and len(state.client.key_value_dir_get(_FOLDER)) < state.num_processes:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _leave_together() -> None:
