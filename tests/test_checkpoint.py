@@ -157,7 +157,8 @@ def test_names_and_types_of_arrays(tmp_path: Path) -> None:
     for dtype in types:
         for shape in ((), (1,), (0,), (3, 1, 2)):
             params[f"{np.dtype(dtype)} {shape}"] = jnp.ones(shape, dtype)
-    state = mj.init_state(params, optax.sgd(0.1), jax.random.key(7))
+    opt_state = optax.sgd(0.1).init(params)
+    state = mj.TrainState(params, opt_state, jnp.array(0), jax.random.key(7))
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
     assert same(mj.restore_state(tmp_path, state), state)
