@@ -97,6 +97,7 @@ class _Watch:
             return
         me = f"process {distributed.global_state.process_id}"
         print(f"{missing}; {me} cannot go on without it, and exits", file=sys.stderr, flush=True)
+        self._tell("cannot go on")  # One that has ended waits for it.
         _leave_together()
         os._exit(1)
 
