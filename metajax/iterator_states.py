@@ -5,12 +5,15 @@ Face `state_dict` and `load_state_dict`. An iterator of one's own may have eithe
 """
 
 import base64
+import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+_LARGEST = 16 * 2**20  # Characters, of one process: it is read again as part of a record.
 _PAIRS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
 
 
@@ -38,10 +41,15 @@ def tell(source: Any, iterator: Any) -> Any:
     """Where the iterator stands, as JSON has it.
 
     Raises:
-      TypeError: its state holds what JSON cannot.
+      TypeError: its state holds what JSON cannot, or is too large for a checkpoint's record.
     """
     keeper, (get, _) = _keeper(source, iterator)
-    return _encoded(getattr(keeper, get)())
+    state = _encoded(getattr(keeper, get)())
+    if (size := len(json.dumps(state))) > _LARGEST:
+        raise TypeError(
+            f"the state of the iterator has {size} characters; expected at most {_LARGEST}"
+        )
+    return state
 
 
 def set_to(source: Any, iterator: Any, state: Any, epoch: int) -> Iterator[Any]:
@@ -60,6 +68,8 @@ def _keeper(source: Any, iterator: Any) -> Any:
 
 
 def _encoded(state: Any) -> Any:
+    if isinstance(state, float) and not math.isfinite(state):  # The best loss so far, say.
+        return {"float": str(float(state))}
     if state is None or isinstance(state, bool | int | float | str):
         return state
     if isinstance(state, bytes):
@@ -70,7 +80,7 @@ def _encoded(state: Any) -> Any:
         kind = "tuple" if isinstance(state, tuple) else "list"
         return {kind: [_encoded(each) for each in state]}
     if isinstance(state, np.bool_ | np.integer | np.floating):
-        return state.item()
+        return _encoded(state.item())
     array = np.asarray(state) if isinstance(state, np.ndarray) or _is_tensor(state) else None
     if array is not None and array.dtype.kind in "biufc":
         kind = "tensor" if _is_tensor(state) else "array"
@@ -86,6 +96,8 @@ def _decoded(state: Any) -> Any:
     if not isinstance(state, Mapping):
         return state
     (kind, held), *_ = state.items()
+    if kind == "float":
+        return float(held)
     if kind == "bytes":
         return base64.b64decode(held)
     if kind == "items":

@@ -33,6 +33,7 @@ devices, the processes. A name in capitals is a number folded in that is no step
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from metajax.checks.numbers import check_integers
 from metajax.kinds import check_key, is_array
@@ -62,7 +63,8 @@ def task_keys(key: Key, tasks: int, *, first: int | Array = 0) -> Key:
       ValueError: `key` is several, or a number below 0.
     """
     check_key(key)
-    check_integers(0, tasks=tasks)
+    if not export.is_symbolic_dim(tasks):  # A program that is exported for any number of them.
+        check_integers(0, tasks=tasks)
     if not (is_array(first) and jnp.issubdtype(jnp.result_type(first), jnp.integer)):
         check_integers(0, first=first)
     return jax.vmap(lambda task: jax.random.fold_in(key, task))(first + jnp.arange(tasks))

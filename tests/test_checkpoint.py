@@ -183,6 +183,36 @@ def test_a_save_that_ctrl_c_cut_off_can_be_done_again(
     assert same(mj.restore_state(tmp_path, state_of()), state_of(2))
 
 
+_FORGETFUL = """
+import sys
+import subprocess
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from checkpoint_states import open_checkpoints, state_of
+
+checkpoints = open_checkpoints(Path(sys.argv[1]))
+checkpoints.save(state_of(1, width=2_000_000))
+raise SystemExit(3)
+"""
+
+
+def test_a_program_that_ends_without_close_ends_its_write_first(tmp_path: Path) -> None:
+    program = _FORGETFUL.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_write_is_ended_before_its_checkpoints_are_forgotten(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(state_of(1, width=2_000_000))
+    assert "1" not in names(tmp_path)
+    del checkpoints
+    assert names(tmp_path) == ["1"]
+
+
 def test_numbers() -> None:
     for name, value in (("keep", 0), ("every", 0), ("best", -1)):
         with pytest.raises(ValueError, match=rf"{name}={value}; expected"):
@@ -227,6 +257,8 @@ def test_a_run_killed_while_it_deletes_leaves_no_half_a_checkpoint(
 
 _FULL_DISK = """
 import resource, signal, sys, warnings
+import subprocess
+import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from checkpoint_states import names, open_checkpoints, state_of

@@ -176,9 +176,7 @@ def test_arrays_of_another_type_are_not_read(tmp_path: Path) -> None:
         checkpoints.save(state_of(4, dtype=np.float16))
     shutil.rmtree(tmp_path / "4" / "state")
     shutil.copytree(tmp_path / "other" / "4" / "state", tmp_path / "4" / "state")
-    with pytest.warns(
-        RuntimeWarning, match=r"its arrays: .*/w is float16 of shape \(4,\); restored"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"arrays: .*/w is float16 of shape \(4,\); rest"):
         mj.restore_state(tmp_path, state_of())
 
 

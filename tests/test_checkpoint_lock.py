@@ -125,6 +125,26 @@ def test_what_is_deleted_while_it_is_read_is_not_damaged(
         assert same(mj.restore_state(tmp_path, state_of()), state_of(2))
 
 
+def test_an_older_one_is_not_read_for_one_that_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one stays beside the newest, which is deleted for the next while it is read."""
+
+    def too_late(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+        monkeypatch.setattr(reading, "read_arrays", read_arrays)
+        checkpoints.save(state_of(3))
+        checkpoints.wait()
+        return read_arrays(path, record)
+
+    read_arrays = reading.read_arrays
+    with open_checkpoints(tmp_path, keep=1, best=1) as checkpoints:
+        checkpoints.save(state_of(1), score=0.5)
+        checkpoints.save(state_of(2))
+        checkpoints.wait()
+        monkeypatch.setattr(reading, "read_arrays", too_late)
+        assert same(mj.restore_state(tmp_path, state_of()), state_of(3))
+
+
 def test_two_checkpoints_of_one_process(tmp_path: Path) -> None:
     first = open_checkpoints(tmp_path)
     first.save(state_of(1))

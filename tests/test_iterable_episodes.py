@@ -162,13 +162,13 @@ class Telling:
     def __init__(self) -> None:
         self.index = 0
         tell, put = self.names
-        held = {"as": (b"\x00", None), "array": np.arange(2.0)}
+        held = {"as": (b"\x00", None), "array": np.arange(2.0), "best": np.float32(-np.inf)}
         setattr(self, tell, lambda: {"index": np.int64(self.index), **held})
         setattr(self, put, self._put)
 
     def _put(self, state: Any) -> None:
         assert state["as"] == (b"\x00", None)
-        assert state["array"].tolist() == [0, 1]
+        assert (state["array"].tolist(), state["best"]) == ([0, 1], -np.inf)
         self.index = state["index"]
 
     def __iter__(self) -> "Telling":
@@ -311,6 +311,18 @@ def test_a_state_that_json_cannot_hold_is_said() -> None:
         RuntimeWarning, match=r"holds a object; .* a run that is resumed cannot go on"
     ):
         assert train(source).stopped == "finished"
+
+
+def test_a_state_that_no_record_can_hold_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metajax.iterator_states._LARGEST", 100)
+    with (
+        pytest.warns(RuntimeWarning, match=r"has \d+ characters; .* a run that is resumed cannot"),
+        mj.Checkpoints(tmp_path, options={}) as checkpoints,
+    ):
+        assert train(Telling(), checkpoints=checkpoints).stopped == "finished"
+    assert checkpoints.newest == 8
 
 
 def test_what_cannot_be_resumed_is_said() -> None:

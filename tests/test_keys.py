@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax import export
 
 from metajax import keys
 
@@ -60,3 +61,14 @@ def test_streams_of_one_key_are_apart() -> None:
     for streams in together:
         drawn = {tuple(jax.random.key_data(key).tolist()) for key in streams}
         assert len(drawn) == len(streams)
+
+
+def test_a_program_for_any_number_of_tasks() -> None:
+    (tasks,) = export.symbolic_shape("tasks")
+    several = jax.ShapeDtypeStruct((tasks,), float)
+
+    def draw(several: jax.Array) -> jax.Array:
+        return jax.random.key_data(keys.task_keys(KEY, several.shape[0]))
+
+    drawn = export.export(jax.jit(draw))(several).call(jax.numpy.zeros(3))
+    assert drawn.tolist() == jax.random.key_data(keys.task_keys(KEY, 3)).tolist()

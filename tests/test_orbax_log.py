@@ -1,6 +1,7 @@
 """What orbax says of a failure is in the log, and nothing is hidden after it."""
 
 import asyncio
+import gc
 import logging
 import sys
 from types import SimpleNamespace
@@ -77,3 +78,35 @@ def test_one_within_another_ends_with_the_outer(caplog: pytest.LogCaptureFixture
     _orbax_logs(logging.ERROR, "of nobody")
     assert [record.getMessage() for record in caplog.records] == ["of nobody"]
     assert sys.unraisablehook is hook
+
+
+async def _fail() -> None:
+    raise ValueError("a task of a user")
+
+
+async def _forget_a_task() -> None:
+    task = asyncio.create_task(_fail())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+
+
+def test_a_users_task_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with orbax_at_debug():
+        asyncio.run(_forget_a_task())
+    assert [record.name for record in caplog.records] == ["asyncio"]
+
+
+def test_a_hook_that_is_set_meanwhile_calls_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", passed.append)
+    with orbax_at_debug():
+        before = sys.unraisablehook
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: before(unraisable))
+    other = _unraisable(ValueError("a user's"))
+    closed = _unraisable(_call_a_closed_loop())
+    with orbax_at_debug():
+        sys.unraisablehook(other)  # type: ignore[arg-type]
+    sys.unraisablehook(closed)  # type: ignore[arg-type]
+    assert passed == [other, closed]

@@ -167,6 +167,17 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     assert json.loads(whole)["step"] == 10
 
 
+def test_metrics_go_to_no_fifo_and_to_a_terminal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match=r"metrics_file='.*fifo' is a FIFO, .*; expected a regular"):
+        _train(_state(), 10, metrics_file=tmp_path / "fifo")
+    terminal, path = os.openpty()
+    _train(_state(), 10, metrics_file=os.ttyname(path))
+    assert json.loads(os.read(terminal, 10_000))["step"] == 10
+    os.close(terminal)
+    os.close(path)
+
+
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _train(_state(), 20, progress=True)
     lines = capsys.readouterr().err.splitlines()

@@ -1,5 +1,7 @@
 """One of two processes fails, and the other one does not wait for it."""
 
+from pathlib import Path
+
 import pytest
 from process_pairs import ends_of_two
 
@@ -92,13 +94,37 @@ print("done")
 
 
 @pytest.mark.slow
-def test_one_that_has_finished_lets_the_other_go_on() -> None:
+def test_one_that_has_finished_lets_the_other_go_on(tmp_path: Path) -> None:
+    """It does not wait at JAX's barrier, where all are aborted after five minutes."""
     program = """
-import sys, time
+import pathlib, sys, time
+from jax._src import distributed
 import metajax as mj
 mj.parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]))
+done = pathlib.Path(sys.argv[3], "done")
+shutdown = distributed.State.shutdown
+def told(state):
+    print("done" if done.exists() else "alone")
+    shutdown(state)
+distributed.State.shutdown = told
 if sys.argv[2] == "0":
     time.sleep(8)
-    print("done")
+    done.touch()
+"""
+    assert ends_of_two(program, tmp_path) == [(0, "done\n"), (0, "done\n")]
+
+
+@pytest.mark.slow
+def test_the_end_of_a_forked_child_is_not_that_of_its_process() -> None:
+    program = """
+import os, sys, time
+import metajax as mj
+from metajax.parallel.watching import needing_all_processes
+mj.parallel.start_processes(sys.argv[1], 2, int(sys.argv[2]))
+with needing_all_processes():
+    if sys.argv[2] == "1" and not os.fork():
+        sys.excepthook(ValueError, ValueError("of a child"), None)
+        os._exit(0)
+    time.sleep(8)
 """
     assert [status for status, _ in ends_of_two(program, "")] == [0, 0]

@@ -10,7 +10,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class _Telling(logging.Filter):
         self.within = 0
         self.errors = 0
         self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-        self._hook = sys.unraisablehook
+        self._before = self._hook = sys.unraisablehook
 
     def begin(self) -> None:
         with self.lock:
@@ -44,7 +45,8 @@ class _Telling(logging.Filter):
             if self.within == 1:
                 for logger in self._loggers:
                     logger.addFilter(self)
-                self._hook, sys.unraisablehook = sys.unraisablehook, self.unraisable
+                self._before = sys.unraisablehook
+                self._hook = sys.unraisablehook = self._hook_before(self._before)
 
     def end(self) -> None:
         with self.lock:
@@ -52,25 +54,30 @@ class _Telling(logging.Filter):
             if self.within == 0:
                 for logger in self._loggers:
                     logger.removeFilter(self)
-                if sys.unraisablehook == self.unraisable:
-                    sys.unraisablehook = self._hook
+                if sys.unraisablehook is self._hook:  # Else somebody else's calls it.
+                    sys.unraisablehook = self._before
 
     def filter(self, record: logging.LogRecord) -> bool:
-        orbaxs = record.name == "asyncio" or "orbax" in Path(record.pathname).parts
-        if record.levelno < logging.WARNING or not orbaxs:  # A user's program may log by absl, too.
+        if record.levelno < logging.WARNING or not _is_orbaxs(record):
             return True
         self.errors += record.levelno >= logging.ERROR
         _LOG.debug("orbax: %s", record.getMessage(), exc_info=record.exc_info)
         return False
 
-    def unraisable(self, unraisable: Any) -> None:
-        """Where one array failed, those that are done later find asyncio's loop closed."""
-        error = unraisable.exc_value
-        if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
-            self.errors += 1
-            _LOG.debug("orbax: after a failure", exc_info=error)
-        else:
-            self._hook(unraisable)
+    def _hook_before(self, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A hook that takes what orbax causes, and gives the rest to another."""
+
+        def unraisable(unraisable: Any) -> None:
+            # Where one array failed, those that are done later find asyncio's loop closed.
+            error = unraisable.exc_value
+            closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+            if closed and self.within:
+                self.errors += 1
+                _LOG.debug("orbax: after a failure", exc_info=error)
+            else:
+                hook(unraisable)
+
+        return unraisable
 
 
 _telling = _Telling()
@@ -87,6 +94,15 @@ def orbax_at_debug() -> Iterator[None]:
         if _telling.errors > before:
             _wait_for_the_rest()
         _telling.end()
+
+
+def _is_orbaxs(record: logging.LogRecord) -> bool:
+    """A user's program may log by absl, and have tasks of asyncio that fail, too."""
+    if record.name != "asyncio":
+        return "orbax" in Path(record.pathname).parts
+    raised = record.exc_info[2] if record.exc_info else None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(raised)]
+    return not files or any("orbax" in Path(file).parts for file in files)
 
 
 def _wait_for_the_rest() -> None:

@@ -70,13 +70,10 @@ def read_good(
       OSError, ValueError: as `restore_state` does.
     """
     while True:
-        there = agreed_steps(folder)
-        try:
-            return _first_good(folder, _in_order(folder, there, which), like, options)
-        except OSError:
-            if agreed_steps(folder) == there:
-                raise
-            # A run is writing there, and has deleted what was being read.
+        order = _in_order(folder, agreed_steps(folder), which)
+        found = _first_good(folder, order, like, options)
+        if found is not None:
+            return found
 
 
 def _in_order(path: Path, there: Sequence[int], which: str | int) -> list[int]:
@@ -100,11 +97,14 @@ def _in_order(path: Path, there: Sequence[int], which: str | int) -> list[int]:
 
 def _first_good(
     folder: Path, steps: Sequence[int], like: TrainState, options: Mapping[str, Any] | None
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The first good one; None where a run that writes there has deleted what was being read."""
     damaged: dict[int, str] = {}
     for step in steps:
         state, record, other, damage = _read(folder / str(step), like, options)
         if not everywhere(not damage):
+            if step not in agreed_steps(folder):
+                return None
             damaged[step] = damage or "another process could not read it"
             continue
         if state is None:

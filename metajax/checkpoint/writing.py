@@ -1,7 +1,10 @@
 """Writes the checkpoints of a run in the background, and keeps the newest and the best."""
 
 import contextlib
+import os
 import shutil
+import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +100,7 @@ class Checkpoints:
         self._lock: FolderLock | None = None
         self._manager: ocp.CheckpointManager | None = None
         self._begun = False
+        self._process = os.getpid()
         self.position: Any = None
         self._newest: int | None = None  # The newest good step that this run read or wrote.
         self._last = 0  # The step that `due` counts from.
@@ -164,7 +168,8 @@ class Checkpoints:
         except BaseException:
             self._unlock()
             raise
-        self._begun = True
+        self._begun, self._process = True, os.getpid()
+        _all.add(self)
 
     def _take(self, step: int) -> None:
         """Makes the folder one that a run may go on in from a step; what is in it is read."""
@@ -290,6 +295,16 @@ class Checkpoints:
         else:
             self.close()
 
+    def __del__(self) -> None:
+        """Else the next to begin here would clear a write in progress."""
+        self._finish()
+
+    def _finish(self) -> None:
+        """Closes what nobody closed; several processes would have to do so together."""
+        begun = getattr(self, "_begun", False)  # It is not there where `__init__` raised.
+        if begun and self._process == os.getpid() and jax.process_count() == 1:
+            self.close()
+
     def _open(self) -> ocp.CheckpointManager:
         """The manager; making one clears what was cut off."""
         if self._manager is None:
@@ -321,6 +336,19 @@ class Checkpoints:
         lock, self._lock, self._begun = self._lock, None, False
         if lock is not None:
             lock.release()
+
+
+_all: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    for checkpoints in list(_all):
+        checkpoints._finish()
+
+
+# Python ends its pools of threads before `atexit`, and with them orbax's write in progress. What
+# they are ended by is called last first, and orbax has imported them.
+threading._register_atexit(_finish_all)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _move_aside(path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -37,6 +38,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.needs_all = 0
+        self._process = os.getpid()
         self._told = ""
         self._ends = threading.Event()
         self._hook, sys.excepthook = sys.excepthook, self._uncaught
@@ -46,6 +48,8 @@ class _Watch:
 
     def _tell(self, what: str) -> None:
         if self._told or (client := distributed.global_state.client) is None:
+            return
+        if os.getpid() != self._process:  # A forked child's end is not that of the run.
             return
         self._told = what
         with contextlib.suppress(Exception):  # There is nobody to tell.
@@ -59,11 +63,15 @@ class _Watch:
             self._tell(f"failed with {kind.__name__}: {error}"[:1000])
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._process:
+            return
         self._ends.set()
         self._tell(_ENDED)
         self._thread.join(_SECONDS_TO_LEAVE_TOGETHER)
         if self._told != _ENDED:
             _leave_together()
+        else:
+            _wait_for_all()
 
     def _look(self) -> None:
         while not self._ends.wait(_SECONDS_BETWEEN_LOOKS):
@@ -89,6 +97,7 @@ class _Watch:
             return
         me = f"process {distributed.global_state.process_id}"
         print(f"{missing}; {me} cannot go on without it, and exits", file=sys.stderr, flush=True)
+        self._tell("cannot go on")  # One that has ended waits for it.
         _leave_together()
         os._exit(1)
 
@@ -115,6 +124,17 @@ def needing_all_processes() -> Iterator[None]:
         yield
     finally:
         _watch.needs_all -= 1
+
+
+def _wait_for_all() -> None:
+    """Until every process has told its end: JAX aborts all of them where one comes minutes later.
+
+    One of them may evaluate alone for hours. One that is killed is missed by JAX here, too.
+    """
+    state = distributed.global_state
+    with contextlib.suppress(Exception):  # The coordinator is gone.
+        while state.client and len(state.client.key_value_dir_get(_FOLDER)) < state.num_processes:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _leave_together() -> None:

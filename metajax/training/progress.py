@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
+from metajax.regular_files import IrregularFileError
 from metajax.user_warnings import warn_user
 
 Record = dict[str, Any]
@@ -32,9 +33,14 @@ class MetricsFile:
     def __init__(self, path: str | Path | None) -> None:
         self._file = None
         if path is not None:
+            if Path(path).is_fifo():
+                raise IrregularFileError(
+                    f"metrics_file={str(path)!r} is a FIFO, whose reader training waits for; "
+                    "expected a regular file, or on_dispatch= for what is to go elsewhere"
+                )
             self._file = Path(path).open("a+b", buffering=0)  # noqa: SIM115 (closed on exit)
         self._warned = False
-        if self._file is not None and self._file.tell():
+        if self._file is not None and self._file.seekable() and self._file.tell():
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
                 self._write(b"\n")
