@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize(("processes", "iterations"), [(1, 6000), (2, 6000)])
+@pytest.mark.parametrize(("processes", "iterations"), [(1, 3000), (2, 3000)])
 def test_a_killed_run_ends_bit_for_bit_as_one_left_alone(
     processes: int, iterations: int, tmp_path: Path
 ) -> None:

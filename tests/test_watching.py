@@ -73,7 +73,7 @@ def test_one_that_is_killed_ends_the_other() -> None:
     other, killed = _ends("train", "os.kill(os.getpid(), signal.SIGKILL)")
     assert killed[0] == -9
     assert other[0] == 1, other[1]
-    assert "Connection closed by peer" in other[1]  # What gloo raises.
+    assert "by peer" in other[1]  # Gloo: a connection closed, or reset, by peer.
 
 
 @pytest.mark.slow
