@@ -1,5 +1,6 @@
 """The figures and the table of `few_shot_characters.py`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,14 +38,15 @@ def score_table(scores: mj.Evaluation) -> Table:
     return out
 
 
-def draw_curves(history: list[dict], scores: mj.Evaluation, path: Path) -> None:
-    """Training accuracy over iterations; test accuracy over steps, or how it spreads.
+def draw_curves(metrics: Path, scores: mj.Evaluation, path: Path) -> None:
+    """Training accuracy over iterations, all of a run; test accuracy over steps, or how it spreads.
 
     Of a stack the bands reach from the worst run to the best; else it is the interval at test.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    steps = [record["step"] for record in history]
-    accuracies = 100 * np.array([record["accuracy"] for record in history], dtype=float)
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    steps = [record["step"] for record in records]
+    accuracies = 100 * np.array([record["accuracy"] for record in records], dtype=float)
     if scores.runs is None:
         left.plot(steps, accuracies)
     else:

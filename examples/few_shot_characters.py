@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     if jax.process_index() > 0:
         return tests[0]
     if result.history:
-        draw_curves(result.history, tests[0], out / "curves.png")
+        draw_curves(out / "metrics.jsonl", tests[0], out / "curves.png")
     params = tested.params if args.seeds == 1 else jax.tree.map(lambda x: x[0], tested.params)
     draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
     console.print(f"figures and checkpoints in {out}: {time.monotonic() - began:.0f} s in all")
