@@ -262,7 +262,7 @@ class Checkpoints:
         # After a failure orbax's manager no longer knows which checkpoints there are.
         self._kept.scores.pop(step, None)
         self._shut()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # While Python ends it has no new threads.
             self._open()
         reason = "another process failed" if error is None else short(error)
         newest = "there is none yet" if self._newest is None else f"it is of step {self._newest}"
@@ -347,7 +347,8 @@ def _finish_all() -> None:
 
 
 # Python ends its pools of threads before `atexit`, and with them orbax's write in progress. What
-# they are ended by is called last first, and orbax has imported them.
+# they are ended by is called last first, and orbax has imported them. From Python 3.12 on no thread
+# can be started by then: the write fails, and a warning says so.
 threading._register_atexit(_finish_all)  # pyright: ignore[reportAttributeAccessIssue]
 
 
