@@ -67,18 +67,16 @@ def describe(
     """The arrays of a state by name, and the record to store with them.
 
     Raises:
-      TypeError: JSON cannot hold `position`.
       ValueError: two leaves of the state have one name, or the record is too large.
     """
     arrays = named_arrays(state)
-    position = json.dumps(as_json(position, "position"))
     record = {
         "format": FORMAT,
         "step": newest_step(state),
         "options": dict(options),
         "score": float(score) if score is not None and math.isfinite(score) else None,
         "mode": mode,
-        "positions": [json.loads(text) for text in texts_of_processes(position)],
+        "positions": [json.loads(text) for text in texts_of_processes(json.dumps(position))],
         "classes": _classes(jax.tree.structure(state.opt_state), "opt_state"),
         "leaves": _types(state),
         "arrays": described(arrays),

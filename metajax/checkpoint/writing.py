@@ -216,7 +216,7 @@ class Checkpoints:
         check_state(state)
         if score is not None:
             check_numbers(lambda x: True, "a number, or None", score=score)
-        as_json(position, "position")
+        position = as_json(position, "position")
         self.wait()
         step = newest_step(state)
         if not self._begun or step < (self._newest or 0):

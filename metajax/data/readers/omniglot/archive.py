@@ -98,6 +98,8 @@ def area_average(ink: np.ndarray) -> np.ndarray:
 def _ink(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """`[105, 105]` bool, True where the picture has ink."""
     member, shape = archive.getinfo(name), (OFFICIAL_PIXELS, OFFICIAL_PIXELS, 1)
+    if member.file_size > _LARGEST_MEMBER:
+        raise BadImage(f"its directory promises {member.file_size} bytes")
     if member.compress_type not in _PACKED:
         raise BadImage(f"it is packed by the method {member.compress_type}, not deflated")
     with archive.open(member) as stream:  # Which may hold more than the directory says.

@@ -184,7 +184,7 @@ NOISE = png(np.random.default_rng(0).random((105, 105)) < 0.5)
         (NOISE[:18] + b"\xff" + NOISE[19:], "max_pixels|no readable|Error"),
         (png(np.zeros((28, 30), bool)), "it is 30 x 28 pixels"),
         (png(np.zeros((105, 106), bool)), "106 x 105 pixels, more than the max_pixels=11025"),
-        (bytes(2**20 + 1), "it is no readable image"),
+        (bytes(2**20 + 1), "its directory promises 1048577 bytes"),
     ],
 )
 def test_drawings_that_are_damaged_or_missing(tmp_path, content, said):
