@@ -11,7 +11,7 @@ gradient :math:`\theta - \phi`, so the outer optimiser `optax.sgd(epsilon)` is R
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +65,7 @@ def reptile(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "single",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Reptile (Nichol et al. 2018, algorithm 2), as a loss with the right gradient.
 
@@ -99,7 +99,7 @@ def reptile(
         are only reported, so train with the cheaper `"separate"`.
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
-      record_steps: report the metrics before adaptation and after every step, see `maml`.
+      record_steps: report the metrics after every step, or after those named, see `maml`.
 
     Returns:
       A `Learner`. With a `batch_size` its functions need a key.
