@@ -117,7 +117,7 @@ _passed: dict[Any, tuple[list[weakref.ref], int | None]] = {}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(
+def chunk_scores(
     loss: MetaLoss,
     finish: Callable[[Key, Any], Episode] | None,
     training: bool,
@@ -127,9 +127,26 @@ def _scores(
     indices: Array,
     own: Any,
 ) -> dict[str, Array]:
-    # At module level, so that evaluating one learner again and again compiles once, and of one
-    # chunk, so that it does for any number of episodes. `indices` are those of its episodes, `own`
-    # what was read for each, where there is `finish`, or its index in a list.
+    """The scores of one chunk of episodes, which are run at once.
+
+    Static and at module level, so that evaluating one learner again and again compiles once, for
+    any number of episodes.
+
+    Args:
+      loss: a learner's.
+      finish: makes an episode of its key and of what is read for it; None where `sample` does.
+      training: whether models are in training mode.
+      params: the meta-parameters, of one run.
+      sample: the sampler as a pytree.
+      key: of the evaluation.
+      indices: `[chunk]` which of its episodes.
+      own: `[chunk, ...]` what was read for each where there is `finish`, the indices of listed
+        episodes, or None.
+
+    Returns:
+      Metrics `[chunk, ...]`.
+    """
+
     def one(index: Array, own: Any) -> dict[str, Array]:
         sample_key, learner_key = evaluation_pair(key, index)
         if finish is not None:
@@ -154,7 +171,7 @@ def _scores_of_runs(
     *rest: Any,
 ) -> dict[str, Array]:
     def of_run(params: Params) -> dict[str, Array]:
-        return _scores(loss, finish, training, params, *rest)
+        return chunk_scores(loss, finish, training, params, *rest)
 
     return over_runs(of_run, params, params)
 
@@ -222,7 +239,7 @@ def evaluate(
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     key = jax.random.key(seed)
-    score = _scores if runs is None else _scores_of_runs
+    score = chunk_scores if runs is None else _scores_of_runs
 
     def scores_of(finish: Any, data: Any, indices: np.ndarray, own: Any) -> dict[str, Array]:
         return score(learner.loss, finish, training, params, data, key, indices, own)
