@@ -75,7 +75,7 @@ def reptile(
 
     The outer step falls linearly from 1 to 0:
     `optax.sgd(optax.linear_schedule(1.0, 0.0, iterations))`. The authors' inner optimiser is Adam
-    at 1e-3 with beta1 = 0. As that forgets its bias correction (it is within 1 % of 1 after 3,900
+    at 1e-3 with beta1 = 0. As that forgets its bias correction (it is within 1 % of 1 after 4,000
     inner steps), it is
     `optax.rmsprop(1e-3, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3)`.
 
