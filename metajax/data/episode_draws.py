@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metajax.types import Array, Key
 
-Rotations = Literal["none", "classes", "tasks"]
+Rotations = Literal["none", "classes", "tasks", "episode"]
 Groups = bool | Mapping[str, float]
 
 
@@ -124,6 +124,9 @@ class FixedDraws:
         turns = chosen // classes
         if self.rotations == "tasks":
             turns = jax.random.randint(rotation_key, (self.ways,), 0, 4, jnp.int32)
+        elif self.rotations == "episode":
+            turn = jax.random.randint(rotation_key, (), 0, 4, jnp.int32)
+            turns = jnp.broadcast_to(turn, (self.ways,))
         chosen = chosen % classes
         items = self.table.draw_items(
             item_key, chosen, self.shots + self.queries, same=self.same_items

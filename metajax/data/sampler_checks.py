@@ -1,7 +1,7 @@
 """What samplers are given, found to fit the data set before anything is drawn."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
 
 def check_rotations(data: ImageClasses, rotations: Rotations) -> None:
     """Raises unless the word is known, and the images can be turned by quarters where they are."""
-    check_words(("none", "classes", "tasks"), rotations=rotations)
+    check_words(get_args(Rotations), rotations=rotations)
     height, width = data.images.shape[1:3]
     if rotations != "none" and height != width:
         raise ValueError(

@@ -56,9 +56,12 @@ def image_episodes(
       ways: classes in an episode; static.
       shots: support items of a class; static.
       queries: query items of a class; static.
-      rotations: `"classes"` makes the four quarter turns of a class four classes (Vinyals et al.
-        2016, Snell et al. 2017); `"tasks"` turns each class of an episode by a random quarter (the
-        MAML and Reptile authors' code); `"none"` leaves images as they are.
+      rotations: quarter turns. `"classes"` makes the four turns of a class four classes (Vinyals et
+        al. 2016 and Snell et al. 2017; the Reptile authors' code in training, none at test);
+        `"tasks"` turns each class of an episode by a random quarter of its own (the MAML authors'
+        code, at test too); `"episode"` turns the whole episode, support and query, by one random
+        quarter (the relation networks authors' code, at test too); `"none"` leaves images as they
+        are. Where training and test differ, they are two samplers.
       groups: True draws the classes of an episode from one group of the data set (an alphabet, one
         of `join_classes`), each group as likely; a mapping from group to weight draws from the
         groups in it by their weights.

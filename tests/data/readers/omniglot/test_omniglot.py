@@ -105,6 +105,17 @@ def test_classes_are_the_images_with_names(numbered):
     assert classes.groups[classes.names.index("Hebrew/character02")] == "Hebrew"
 
 
+def test_random_splits_are_read_by_their_seed(numbered):
+    for seed in (None, 5):
+        rows = split_rows("validation", "random", seed)
+        images = omniglot(numbered, "validation", protocol="random", seed=seed)
+        np.testing.assert_array_equal(class_indices(images), rows)
+        classes = omniglot_classes(numbered, "validation", protocol="random", seed=seed)
+        assert classes.names == tuple(class_names()[rows])
+    with pytest.raises(ValueError, match="seed=5 with protocol='vinyals', whose splits are publi"):
+        omniglot(numbered, seed=5)
+
+
 def test_a_zip_that_was_written_to_is_decoded_again(numbered):
     omniglot(numbered)
     (numbered / "images_evaluation.zip").write_bytes(b"another one")
@@ -253,9 +264,13 @@ def test_pillow_missing(tmp_path, monkeypatch):
 def test_unknown_split_or_protocol(tmp_path, split, protocol):
     said = (
         f"split='{split}' with protocol='{protocol}'; expected protocol='vinyals' with split="
-        "'train' or 'validation' or 'test', or protocol='lake' with split='background' or 'evalu"
+        "'train' or 'validation' or 'test' or 'train_and_validation', or protocol='random' with "
+        "split='train' or 'validation' or 'test' or 'train_and_validation', or protocol='lake' "
+        "with split='background' or 'evalu"
     )
     with pytest.raises(ValueError, match=said):
         omniglot(tmp_path, split, protocol=protocol)
-    with pytest.raises(ValueError, match='protocol=\'ravi\'; expected "vinyals" or "lake"'):
+    with pytest.raises(
+        ValueError, match='protocol=\'ravi\'; expected "vinyals", "random" or "lake"'
+    ):
         omniglot(tmp_path, split, protocol="ravi")
