@@ -6,6 +6,7 @@ across their parts: Lake's background and evaluation alphabets, the split of Vin
 and random ones of all characters. A model trained on one must not be scored on another.
 """
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -94,11 +95,14 @@ def omniglot_classes(
     """The drawings of one split of Omniglot, with the characters' names and alphabets.
 
     A class is called as its folder in the official zips, such as `Greek/character01`; its group is
-    its alphabet. The images are those of `omniglot`, whose arguments and errors these are, but
-    memory-mapped.
+    its alphabet, and the source of a drawing its drawer's number, from 0. Another alphabet's drawer
+    of that number is another person. The images are those of `omniglot`, whose arguments and errors
+    these are, but memory-mapped.
     """
     rows = split_rows(split, protocol, seed)
-    return _characters(folder, cache).select(class_names()[rows].tolist())
+    classes = _characters(folder, cache)
+    drawers = np.tile(np.arange(DRAWERS), CHARACTERS)
+    return dataclasses.replace(classes, sources=drawers).select(class_names()[rows].tolist())
 
 
 def _characters(
