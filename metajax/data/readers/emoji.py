@@ -86,8 +86,8 @@ def emoji(path: str | os.PathLike[str], split: str = "train", *, pixels: int = 7
     file = file / FILE if file.is_dir() else file
     if not file.exists():
         raise FileNotFoundError(
-            f"the path {str(file)!r} is not there; expected {FILE}, as benchmarks/build_emoji.py of "
-            "metajax's repository makes it"
+            f"the path {str(file)!r} is not there; expected {FILE}, as benchmarks/build_emoji.py "
+            "of metajax's repository makes it"
         )
     held = _read(file)
     wanted = [
