@@ -239,7 +239,9 @@ def _inner_optimizer(inner: Inner) -> optax.GradientTransformation:
 def _optimizer(training: Training) -> optax.GradientTransformation:
     outer, iterations = training.outer, training.iterations
     if outer.clip_modules:
-        each: dict[Hashable, Any] = {name: _clipped(outer, iterations) for name in RelationParams._fields}
+        each: dict[Hashable, Any] = {
+            name: _clipped(outer, iterations) for name in RelationParams._fields
+        }
         return optax.partition(each, RelationParams(*RelationParams._fields))
     return _clipped(outer, iterations)
 
