@@ -31,7 +31,10 @@ def run_job(job: Job, results: Path, runs: Path, data: str, *, command: str) -> 
     runs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     training = job.training
-    built = mj.recipes.build(dataclasses.replace(job.recipes[0], training=training))
+    built = mj.recipes.build(
+        dataclasses.replace(job.recipes[0], training=training),
+        backward=mj.Backward(unroll=jax.default_backend() != "cpu"),
+    )
     sample = mj.recipes.sampler(training.data, training.drawing, data, pixels=training.pixels)
     example = jax.eval_shape(sample, jax.random.key(0)).support.inputs
 

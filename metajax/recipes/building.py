@@ -58,7 +58,9 @@ class Built(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def build(recipe: Recipe, *, record_steps: bool = False) -> Built:
+def build(
+    recipe: Recipe, *, record_steps: bool = False, backward: Backward = Backward()
+) -> Built:
     """The learner, the tester and the optimiser of a recipe.
 
     >>> import metajax
@@ -69,6 +71,7 @@ def build(recipe: Recipe, *, record_steps: bool = False) -> Built:
     Args:
       recipe: a recipe; `dataclasses.replace` makes another one of it.
       record_steps: the tester reports its scores after every inner step, see `metajax.maml`.
+      backward: how the learner's exact meta-gradients are computed, see `metajax.Backward`.
 
     Raises:
       TypeError: an argument is of another kind.
@@ -83,6 +86,7 @@ def build(recipe: Recipe, *, record_steps: bool = False) -> Built:
             steps=0 if inner is None else inner.steps,
             batch_size=None if inner is None else inner.batch_size,
             query_batching=training.query_batching,
+            backward=backward,
         ),
         _learner(
             training,
@@ -104,6 +108,7 @@ def _learner(
     batch_size: int | None,
     query_batching: Batching,
     record_steps: bool = False,
+    backward: Backward = Backward(),
 ) -> Learner:
     algorithm, network, inner = training.algorithm, training.network, training.inner
     if algorithm not in BY_GRADIENT:
@@ -111,8 +116,6 @@ def _learner(
     assert inner is not None
     common = {"num_steps": steps, "query_batching": query_batching, "record_steps": record_steps}
     adapt = None if inner.adapts == "all" else _is_no_statistics
-    # A few steps are faster one after another; at test there may be fifty.
-    backward = Backward(unroll=not record_steps and steps <= 5 and training.data != "glyphs")
     if algorithm in ("anil", "boil"):
         body = from_linen(
             ConvNet(None, network.filters, pooling="stride", features=network.features)
@@ -181,6 +184,7 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
     return matching_network(
         encoder,
         normalize=training.normalize,
+        temperature=training.temperature,
         full_context=full_context(network.filters) if training.full_context else None,
         ways=ways,
         query_batching=query_batching,

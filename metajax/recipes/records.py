@@ -5,7 +5,12 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from metajax.checks.numbers import check_integers, check_numbers, check_optional_integers
+from metajax.checks.numbers import (
+    check_integers,
+    check_numbers,
+    check_optional_integers,
+    check_temperature,
+)
 from metajax.checks.settings import check_flags, check_texts
 from metajax.data.episode_draws import Rotations
 from metajax.kinds import check_words, in_brief
@@ -256,6 +261,7 @@ class Training:
       pixels: width and height of the images; None as the data set has them.
       normalize: of matching networks, which embeddings are normalised, see
         `metajax.matching_network`.
+      temperature: of matching networks; None is 1.
       full_context: of matching networks, with Full Context Embeddings.
     """
 
@@ -270,6 +276,7 @@ class Training:
     query_batching: Batching = "separate"
     pixels: int | None = None
     normalize: Literal["both", "support"] = "both"
+    temperature: float | None = None
     full_context: bool = False
 
     def __post_init__(self) -> None:
@@ -282,6 +289,7 @@ class Training:
         check_batching(self.query_batching)
         check_optional_integers(1, pixels=self.pixels)
         check_words(("both", "support"), normalize=self.normalize)
+        check_temperature(self.temperature)
         check_flags(full_context=self.full_context)
         adapts = self.algorithm in BY_GRADIENT
         if adapts:
@@ -298,10 +306,11 @@ class Training:
                 f"clip_modules=True of {self.algorithm}; expected a relation network, which has "
                 "two modules"
             )
-        if self.algorithm != "matching" and (self.full_context or self.normalize == "support"):
+        own = (self.normalize, self.temperature, self.full_context)
+        if self.algorithm != "matching" and own != ("both", None, False):
             raise ValueError(
-                f"normalize={self.normalize!r}, full_context={self.full_context} of "
-                f"{self.algorithm}; expected matching networks, whose they are"
+                f"normalize={self.normalize!r}, temperature={self.temperature}, full_context="
+                f"{self.full_context} of {self.algorithm}; expected them of matching networks alone"
             )
 
     def scaled(self, factor: float) -> "Training":
