@@ -174,6 +174,7 @@ OMNIGLOT = (
                 "folder": FOLDER,
                 "split": k.choice("TRAIN"),
                 "protocol": k.choice("VINYALS"),
+                "seed": k.optional_integer(0).also(lambda: {"of a published list": 0}),
                 "cache": CACHE,
             },
         )
