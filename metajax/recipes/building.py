@@ -15,7 +15,7 @@ from metajax.algorithms.meta_sgd import meta_sgd
 from metajax.algorithms.proto_maml import proto_maml
 from metajax.algorithms.prototypical_networks import prototypical_network
 from metajax.algorithms.relation_networks import RelationParams, relation_network
-from metajax.algorithms.reptile import reptile
+from metajax.algorithms.reptile import ReptileParams, reptile
 from metajax.checks.objects import check_instance
 from metajax.inner.backward import Backward
 from metajax.losses import LossFn, cross_entropy, squared_error
@@ -58,9 +58,7 @@ class Built(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def build(
-    recipe: Recipe, *, record_steps: bool = False, backward: Backward = Backward()
-) -> Built:
+def build(recipe: Recipe, *, record_steps: bool = False, backward: Backward = Backward()) -> Built:
     """The learner, the tester and the optimiser of a recipe.
 
     >>> import metajax
@@ -195,7 +193,7 @@ def _classifier(network: Network, ways: int) -> Model:
     if network.architecture == "perceptron":
         stddev = float(network.head_kernel_init.removesuffix(")").split("(")[1])
         return mlp((*network.widths, ways), stddev=stddev)
-    statistics = {
+    statistics: dict[str, Any] = {
         "filters": network.filters,
         "use_scale": network.use_scale,
         "epsilon": network.epsilon,
@@ -212,7 +210,7 @@ def _classifier(network: Network, ways: int) -> Model:
     )
 
 
-def _dense(network: Network) -> dict[str, initializers.Initializer]:
+def _dense(network: Network) -> dict[str, Any]:
     return {
         "head_kernel_init": _INITIALIZERS[network.head_kernel_init],
         "head_bias_init": _INITIALIZERS[network.head_bias_init],
@@ -237,16 +235,25 @@ def _inner_optimizer(inner: Inner) -> optax.GradientTransformation:
     if inner.optimizer == "sgd":
         return optax.sgd(inner.rate)
     # The Reptile authors' Adam with beta1 = 0, its second moment carried from task to task.
-    return optax.rmsprop(inner.rate, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3)
+    return optax.rmsprop(
+        inner.rate, decay=inner.decay, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3
+    )
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
     outer, iterations = training.outer, training.iterations
     if outer.clip_modules:
-        each: dict[Hashable, Any] = {
-            name: _clipped(outer, iterations) for name in RelationParams._fields
+        each: dict[Hashable, optax.GradientTransformation] = {}
+        labels = RelationParams("encoder", "relation")
+        for label in labels:
+            each[label] = _clipped(outer, iterations)
+        return optax.partition(each, labels)
+    if training.inner is not None and training.inner.carried == "replaced":
+        parts: dict[Hashable, optax.GradientTransformation] = {
+            "model": _clipped(outer, iterations),
+            "state": optax.sgd(1.0),
         }
-        return optax.partition(each, RelationParams(*RelationParams._fields))
+        return optax.partition(parts, ReptileParams("model", "state"))
     return _clipped(outer, iterations)
 
 

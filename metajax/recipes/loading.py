@@ -60,6 +60,7 @@ def sampler(
         shots=drawing.shots,
         queries=drawing.queries,
         rotations=drawing.rotations,
+        across_sources=drawing.across_sources,
         place=place,
     )
 

@@ -133,6 +133,9 @@ class Inner:
       steps: 0 or more.
       optimizer: `"sgd"`, or Reptile's `"adam"` with beta1 = 0 (see `metajax.reptile`).
       batch_size: support items an inner step; None takes all.
+      decay: of Adam's second moment, in (0, 1).
+      carried: what a meta-step makes of the second moment at the end of its tasks: it is
+        `"learned"`, as the model is, or `"replaced"` by their mean, see `metajax.reptile`.
       adapts: `"all"` parameters, or all `"but statistics"`: scales and offsets of batch
         statistics are meta-learned, and not adapted.
     """
@@ -141,6 +144,8 @@ class Inner:
     steps: int
     optimizer: Literal["sgd", "adam"] = "sgd"
     batch_size: int | None = None
+    decay: float = 0.999
+    carried: Literal["learned", "replaced"] = "learned"
     adapts: Literal["all", "but statistics"] = "all"
 
     def __post_init__(self) -> None:
@@ -148,6 +153,8 @@ class Inner:
         check_integers(0, steps=self.steps)
         check_words(("sgd", "adam"), optimizer=self.optimizer)
         check_optional_integers(1, batch_size=self.batch_size)
+        check_numbers(lambda x: 0 < x < 1, "a number in (0, 1)", decay=self.decay)
+        check_words(("learned", "replaced"), carried=self.carried)
         check_words(("all", "but statistics"), adapts=self.adapts)
 
 
@@ -226,8 +233,7 @@ class Drawing:
       shots: support items a class, 1 or more.
       queries: query items a class, 1 or more.
       rotations: see `metajax.data.image_episodes`.
-      across_sources: support and queries come from different sources, see
-        `metajax.data.across_sources_episodes`.
+      across_sources: see `metajax.data.image_episodes`.
     """
 
     split: Split

@@ -123,6 +123,9 @@ def _reptile(cell: Cell) -> Recipe:
                 5 if five else 10,
                 optimizer="adam",
                 batch_size=10 if five else 20,
+                # Their memory of 1,000 inner steps, of 5 tasks that come one after another.
+                decay=0.995,
+                carried="replaced",
             ),
             outer=Outer(1.0, optimizer="sgd", schedule="linear"),
             iterations=100_000 if five else 200_000,
