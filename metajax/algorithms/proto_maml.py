@@ -9,7 +9,7 @@ so that with no inner step it is the prototypical network. Body and head are ada
 meta-gradient flows back through that initial head into the parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -67,12 +67,24 @@ def proto_maml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Proto-MAML (Triantafillou et al. 2020).
 
-    The learner's parameters are the encoder's. The best published inner rates are 0.00544
-    (ImageNet only) and 0.0199 (all data sets), with 6 steps.
+    The learner's parameters are the encoder's. Inner rates and steps of the authors' best
+    configurations: 0.00544 with 6 steps (trained on ImageNet alone), and 0.0199 with 1 step in
+    training and 6 at test (on all data sets), both from pretrained weights; 0.311 with 6 steps in
+    training and 11 at test (ImageNet, from scratch).
+
+    Their code normalises the queries by the statistics of the support set under the adapted
+    parameters, in training too and with the gradient through them, leaves scale and offset of batch
+    normalisation as they are within a task, and by default is first order. With an encoder of
+    `metajax.models.embedding_net` that is
+
+    >>> import optax, metajax
+    >>> learner = metajax.fo_proto_maml(
+    ...     metajax.models.embedding_net(), inner=optax.sgd(0.311), num_steps=6,
+    ...     query_batching="support", adapt=("body/Conv_*", "weights", "biases"))
 
     Args:
       encoder: a model with outputs `[items, features]`.
@@ -82,7 +94,8 @@ def proto_maml(
         through the initial head, as in the authors' code. See `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`.
       adapt: which of `ProtoMAMLParams` a task adapts, by path or predicate, see `InnerLoop`:
-        `("weights", "biases")` is the head alone. None adapts all.
+        `("weights", "biases")` is the head alone, `lambda path, leaf: "BatchStatistics" not in
+        path` all but the scales and offsets of the library's networks. None adapts all.
       ways: the most classes there may be; static. None takes as many as there are support items.
         Labels lie below that; classes without a support item have the logit `-inf`, and no query
         may be of one: an error where labels are known. In compiled programs the loss is not finite
@@ -91,7 +104,7 @@ def proto_maml(
       loss_fn: loss of the logits, of support and query set, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
-      record_steps: report the metrics before adaptation and after every step, see `metajax.maml`.
+      record_steps: report the metrics after every step, or after those named, see `metajax.maml`.
 
     Returns:
       A `Learner`. Its outputs are logits `[queries, ways]`.
@@ -187,7 +200,7 @@ def fo_proto_maml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """First-order Proto-MAML (Triantafillou et al. 2020): `proto_maml` with `first_order=True`."""
     return proto_maml(

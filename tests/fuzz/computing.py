@@ -226,6 +226,12 @@ METRIC = (
         )
     ],
     Call(
+        "metajax.metric.unit_vectors",
+        metric.unit_vectors,
+        lambda: {"vectors": jnp.eye(3)},
+        {"vectors": k.ARRAY},
+    ),
+    Call(
         "metajax.metric.linear_reading",
         metric.linear_reading,
         lambda: {"centres": jnp.eye(3)},
