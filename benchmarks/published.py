@@ -10,14 +10,16 @@ one in progress is saved when the time is over. On an accelerator the next train
 while one has the device. `--report` makes the page from the files.
 
 Each cell is tested by its published protocol and, with the same parameters, strictly: 15 queries a
-class, each judged by the support set alone. `--vinyals` trains on the split of Vinyals et al. in
-place of a random one. Data comes from METAJAX_DATA_DIR.
+class, each judged by the support set alone. Data comes from METAJAX_DATA_DIR.
+
+Cells are asked for by patterns of their names: "maml-omniglot-20w1s", with a tenth of the recipe's
+iterations "relation-*@0.1", with three seeds "prototypical-*@1x3"; those that are trained on the
+split of Vinyals et al. in place of a random one are called "maml-vinyals-omniglot-5w1s".
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
-import fnmatch
 import multiprocessing
 import os
 import shlex
@@ -28,13 +30,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from published_cells import Job, jobs_of, ordered, strictly_split
+from published_cells import FIRST, Job, asked, jobs_of
 from published_page import write_page
 from published_runs import finished, run_job, seconds_known
 from records import wide_console
 from rich.console import Console
-
-import metajax as mj
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
@@ -46,18 +46,9 @@ def run(args: argparse.Namespace) -> None:
         write_page(args.results, ROOT.parent / "docs")
         console.print("docs/published.md is made")
         return
-    recipes = [
-        recipe
-        for recipe in ordered(mj.recipes.RECIPES)
-        if any(fnmatch.fnmatch(recipe.name, pattern) for pattern in args.cells)
-    ]
-    if args.vinyals:
-        recipes = [strictly_split(recipe) for recipe in recipes]
-    if not recipes:
-        raise SystemExit(f"no recipe fits {args.cells}; see metajax.recipes.RECIPES")
     jobs = [
         dataclasses.replace(job, deadline=args.deadline)
-        for job in jobs_of(recipes, seeds=args.seeds, scale=args.scale, episodes=args.episodes)
+        for job in jobs_of(asked(args.cells), episodes=args.episodes)
         if not finished(job, args.results)
     ]
     chosen = fitting(jobs, args.minutes, args.results, console)
@@ -112,13 +103,10 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    out.add_argument("--cells", nargs="+", default=["*-omniglot-*"], help="names or patterns")
+    out.add_argument("--cells", nargs="+", default=FIRST, help="as above; default: Omniglot's")
     out.add_argument("--minutes", type=float, help="begin what fits, and stop then")
     out.add_argument("--resume", action="store_true", help="go on with what was begun")
-    out.add_argument("--seeds", type=int, default=1, help="trained side by side, from 0 on")
-    out.add_argument("--scale", type=float, default=1.0, help="times the recipe's iterations")
     out.add_argument("--episodes", type=int, help="of each test; default: the recipe's")
-    out.add_argument("--vinyals", action="store_true", help="on the split of Vinyals et al.")
     out.add_argument("--ahead", type=int, help="compiled beside one training; default 2 or 0")
     out.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     out.add_argument("--runs", type=Path, default=Path("runs/published"), help="of checkpoints")

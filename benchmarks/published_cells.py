@@ -2,20 +2,21 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from metajax.recipes import Recipe, Split, Testing, Training
+from metajax.recipes import RECIPES, Recipe, Split, Testing, Training
 
-# What people ask for first comes first.
-_FIRST = (
+# Where nothing else is asked for: what people ask for first comes first.
+FIRST = (
     "maml-omniglot-20w1s",
-    "prototypical-omniglot-*",
+    "prototypical-omniglot-*@1x3",
     "maml-omniglot-5w1s",
     "relation-omniglot-5w1s",
     "reptile-omniglot-5*",
     "matching-omniglot-*",
     "proto_maml-omniglot-*",
     "fo_proto_maml-omniglot-*",
+    "*-omniglot-*",
 )
 
 
@@ -43,14 +44,35 @@ class Job:
         return f"{self.recipes[0].name}-{self.seeds}x{self.training.iterations}"
 
 
-def ordered(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """The headline cells first."""
+def asked(words: Sequence[str]) -> list[tuple[Recipe, float, int]]:
+    """The cells of these words, with the share of their iterations and the number of seeds.
 
-    def place(recipe: Recipe) -> int:
-        places = [i for i, pattern in enumerate(_FIRST) if fnmatch.fnmatch(recipe.name, pattern)]
-        return places[0] if places else len(_FIRST)
+    A word is a pattern of names, with what is to be changed behind an `@`: `maml-omniglot-20w1s`,
+    `relation-*@0.1`, `prototypical-*@1x3`. Cells on the split of Vinyals et al. are among those of
+    patterns that say `vinyals`. A cell is taken by the first pattern that fits.
 
-    return sorted(recipes, key=place)
+    Raises:
+      ValueError: no cell fits a pattern, or a number is none.
+    """
+    out: dict[str, tuple[Recipe, float, int]] = {}
+    for word in words:
+        pattern, _, changes = word.partition("@")
+        scale, _, seeds = changes.partition("x")
+        again = [
+            strictly_split(each)
+            for each in RECIPES
+            if "random" in each.training.drawing.split.protocol
+        ]
+        fitting = [
+            recipe
+            for recipe in (again if "vinyals" in pattern else RECIPES)
+            if fnmatch.fnmatch(recipe.name, pattern)
+        ]
+        if not fitting:
+            raise ValueError(f"{pattern!r} fits no cell; see metajax.recipes.RECIPES")
+        for recipe in fitting:
+            out.setdefault(recipe.name, (recipe, float(scale or 1), int(seeds or 1)))
+    return list(out.values())
 
 
 def strictly_split(recipe: Recipe) -> Recipe:
@@ -67,14 +89,12 @@ def strictly_split(recipe: Recipe) -> Recipe:
     )
 
 
-def jobs_of(
-    recipes: Sequence[Recipe], *, seeds: int, scale: float, episodes: int | None
-) -> list[Job]:
+def jobs_of(cells: Sequence[tuple[Recipe, float, int]], *, episodes: int | None) -> list[Job]:
     """The trainings of these cells, in the order in which they come first."""
-    cells: dict[Training, list[Recipe]] = {}
-    for recipe in recipes:
-        cells.setdefault(recipe.training.scaled(scale), []).append(recipe)
-    return [Job(training, tuple(each), seeds, episodes) for training, each in cells.items()]
+    out: dict[tuple[Training, int], list[Recipe]] = {}
+    for recipe, scale, seeds in cells:
+        out.setdefault((recipe.training.scaled(scale), seeds), []).append(recipe)
+    return [Job(training, tuple(of), seeds, episodes) for (training, seeds), of in out.items()]
 
 
 def tests_of(recipe: Recipe, episodes: int | None) -> dict[str, Testing]:

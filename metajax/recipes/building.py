@@ -253,7 +253,8 @@ def _optimizer(training: Training) -> optax.GradientTransformation:
             "model": _clipped(outer, iterations),
             "state": optax.sgd(1.0),
         }
-        return optax.partition(parts, ReptileParams("model", "state"))
+        labels = ReptileParams("model", "state")  # pyright: ignore[reportArgumentType]
+        return optax.partition(parts, labels)
     return _clipped(outer, iterations)
 
 

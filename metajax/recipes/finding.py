@@ -3,9 +3,27 @@
 from metajax.checks.numbers import check_optional_integers
 from metajax.checks.settings import check_texts
 from metajax.recipes.records import Recipe
-from metajax.recipes.tables import glyphs, omniglot, sinusoids
+from metajax.recipes.tables import (
+    cifar_fs,
+    cub,
+    emoji,
+    glyphs,
+    mini_imagenet,
+    omniglot,
+    sinusoids,
+    tiered_imagenet,
+)
 
-RECIPES: tuple[Recipe, ...] = (*omniglot.RECIPES, *sinusoids.RECIPES, *glyphs.RECIPES)
+RECIPES: tuple[Recipe, ...] = (
+    *omniglot.RECIPES,
+    *emoji.RECIPES,
+    *sinusoids.RECIPES,
+    *mini_imagenet.RECIPES,
+    *tiered_imagenet.RECIPES,
+    *cifar_fs.RECIPES,
+    *cub.RECIPES,
+    *glyphs.RECIPES,
+)
 
 
 def find(

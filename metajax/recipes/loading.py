@@ -12,11 +12,13 @@ from metajax.checks.settings import check_paths
 from metajax.data.device_episodes import ImageEpisodes
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.labelled_images import ImageClasses
+from metajax.data.readers.emoji import PIXELS, emoji
 from metajax.data.readers.omniglot.reading import omniglot
 from metajax.data.samplers import Place, image_episodes
 from metajax.data.sinusoids import sinusoid_episodes
 from metajax.data.stroke_glyphs import glyphs
 from metajax.kinds import check_words
+from metajax.recipes.folders import NOT_RUN_HERE, image_folder_classes
 from metajax.recipes.records import DATA_SETS, DataSet, Drawing, Split
 from metajax.types import Episode, Key
 
@@ -39,8 +41,11 @@ def sampler(
       data: one of `metajax.recipes.DATA_SETS`.
       drawing: what is drawn of it: `recipe.training.drawing` or `recipe.testing.drawing`.
       folder: the folder of the data sets, of which each has one of its own in it: `omniglot` with
-        the official zips. None where nothing is read, for glyphs and sinusoids.
-      pixels: width and height of the images; None as the data set has them.
+        the official zips, `emoji` with `emoji72.npz`, `mini_imagenet`, `tiered_imagenet`,
+        `cifar_fs` and `cub` with a folder of images for each class. None where nothing is read, for
+        glyphs and sinusoids.
+      pixels: width and height of the images, but of Omniglot and the glyphs; None as the data set
+        has them.
       place: see `metajax.data.image_episodes`.
 
     Raises:
@@ -74,5 +79,9 @@ def _images(
         raise ValueError(f"folder=None; expected the folder that holds {data!r}")
     check_paths(folder=folder)
     root = Path(folder) / data
+    if data in NOT_RUN_HERE:
+        return image_folder_classes(data, split.part, root, pixels)
+    if data == "emoji":
+        return emoji(root, split.part, pixels=pixels or PIXELS)
     seed = split.seed if split.protocol == "random" else None
     return omniglot(root, split.part, protocol=split.protocol, seed=seed)
