@@ -16,8 +16,9 @@ from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.checks.objects import check_learner
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_flags, check_texts
+from metajax.evaluation_chunks import episodes_at_once, is_alone, up_to
 from metajax.iterable_episodes import IterableEpisodes
-from metajax.keys import evaluation_keys
+from metajax.keys import evaluation_keys, evaluation_pair
 from metajax.parallel.placement import to_host
 from metajax.sample_checks import as_sample, check_sample_of
 from metajax.stacked_runs import count_runs, one_run, over_runs
@@ -107,9 +108,6 @@ class Evaluation(NamedTuple):
         return self.scores[name]
 
 
-# Episodes from the host are read so many at a time.
-_BLOCK = 16
-
 # What is scored where nothing says how many there are.
 _EPISODES = 600
 
@@ -118,42 +116,45 @@ _MOST_PASSED = 100
 _passed: dict[Any, list[weakref.ref]] = {}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores(
     loss: MetaLoss,
     finish: Callable[[Key, Any], Episode] | None,
-    chunk_size: int,
     training: bool,
     params: Params,
     sample: Any,
-    keys: tuple[Key, Key],
+    key: Key,
+    indices: Array,
     own: Any,
 ) -> dict[str, Array]:
-    # At module level, so that evaluating one learner again and again compiles once. `keys` are
-    # those of episodes and learner; `own` is what was read for each episode, where there is
-    # `finish`, or the indices of listed episodes.
-    def one(each: tuple[tuple[Key, Key], Any]) -> dict[str, Array]:
-        (sample_key, learner_key), own = each
+    # At module level, so that evaluating one learner again and again compiles once, and of one
+    # chunk, so that it does for any number of episodes. `indices` are those of its episodes, `own`
+    # what was read for each, where there is `finish`, or its index in a list.
+    def one(index: Array, own: Any) -> dict[str, Array]:
+        sample_key, learner_key = evaluation_pair(key, index)
         if finish is not None:
             episode = finish(sample_key, own)
         else:
             episode = sample(sample_key) if own is None else sample.at(sample_key, own)
         return dict(loss(params, episode, learner_key, training)[1].metrics)
 
-    return jax.lax.map(one, (keys, own), batch_size=None if chunk_size == 1 else chunk_size)
+    if len(indices) > 1:
+        return jax.vmap(one)(indices, own)
+    # A `vmap` over one episode would still batch its matrix products.
+    scores = one(*jax.tree.map(lambda x: x[0], (indices, own)))
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], scores)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores_of_runs(
     loss: MetaLoss,
     finish: Callable[[Key, Any], Episode] | None,
-    chunk_size: int,
     training: bool,
     params: Params,
     *rest: Any,
 ) -> dict[str, Array]:
     def of_run(params: Params) -> dict[str, Array]:
-        return _scores(loss, finish, chunk_size, training, params, *rest)
+        return _scores(loss, finish, training, params, *rest)
 
     return over_runs(of_run, params, params)
 
@@ -165,7 +166,7 @@ def evaluate(
     *,
     episodes: int | None = None,
     seed: int = 0,
-    chunk_size: int = 1,
+    chunk_size: int | None = None,
     training: bool = False,
 ) -> Evaluation:
     """Scores `params` on fresh episodes.
@@ -184,7 +185,11 @@ def evaluate(
       episodes: how many, 2 or more; None is the whole list or all of an iterable that has a length,
         or else 600, or as many as an iterator still has.
       seed: 0 or more; the same seed draws the same episodes from a sampler.
-      chunk_size: episodes run at once, 1 or more. It does not change the episodes.
+      chunk_size: episodes run at once, 1 or more, under one `vmap`; memory is one chunk's. It does
+        not change the episodes, and the scores only by rounding. None is 1 where `meta_gradient`
+        takes one task after another, for models of 8,000 parameters or more on a single CPU device,
+        and else the power of two, up to 128, that keeps the largest array of a chunk within
+        512 MiB.
       training: leave models in training mode, dropout on, in adaptation and queries.
 
     Returns:
@@ -198,30 +203,31 @@ def evaluate(
     check_learner(learner)
     check_flags(training=training)
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
-    check_integers(1, chunk_size=chunk_size)
+    check_optional_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
     runs = None
     if isinstance(params, TrainState):
         runs, params = count_runs(params), params.params
     check_floats(params)
+    of_one = one_run(params, runs)
     source = as_sample(sample)
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()
-        check_sample_of(learner, one_run(params, runs), source)
+        check_sample_of(learner, of_one, source)
     else:
-        _check_once(learner, one_run(params, runs), source)
+        _check_once(learner, of_one, source)
+    size = chunk_size or _chunk_size(learner, of_one, source, training=training, runs=runs)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
-    axis = 0 if runs is None else 1
+    key = jax.random.key(seed)
     score = _scores if runs is None else _scores_of_runs
 
-    def scores_of(finish: Any, data: Any, keys: tuple[Key, Key], own: Any) -> dict[str, Array]:
-        return score(learner.loss, finish, chunk_size, training, params, data, keys, own)
+    def scores_of(finish: Any, data: Any, indices: np.ndarray, own: Any) -> dict[str, Array]:
+        return score(learner.loss, finish, training, params, data, key, indices, own)
 
-    size = max(chunk_size, _BLOCK)
     if isinstance(source, IterableEpisodes):
         read = functools.partial(scores_of, _as_read, None)
-        scores, episodes = _iterable_scores(read, source, seed, episodes, size=size, axis=axis)
+        chunks, episodes = _iterable_scores(read, source, episodes, size=size)
     else:
         listed: int | None = getattr(source, "listed", None)
         episodes = episodes or listed or _EPISODES
@@ -229,17 +235,38 @@ def evaluate(
             raise ValueError(
                 f"episodes={episodes} of a list of {listed}; expected no more than those"
             )
-        keys = evaluation_keys(seed, episodes)
-        indices = None if listed is None else np.arange(episodes)
+        indices = _chunks(episodes, size)
         if isinstance(source, HostSample):
             fetched = functools.partial(scores_of, source.finish, None)
-            scores = _host_scores(
-                fetched, source, keys, indices, size=min(size, episodes), axis=axis
-            )
+            keys = keys_on_host(evaluation_keys(seed, episodes)[0])
+            chunks = _host_scores(fetched, source, keys, indices, listed=listed is not None)
         else:
-            scores = scores_of(None, as_pytree(source), keys, indices)
-    scored = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-    return Evaluation(scored, episodes, seed, runs)
+            data = as_pytree(source)
+            chunks = [
+                scores_of(None, data, chunk, None if listed is None else chunk) for chunk in indices
+            ]
+    return Evaluation(_joined(chunks, episodes, 0 if runs is None else 1), episodes, seed, runs)
+
+
+def _chunk_size(
+    learner: Learner, params: Params, source: Any, *, training: bool, runs: int | None
+) -> int:
+    """The default, which the shapes of an episode decide."""
+    if is_alone(params):
+        return 1
+    if isinstance(source, IterableEpisodes):
+        episode = source.ahead(1)[0]
+    elif isinstance(source, HostSample):
+        episode = source(jax.random.key(0))
+    else:
+        episode = jax.eval_shape(source, jax.random.key(0))
+    return episodes_at_once(learner, params, episode, training=training, runs=runs)
+
+
+def _chunks(episodes: int, size: int) -> np.ndarray:
+    """The indices of episodes `[chunks, size]`; the last is repeated where it takes more."""
+    size = up_to(size, episodes)
+    return np.minimum(np.arange(-(-episodes // size) * size), episodes - 1).reshape(-1, size)
 
 
 def _check_once(learner: Learner, params: Params, source: Any) -> None:
@@ -260,66 +287,57 @@ def _check_once(learner: Learner, params: Params, source: Any) -> None:
 def _host_scores(
     score: Callable[..., dict[str, Array]],
     sample: HostSample,
-    keys: tuple[Key, Key],
-    indices: np.ndarray | None,
+    keys: Key,
+    indices: np.ndarray,
     *,
-    size: int,
-    axis: int,
-) -> dict[str, np.ndarray]:
-    """The scores of episodes from the host, in blocks of one size; `axis` is that of episodes."""
-    sample_keys, learner_keys = keys
-    episodes = len(sample_keys)
-    near_keys = keys_on_host(sample_keys)
-    blocks = np.minimum(np.arange(-(-episodes // size) * size), episodes - 1).reshape(-1, size)
+    listed: bool,
+) -> list[dict[str, Array]]:
+    """The scores of episodes from the host, chunk by chunk."""
 
-    def read(block: np.ndarray) -> Callable[[], Any]:
-        listed = None if indices is None else indices[block]
-        return lambda: jax.device_put(sample.fetch(near_keys[block], listed))
+    def read(chunk: np.ndarray) -> Callable[[], Any]:
+        return lambda: jax.device_put(sample.fetch(keys[chunk], chunk if listed else None))
 
-    scores = [
-        score((sample_keys[block], learner_keys[block]), fetched)
-        for block, fetched in zip(blocks, run_ahead(map(read, blocks)), strict=True)
+    return [
+        score(chunk, fetched)
+        for chunk, fetched in zip(indices, run_ahead(map(read, indices)), strict=True)
     ]
-    return _joined(scores, episodes, axis)
 
 
 def _iterable_scores(
-    score: Callable[[tuple[Key, Key], Any], dict[str, Array]],
+    score: Callable[[np.ndarray, Any], dict[str, Array]],
     sample: IterableEpisodes,
-    seed: int,
     episodes: int | None,
     *,
     size: int,
-    axis: int,
-) -> tuple[dict[str, np.ndarray], int]:
-    """The scores of the episodes that an iterator yields, block by block, and their number."""
+) -> tuple[list[dict[str, Array]], int]:
+    """The scores of the episodes that an iterator yields, chunk by chunk, and their number."""
     most = episodes or (None if sample.sized else _EPISODES)
-    size = size if most is None else min(size, most)
     begins = itertools.count(0, size) if most is None else range(0, most, size)
     asked = (size if most is None else min(size, most - begin) for begin in begins)
     scores, done = [], 0
-    with contextlib.closing(run_ahead(functools.partial(sample.read, n) for n in asked)) as blocks:
-        for block in blocks:
-            if not block:
+    with contextlib.closing(run_ahead(functools.partial(sample.read, n) for n in asked)) as chunks:
+        for chunk in chunks:
+            if not chunk:
                 break
-            filled = sample.stack([*block, *[block[-1]] * (size - len(block))])
-            got = score(evaluation_keys(seed, size, first=done), filled)
-            scores.append({name: np.asarray(x) for name, x in got.items()})
-            done += len(block)
+            filled = size if done else up_to(size, len(chunk))
+            surplus = [chunk[-1]] * (filled - len(chunk))
+            scores.append(score(done + np.arange(filled), sample.stack([*chunk, *surplus])))
+            done += len(chunk)
     if done < (episodes or 2):
         raise ValueError(
             f"the iterator ended after {done} episodes; expected {episodes or 'two or more'}"
         )
-    return _joined(scores, done, axis), done
+    return scores, done
 
 
-def _joined(blocks: list[dict[str, Any]], episodes: int, axis: int) -> dict[str, np.ndarray]:
-    """The scores of all blocks, of which only the last may hold more than its episodes."""
+def _joined(chunks: list[dict[str, Array]], episodes: int, axis: int) -> dict[str, np.ndarray]:
+    """The scores of all chunks, of which the last may hold more than its episodes."""
+    near = jax.device_get(chunks)
     return {
-        name: np.concatenate([np.asarray(block[name]) for block in blocks], axis).take(
-            range(episodes), axis
-        )
-        for name in blocks[0]
+        name: np.concatenate([chunk[name] for chunk in near], axis)
+        .take(range(episodes), axis)
+        .astype(np.float64)
+        for name in near[0]
     }
 
 

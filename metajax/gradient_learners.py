@@ -1,20 +1,26 @@
 """What learners that adapt by gradient share: from an inner fit to a whole learner."""
 
-from collections.abc import Callable, Mapping
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from metajax.checked_learners import make_learner
 from metajax.checks.metrics import check_score_names
+from metajax.checks.numbers import is_integer
 from metajax.checks.objects import check_instance, check_objective
 from metajax.checks.parameters import check_parameters, check_shared
-from metajax.checks.settings import check_flags, check_texts
+from metajax.checks.settings import check_texts
 from metajax.inner.loop import InnerLoop
+from metajax.inner.observation import AtSteps, Observe
 from metajax.inspection.within_tasks import inspect_fit
 from metajax.items import without_padding
 from metajax.keys import fit_key, query_key, step_keys
-from metajax.kinds import check_functions, check_optional_functions
+from metajax.kinds import check_functions, check_optional_functions, in_brief
 from metajax.types import (
     AdaptedTask,
     Array,
@@ -36,7 +42,7 @@ def gradient_learner(
     objective: Objective,
     fit: Fit,
     *,
-    record_steps: bool,
+    record_steps: bool | Sequence[int],
     init: Init | None = None,
     meta_loss: Callable[[Params, Params, Mapping[str, Array]], Array] = lambda params, phi, seen: (
         seen["query_loss"]
@@ -48,12 +54,15 @@ def gradient_learner(
     Args:
       objective: the task's loss.
       fit: the inner optimisation, such as `support_fit(objective, loop)`.
-      record_steps: report every metric before adaptation and after every step.
+      record_steps: report every metric before adaptation and after every step, or after the steps
+        that are named alone, such as `(0, 1, 5, 50)`, rising: queries are then scored no more
+        often. Static.
       init: `(key, inputs) -> params`; None is the objective's. A learner that learns arrays beside
         the model's has parameters of its own: a NamedTuple whose first field is `model`.
       meta_loss: `(params, adapted parameters, seen) -> []`; its gradient is the meta-gradient.
         `seen` is what the learner reports: `query_loss`, the objective's scores and, with
-        `record_steps`, each of them at every step as `<name>_per_step`, `[num_steps + 1]`.
+        `record_steps`, each of them at every step as `<name>_per_step`, `[num_steps + 1]`, or at
+        the steps that are named, `[steps]`.
       title: what the learner is, with its settings.
 
     Returns:
@@ -61,11 +70,13 @@ def gradient_learner(
 
     Raises:
       TypeError: an argument is of another kind.
+      ValueError: the steps of `record_steps` do not rise from 0 on; from the learner's functions:
+        its inner loop does not take so many.
     """
     check_objective(objective)
     check_functions(fit=fit, meta_loss=meta_loss)
     check_optional_functions(init=init)
-    check_flags(record_steps=record_steps)
+    recorded = _recorded(record_steps)
     check_texts(title=title)
     begin = objective.init if init is None else init
 
@@ -94,8 +105,10 @@ def gradient_learner(
             check_score_names(aux.metrics)
             return aux.outputs, {**aux.metrics, "query_loss": value}
 
-        observe = (lambda phi: report(phi)[1]) if record_steps else None
+        observe = recorded(lambda phi: report(phi)[1])
         phi, steps = checked_fit(params, support, key, training, observe)
+        if isinstance(observe, AtSteps):
+            _check_seen(steps, observe.steps)
         outputs, metrics = report(phi)
         metrics |= {f"{name}_per_step": values for name, values in (steps or {}).items()}
         return meta_loss(params, phi, metrics), Aux(outputs, metrics)
@@ -112,6 +125,36 @@ def gradient_learner(
     return make_learner(
         begin, loss, adapt, predict, title=title, task_kind=AdaptedTask, inspect=inspect
     )
+
+
+def _recorded(steps: bool | Sequence[int]) -> Callable[[Observe], Observe | None]:
+    """What an inner loop is to observe, of what is to be seen."""
+    if isinstance(steps, bool | np.bool_):
+        return lambda see: see if steps else None
+    several = isinstance(steps, Sequence | np.ndarray) and not isinstance(steps, str | bytes)
+    if not several or not all(is_integer(step, -math.inf) for step in steps):
+        raise TypeError(
+            f"record_steps={in_brief(steps)}; expected True or False, or the steps to record, such "
+            "as (0, 1, 5)"
+        )
+    named = tuple(int(step) for step in steps)
+    if not named or named[0] < 0 or any(a >= b for a, b in itertools.pairwise(named)):
+        raise ValueError(
+            f"record_steps={named}; expected one step or more, rising, of which 0 is before the "
+            "first, such as (0, 1, 5)"
+        )
+    return lambda see: AtSteps(see, named)
+
+
+def _check_seen(seen: Any, steps: tuple[int, ...]) -> None:
+    """Raises where a fit saw something else than what was asked for."""
+    shapes = {jnp.shape(x)[:1] for x in jax.tree.leaves(seen)}
+    if shapes != {(len(steps),)}:
+        raise ValueError(
+            f"with record_steps={steps} the fit gave observations of the leading axes "
+            f"{sorted(shapes)}; expected ({len(steps)},): a fit that hands its observe on to "
+            "InnerLoop.run as it is"
+        )
 
 
 def support_fit(objective: Objective, loop: InnerLoop) -> Fit:

@@ -81,9 +81,15 @@ def episode_keys(run: Key, step: int | Array, tasks: int, *, first: int | Array 
 
 
 def evaluation_keys(seed: int, episodes: int, *, first: int = 0) -> tuple[Key, Key]:
-    """`[episodes]` keys for the sampler, and as many for the learner; see `task_keys`."""
-    pairs = jax.vmap(jax.random.split)(task_keys(jax.random.key(seed), episodes, first=first))
-    return pairs[:, 0], pairs[:, 1]
+    """`[episodes]` keys for the sampler, and as many for the learner."""
+    evaluation = jax.random.key(seed)
+    return jax.vmap(lambda index: evaluation_pair(evaluation, index))(first + jnp.arange(episodes))
+
+
+def evaluation_pair(evaluation: Key, index: int | Array) -> tuple[Key, Key]:
+    """One key for the sampler and one for the learner, of an episode of an evaluation's key."""
+    sample_key, learner_key = jax.random.split(jax.random.fold_in(evaluation, index))
+    return sample_key, learner_key
 
 
 def fit_key(key: Key | None) -> Key | None:

@@ -153,10 +153,12 @@ ALLOWED = {
         "sample_checks",
         "kinds",
     },
+    "evaluation_chunks": {"types", "inner", "meta_gradients"},
     "evaluation": {
         "types",
         "checks",
         "keys",
+        "evaluation_chunks",
         "streaming",
         "training_step",
         "stacked_runs",

@@ -56,7 +56,7 @@ INTEGERS: tuple[tuple[Callable, str, int, bool], ...] = (
     (_folder, "workers", 1, True),
     (lambda episodes: mj.evaluate(LEARNER, {}, SAMPLE, episodes=episodes), "episodes", 2, True),
     (lambda seed: mj.evaluate(LEARNER, {}, SAMPLE, seed=seed), "seed", 0, False),
-    (lambda **o: mj.evaluate(LEARNER, {}, SAMPLE, **o), "chunk_size", 1, False),
+    (lambda **o: mj.evaluate(LEARNER, {}, SAMPLE, **o), "chunk_size", 1, True),
     (_gradient, "chunk_size", 1, True),
     (lambda model: mj.parallel.task_mesh(model=model), "model", 1, False),
     (lambda every: mj.Checkpoints("nowhere", options={}, every=every), "every", 1, False),

@@ -10,7 +10,7 @@ Effectiveness of MAML", ICLR 2020, arXiv 1909.09157.
 meta-learned, and the meta-gradient of the body goes through the adapted heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optax
 
@@ -36,7 +36,7 @@ def anil(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Almost no inner loop (Raghu et al. 2020, section 4): a task adapts the head alone.
 
@@ -68,7 +68,7 @@ def anil(
       query_batching: which items share a batch with a query, see `apply_queries`.
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
-      record_steps: report the metrics before adaptation and after every step, see `maml`.
+      record_steps: report the metrics after every step, or after those named, see `maml`.
 
     Returns:
       A `Learner`.

@@ -10,7 +10,7 @@ arXiv 2008.08882.
 representation has to change. Body and head are meta-learned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optax
 
@@ -36,7 +36,7 @@ def boil(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Body only update in inner loop (Oh et al. 2021, section 3): a task adapts the body alone.
 
@@ -70,7 +70,7 @@ def boil(
         the authors'.
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
-      record_steps: report the metrics before adaptation and after every step, see `maml`.
+      record_steps: report the metrics after every step, or after those named, see `maml`.
 
     Returns:
       A `Learner`.

@@ -11,7 +11,7 @@ the steps times :math:`\nabla L_Q(\phi_n)` (section 2.2). FOMAML (section 5.2) t
 that product as the identity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optax
 
@@ -37,7 +37,7 @@ def maml(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Model-agnostic meta-learning (Finn et al. 2017, algorithm 1).
 
@@ -77,7 +77,8 @@ def maml(
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
       record_steps: report the query loss and metrics before adaptation and after every step, as
-        `query_loss_per_step` and `<metric>_per_step`, each `[num_steps + 1]`; static.
+        `query_loss_per_step` and `<metric>_per_step`, each `[num_steps + 1]`; or after the steps
+        that are named alone, rising, `(0, 1, 5)` say, each `[steps]`. Static.
 
     Returns:
       A `Learner`.
@@ -108,7 +109,7 @@ def fomaml(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """First-order MAML (Finn et al. 2017, section 5.2): `maml` with `first_order=True`."""
     return maml(

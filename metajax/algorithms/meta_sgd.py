@@ -13,7 +13,7 @@ parameters. One rate a leaf and a step is the "per-layer per-step learning rates
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -60,7 +60,7 @@ def meta_sgd(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Meta-SGD (Li et al. 2017, algorithm 1): inner rates that are learned.
 
@@ -94,7 +94,7 @@ def meta_sgd(
       query_batching: which items share a batch with a query, see `apply_queries`.
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
-      record_steps: report the metrics before adaptation and after every step, see `maml`.
+      record_steps: report the metrics after every step, or after those named, see `maml`.
 
     Returns:
       A `Learner`.

@@ -9,7 +9,7 @@ so that with no inner step it is the prototypical network. Body and head are ada
 meta-gradient flows back through that initial head into the parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def proto_maml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Proto-MAML (Triantafillou et al. 2020).
 
@@ -104,7 +104,7 @@ def proto_maml(
       loss_fn: loss of the logits, of support and query set, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
       query_batching: which items share a batch with a query; see `metajax.apply_queries`.
-      record_steps: report the metrics before adaptation and after every step, see `metajax.maml`.
+      record_steps: report the metrics after every step, or after those named, see `metajax.maml`.
 
     Returns:
       A `Learner`. Its outputs are logits `[queries, ways]`.
@@ -200,7 +200,7 @@ def fo_proto_maml(
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "separate",
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """First-order Proto-MAML (Triantafillou et al. 2020): `proto_maml` with `first_order=True`."""
     return proto_maml(

@@ -11,7 +11,7 @@ gradient :math:`\theta - \phi`, so the outer optimiser `optax.sgd(epsilon)` is R
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +65,7 @@ def reptile(
     metrics: Mapping[str, LossFn] | None = None,
     query_batching: Batching = "single",
     ways: int | None = None,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
 ) -> Learner:
     """Reptile (Nichol et al. 2018, algorithm 2), as a loss with the right gradient.
 
@@ -75,7 +75,7 @@ def reptile(
 
     The outer step falls linearly from 1 to 0:
     `optax.sgd(optax.linear_schedule(1.0, 0.0, iterations))`. The authors' inner optimiser is Adam
-    at 1e-3 with beta1 = 0. As that forgets its bias correction (it is within 1 % of 1 after 3,900
+    at 1e-3 with beta1 = 0. As that forgets its bias correction (it is within 1 % of 1 after 4,000
     inner steps), it is
     `optax.rmsprop(1e-3, decay=0.999, eps=1e-8, eps_in_sqrt=False, initial_scale=1e-3)`.
 
@@ -117,7 +117,7 @@ def reptile(
         are only reported, so train with the cheaper `"separate"`.
       ways: number of classes, checked in compiled programs too, see `supervised`; static. None
         leaves it to the model.
-      record_steps: report the metrics before adaptation and after every step, see `maml`.
+      record_steps: report the metrics after every step, or after those named, see `maml`.
 
     Returns:
       A `Learner`. With a `batch_size` its functions need a key.

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 
-def is_integer(number: Any, least: int) -> bool:
+def is_integer(number: Any, least: float) -> bool:
     """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none.
 
     NumPy's of 8 and 16 bits are none, either: they overflow in sums and products with others.

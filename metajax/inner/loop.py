@@ -13,9 +13,10 @@ from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance, check_optimizer
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_flags
-from metajax.inner.backward import Backward, join_steps, split_steps
+from metajax.inner.backward import Backward, split_steps
 from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad
+from metajax.inner.observation import all_seen, asked_steps, mapped, seen_at
 from metajax.inner.selection import Selection, check_selection, select
 from metajax.inner.update_traits import checked_update
 from metajax.kinds import check_arrays, check_functions, check_optional_functions
@@ -142,18 +143,19 @@ class InnerLoop:
         check_functions(loss=loss)
         check_optional_functions(observe=observe)
         _check_per_step(per_step, self.num_steps)
+        asked = asked_steps(observe, self.num_steps)
         if self.adapt is not None:
             return self._run_part(loss, params, per_step, observe)
         check_floats(params)
         if not self.num_steps:
-            return params, _stacked(observe, params)
+            return params, all_seen(observe, [], params, 0)
         update = checked_update(self.inner, params, exact=self.exact_steps > 0)
 
         def step(
-            carry: tuple[Params, Any], data: Any, *, exact: bool
+            carry: tuple[Params, Any], given: tuple[Any, Any], *, exact: bool
         ) -> tuple[tuple[Params, Any], Any]:
-            phi, opt_state = carry
-            seen = None if observe is None else observe(phi)
+            (phi, opt_state), (data, asked) = carry, given
+            seen = seen_at(observe, phi, asked)
 
             def slope(params: Params) -> tuple[Array, Params]:
                 if self.backward.mixed and exact:
@@ -176,7 +178,7 @@ class InnerLoop:
 
         carry = (params, self.inner.init(params))
         exact = self.exact_steps
-        early, late = split_steps(per_step, self.num_steps - exact)
+        early, late = split_steps((per_step, asked), self.num_steps - exact)
         seen = []
         if exact < self.num_steps:
             # No derivative goes through the gradients of these, so there is nothing to keep.
@@ -188,9 +190,7 @@ class InnerLoop:
         if exact:
             carry, before = self.backward.scan(partial(step, exact=True), carry, late, exact)
             seen.append(before)
-        phi = carry[0]
-        last = _stacked(observe, phi)
-        return phi, None if observe is None else join_steps(*seen, last)
+        return carry[0], all_seen(observe, seen, carry[0], self.num_steps)
 
     def _run_part(
         self, loss: Callable, params: Params, per_step: Any, observe: Callable | None
@@ -199,13 +199,13 @@ class InnerLoop:
         assert self.adapt is not None
         part, whole = select(params, self.adapt)
         if not self.num_steps:
-            return params, _stacked(observe, params)
+            return params, all_seen(observe, [], params, 0)
         one = jax.tree.map(lambda x: x[0], per_step)
         phi, seen = dataclasses.replace(self, adapt=None).run(
             hoist(lambda phi, step: loss(whole(phi), step), part, one),
             part,
             per_step=per_step,
-            observe=None if observe is None else hoist(lambda phi: observe(whole(phi)), part),
+            observe=mapped(observe, lambda see: hoist(lambda phi: see(whole(phi)), part)),
         )
         return whole(phi), seen
 
@@ -251,11 +251,6 @@ def inner_loop(
     check_optimizer(optimizer, "optimizer")
     loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
     return loop.run(loss, params, per_step=per_step, observe=observe)
-
-
-def _stacked(observe: Callable[[Params], Any] | None, phi: Params) -> Any:
-    """What is seen at `phi`, `[1, ...]`; None without `observe`."""
-    return None if observe is None else jax.tree.map(lambda x: jnp.asarray(x)[None], observe(phi))
 
 
 def _check_per_step(per_step: Any, num_steps: int) -> None:

@@ -160,7 +160,8 @@ def embedding_net(
 ) -> Model:
     """The embedding network of Snell et al. (2017, section 3.1): four max-pooled blocks.
 
-    28 px images give 64 features, 84 px images 1,600.
+    28 px images give 64 features, 84 px images 1,600. The authors' code begins as PyTorch does by
+    default, with `variance_scaling(1 / 3, "fan_in", "uniform")` of `jax.nn.initializers`.
 
     Args:
       filters: channels of every block, published as 64.

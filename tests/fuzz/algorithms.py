@@ -22,7 +22,7 @@ SCORES = {
     "query_batching": BATCHING,
     "ways": k.optional_integer(1),
 }
-GRADIENT = {**INNER, **SCORES, "record_steps": k.FLAG}
+GRADIENT = {**INNER, **SCORES, "record_steps": k.STEPS}
 FIRST_ORDER = {n: kind for n, kind in GRADIENT.items() if n not in ("first_order", "backward")}
 IN_TWO = {n: kind for n, kind in GRADIENT.items() if n != "adapt"}
 MODEL_OR_OBJECTIVE = k.MODEL
@@ -143,7 +143,7 @@ FACTORIES = (
         {
             "objective": k.OBJECTIVE,
             "fit": k.FUNCTION,
-            "record_steps": k.FLAG,
+            "record_steps": k.STEPS,
             "init": k.OPTIONAL_FUNCTION,
             "meta_loss": k.FUNCTION,
             "title": k.TEXT,

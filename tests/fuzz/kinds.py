@@ -96,6 +96,16 @@ FLAG = Kind(
 )
 OPTIONAL_FLAG = FLAG.without("None")._replace(name="optional flag")
 
+STEPS = FLAG.also(
+    lambda: {
+        "halves": (0, 0.5),
+        "below 0": (-1, 1),
+        "not rising": (1, 1),
+        "texts": ["0"],
+        "a set": {0, 1},
+    }
+)._replace(name="flag or steps")
+
 
 def choice(upper: str) -> Kind:
     """One of a few words, of which `upper` is one in capitals."""

@@ -90,6 +90,21 @@ def _pictures(root: Path) -> None:
     (root / "list.csv").write_text("\n".join(lines))
 
 
+def _emoji(root: Path) -> None:
+    """One class of one image in each group."""
+    from metajax.data.readers.emoji import FILE, SPLITS
+
+    groups = [group for groups in SPLITS.values() for group in groups]
+    of_images = np.arange(len(groups))
+    np.savez(
+        root / FILE,
+        images=np.zeros((len(groups), 72, 72, 3), np.uint8),
+        class_index=of_images,
+        design_index=of_images,
+        **dict.fromkeys(("code_points", "names", "categories", "designs"), np.array(groups)),
+    )
+
+
 def _zips(root: Path) -> None:
     for name in OFFICIAL:
         (root / name).write_bytes(b"never opened")
@@ -188,6 +203,14 @@ OMNIGLOT = (
         {"folder": k.PATH, "base_url": k.TEXT, "progress": k.FLAG},
     ),
 )
+EMOJI = (
+    Call(
+        "metajax.data.emoji",
+        data.emoji,
+        lambda: {"path": Made(_emoji), "split": "test", "pixels": 8},
+        {"path": FOLDER, "split": k.choice("TEST"), "pixels": k.integer(1)},
+    ),
+)
 NEEDED = ("tensorflow_datasets", "array_record", "PIL")
 PREPARED = {
     "data_dir": k.OPTIONAL_PATH.also(lambda: NOWHERE),
@@ -226,4 +249,4 @@ TFDS = (
         for reader in (data.cifar_fs, data.fc100)
     ],
 )
-CALLS = (*FILES, *OMNIGLOT, *TFDS)
+CALLS = (*FILES, *OMNIGLOT, *EMOJI, *TFDS)

@@ -110,7 +110,7 @@ CALLS = (
             "sample": k.SAMPLE,
             "episodes": k.optional_integer(2),
             "seed": k.integer(0),
-            "chunk_size": k.integer(1),
+            "chunk_size": k.optional_integer(1),
             "training": k.FLAG,
         },
         slow=True,

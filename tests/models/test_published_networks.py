@@ -108,6 +108,15 @@ def test_maml_begins_as_its_authors_code() -> None:
     assert not params["Dense_0"]["bias"].any()
 
 
+def test_prototypical_networks_begin_as_pytorch_s_layers() -> None:
+    uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    net = mj.models.embedding_net(kernel_init=uniform)
+    params = jax.jit(net.init)(KEY, jnp.zeros((1, 28, 28, 1)))
+    for layer, channels in enumerate([1, 64, 64, 64]):
+        largest = jnp.abs(params[f"Conv_{layer}"]["kernel"]).max()
+        assert 0.98 < largest * np.sqrt(9 * channels) <= 1 + 1e-6
+
+
 def test_relation_begins_as_its_authors_code() -> None:
     encoder = jax.jit(relation_encoder().init)(KEY, jnp.zeros((1, 28, 28, 1)))
     relation = jax.jit(relation_module().init)(KEY, jnp.zeros((1, 5, 5, 128)))
@@ -144,11 +153,20 @@ def test_reptile_flattens_what_maml_averages() -> None:
     )
 
 
+def _first_block(filters: int) -> mj.Model:
+    """The same modules, of which there are fewer."""
+    net = mj.models.ConvNet(5, filters, blocks=1, use_scale=False, epsilon=1e-3)
+    return mj.models.from_linen(net)
+
+
 @pytest.mark.usefixtures("float64")
-def test_offsets_of_batch_statistics_are_learned_and_not_adapted() -> None:
+@pytest.mark.parametrize(
+    "network", [_first_block, pytest.param(maml_omniglot, marks=pytest.mark.slow)]
+)
+def test_offsets_of_batch_statistics_are_learned_and_not_adapted(network: Any) -> None:
     """The update rule of the authors' code, written out."""
     rate = 0.4
-    model = maml_omniglot(filters=2)
+    model = network(filters=2)
     learner = mj.maml(model, inner=optax.sgd(rate), num_steps=1, adapt=ADAPTED)
     inputs = jax.random.normal(KEY, (2, 5, 8, 8, 1))
     episode = mj.Episode(*(mj.Examples(each, jnp.arange(5)) for each in inputs))
@@ -180,7 +198,6 @@ def test_offsets_of_batch_statistics_are_learned_and_not_adapted() -> None:
     (task, expected_task), (gradient, expected) = both(params)
     oracles.assert_close(task.params, expected_task, 1e-12)
     oracles.assert_close(gradient, expected, 1e-9)
-    for layer in range(4):
-        name = f"BatchStatistics_{layer}"
+    for name in [layer for layer in params if layer.startswith("BatchStatistics")]:
         np.testing.assert_array_equal(task.params[name]["bias"], params[name]["bias"])
         assert jnp.abs(gradient[name]["bias"]).max() > 1e-6
