@@ -69,8 +69,8 @@ _NOTES: dict[Algorithm, str] = {
     "prototypical": _AVERAGES,
     "matching": f"{_AVERAGES}; there the cosine is multiplied by 100, and each support item brings "
     "a read step",
-    "relation": f"{_AVERAGES}; there the support is averaged, not added up, and a cross-entropy can "
-    "take the place of the published loss",
+    "relation": f"{_AVERAGES}; there the support is averaged, not added up, and a cross-entropy "
+    "can take the place of the published loss",
 }
 
 
