@@ -16,7 +16,7 @@ from metajax.checks.numbers import check_integers, check_optional_integers
 from metajax.checks.objects import check_learner
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_flags, check_texts
-from metajax.evaluation_chunks import episodes_at_once, is_alone, up_to
+from metajax.evaluation_chunks import episode_bytes, episodes_at_once, up_to
 from metajax.iterable_episodes import IterableEpisodes
 from metajax.keys import evaluation_keys, evaluation_pair
 from metajax.parallel.placement import to_host
@@ -113,7 +113,7 @@ _EPISODES = 600
 
 # What passed the checks, the last of it: a learner's functions and a sampler, not kept alive by it.
 _MOST_PASSED = 100
-_passed: dict[Any, list[weakref.ref]] = {}
+_passed: dict[Any, tuple[list[weakref.ref], int | None]] = {}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -189,7 +189,7 @@ def evaluate(
         not change the episodes, and the scores only by rounding. None is 1 where `meta_gradient`
         takes one task after another, for models of 8,000 parameters or more on a single CPU device,
         and else the power of two, up to 128, that keeps the largest array of a chunk within
-        512 MiB.
+        512 MiB, on a CPU within 512 KiB of its cache.
       training: leave models in training mode, dropout on, in adaptation and queries.
 
     Returns:
@@ -214,9 +214,11 @@ def evaluate(
     if isinstance(source, IterableEpisodes):
         source = source.one_pass()
         check_sample_of(learner, of_one, source)
+        episode = functools.partial(_some_episode, source)
+        largest = episode_bytes(learner, of_one, episode, training=training)
     else:
-        _check_once(learner, of_one, source)
-    size = chunk_size or _chunk_size(learner, of_one, source, training=training, runs=runs)
+        largest = _check_once(learner, of_one, source, training=training)
+    size = chunk_size or episodes_at_once(largest, runs)
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     key = jax.random.key(seed)
@@ -248,40 +250,36 @@ def evaluate(
     return Evaluation(_joined(chunks, episodes, 0 if runs is None else 1), episodes, seed, runs)
 
 
-def _chunk_size(
-    learner: Learner, params: Params, source: Any, *, training: bool, runs: int | None
-) -> int:
-    """The default, which the shapes of an episode decide."""
-    if is_alone(params):
-        return 1
-    if isinstance(source, IterableEpisodes):
-        episode = source.ahead(1)[0]
-    elif isinstance(source, HostSample):
-        episode = source(jax.random.key(0))
-    else:
-        episode = jax.eval_shape(source, jax.random.key(0))
-    return episodes_at_once(learner, params, episode, training=training, runs=runs)
-
-
 def _chunks(episodes: int, size: int) -> np.ndarray:
     """The indices of episodes `[chunks, size]`; the last is repeated where it takes more."""
     size = up_to(size, episodes)
     return np.minimum(np.arange(-(-episodes // size) * size), episodes - 1).reshape(-1, size)
 
 
-def _check_once(learner: Learner, params: Params, source: Any) -> None:
-    """`check_sample_of`, once: it traces, JAX keeps every trace, and a run evaluates often."""
+def _check_once(learner: Learner, params: Params, source: Any, *, training: bool) -> int | None:
+    """`check_sample_of`, and the `episode_bytes`; once, as JAX keeps every trace."""
     checked = (learner.loss, learner.adapt, source)
     shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(params)]
-    case = (*map(id, checked), jax.tree.structure(params), *shapes)
-    kept = _passed.get(case)
-    if kept and all(ref() is one for ref, one in zip(kept, checked, strict=True)):
-        return
+    case = (*map(id, checked), training, jax.tree.structure(params), *shapes)
+    refs, largest = _passed.get(case, ([], None))
+    if refs and all(ref() is one for ref, one in zip(refs, checked, strict=True)):
+        return largest
     check_sample_of(learner, params, source)
+    episode = functools.partial(_some_episode, source)
+    largest = episode_bytes(learner, params, episode, training=training)
     with contextlib.suppress(TypeError):  # Not everything can be referred to weakly.
-        _passed[case] = [weakref.ref(one) for one in checked]
+        _passed[case] = [weakref.ref(one) for one in checked], largest
     if len(_passed) > _MOST_PASSED:
         del _passed[next(iter(_passed))]
+    return largest
+
+
+def _some_episode(source: Any) -> Episode:
+    """An episode of a source, or the shapes of one."""
+    if isinstance(source, IterableEpisodes):
+        return source.ahead(1)[0]
+    key = jax.random.key(0)
+    return source(key) if isinstance(source, HostSample) else jax.eval_shape(source, key)
 
 
 def _host_scores(

@@ -1,5 +1,7 @@
 """Evaluation: the scores of episodes, and an interval that covers what it should."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 import metajax as mj
+from metajax.evaluation_chunks import episode_bytes, episodes_at_once
 from metajax.keys import task_keys
 
 SAMPLE = mj.data.sinusoid_episodes(shots=5, queries=5)
@@ -38,10 +41,13 @@ def test_scores_are_those_of_the_episodes_one_by_one() -> None:
 
 def test_chunks_and_seeds() -> None:
     learner = _learner(1, record_steps=False)
-    one = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1)
-    chunked = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1, chunk_size=4)
+    one = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1, chunk_size=1)
     other = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=2)
-    np.testing.assert_allclose(chunked.scores["query_loss"], one.scores["query_loss"], rtol=1e-5)
+    for chunk_size in (4, None):
+        chunked = mj.evaluate(learner, PARAMS, SAMPLE, episodes=10, seed=1, chunk_size=chunk_size)
+        np.testing.assert_allclose(
+            chunked.scores["query_loss"], one.scores["query_loss"], rtol=1e-5
+        )
     assert not np.allclose(other.scores["query_loss"], one.scores["query_loss"])
     assert (one.episodes, one.seed) == (10, 1)
 
@@ -82,8 +88,76 @@ def test_evaluating_again_traces_once() -> None:
     first = len(traces)
     mj.evaluate(learner, PARAMS, sample, episodes=3, seed=1)
     assert len(traces) == first
+    mj.evaluate(learner, PARAMS, sample, episodes=10, chunk_size=4)
+    assert len(traces) == first  # 3 episodes are a chunk of 4, 10 are three of them.
     mj.evaluate(learner, PARAMS, lambda key: sample(key), episodes=3)
     assert len(traces) > first
+
+
+@pytest.mark.parametrize(
+    ("backend", "largest", "runs", "size"),
+    [
+        ("cpu", None, None, 1),
+        ("cpu", 6_400, None, 64),
+        ("cpu", 6_400, 8, 8),
+        ("cpu", 2**20, None, 1),
+        ("gpu", 6_400, None, 128),
+        ("gpu", 2**24, None, 32),
+        ("gpu", 2**24, 3, 8),
+        ("gpu", 2**40, None, 1),
+    ],
+)
+def test_as_many_at_once_as_fit(
+    backend: str, largest: int, runs: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert episodes_at_once(largest, runs) == size
+
+
+def test_the_largest_array_of_an_episode() -> None:
+    learner = _learner(3, record_steps=False)
+
+    def episode(queries: int) -> mj.Episode:
+        return mj.data.sinusoid_episodes(shots=5, queries=queries)(jax.random.key(0))
+
+    few, many = (
+        episode_bytes(learner, PARAMS, lambda n=n: episode(n), training=False) for n in (5, 500)
+    )
+    assert few == 4 * 8 * 5  # The hidden units of five items.
+    assert many == 4 * 8 * 500
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"checkpoint": "nested", "mixed": True}], ids=["plain", "nested, mixed"]
+)
+def test_scoring_costs_what_adapting_costs(options: dict[str, Any]) -> None:
+    model, rate, steps = mj.models.mlp((8, 1), stddev=0.3), 0.01, 4
+    learner = mj.maml(
+        model,
+        inner=optax.sgd(rate),
+        num_steps=steps,
+        loss_fn=mj.squared_error,
+        backward=mj.Backward(unroll=True, **options),
+    )
+
+    def ours(params: Any, episode: mj.Episode) -> Any:
+        return dict(learner.loss(params, episode)[1].metrics)
+
+    def theirs(params: Any, episode: mj.Episode) -> Any:
+        def loss(params: Any, examples: mj.Examples) -> jax.Array:
+            return mj.squared_error(model.apply(params, examples.inputs), examples.targets)
+
+        for _ in range(steps):
+            slope = jax.grad(loss)(params, episode.support)
+            params = jax.tree.map(lambda p, g: p - rate * g, params, slope)
+        return {"query_loss": loss(params, episode.query)}
+
+    episode = SAMPLE(jax.random.key(0))
+    programs = [jax.jit(each).lower(PARAMS, episode).compile() for each in (ours, theirs)]
+    flops = [dict(program.cost_analysis() or {})["flops"] for program in programs]
+    np.testing.assert_allclose(flops[0], flops[1], rtol=0.02)
+    results = [program(PARAMS, episode)["query_loss"] for program in programs]
+    np.testing.assert_allclose(*results, rtol=1e-6)
 
 
 def test_what_passed_the_checks_passes_for_these_parameters_alone() -> None:

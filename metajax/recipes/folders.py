@@ -12,7 +12,7 @@ from metajax.data.readers.tfds.cifar import cifar100_listing
 from metajax.kinds import check_words
 from metajax.recipes.records import DataSet
 
-# They may not be passed on, or are too large: whoever made these recipes has not run them.
+# Their recipes are what others published: nobody ran them here, for want of the images.
 NOT_RUN_HERE: tuple[DataSet, ...] = ("cifar_fs", "cub", "mini_imagenet", "tiered_imagenet")
 PARTS = ("train", "validation", "test", "train_and_validation")
 

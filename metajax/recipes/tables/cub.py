@@ -63,11 +63,14 @@ _EVERYWHERE = (
     "trained on random crops, mirrored and with other colours, and the best of the validation "
     "classes was tested, on the middle of the images; here neither"
 )
+_AVERAGES = "tested with running averages, here with the statistics of support and queries"
 _NOTES: dict[Algorithm, str] = {
     "maml": "the code has a first-order switch; how it stood is not said there",
-    "prototypical": "tested with running averages, here with the statistics of support and queries",
-    "matching": "the cosine is multiplied by 100, and a read step is made for every support item",
-    "relation": "the code has a cross-entropy beside the published loss, and means instead of sums",
+    "prototypical": _AVERAGES,
+    "matching": f"{_AVERAGES}; there the cosine is multiplied by 100, and each support item brings "
+    "a read step",
+    "relation": f"{_AVERAGES}; there the support is averaged, not added up, and a cross-entropy "
+    "can take the place of the published loss",
 }
 
 
