@@ -183,7 +183,7 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
         encoder,
         normalize=training.normalize,
         temperature=training.temperature,
-        full_context=full_context(network.filters) if training.full_context else None,
+        full_context=full_context(_width(training)) if training.full_context else None,
         ways=ways,
         query_batching=query_batching,
     )
@@ -279,3 +279,8 @@ def _schedule(outer: Outer, iterations: int) -> optax.ScalarOrSchedule:
     if outer.every is not None:
         return optax.exponential_decay(outer.rate, outer.every, outer.factor, staircase=True)
     return outer.rate
+
+
+def _width(training: Training) -> int:
+    """Of the embeddings: four times the image is halved, from 28 px to one."""
+    return training.network.filters * ((training.pixels or 28) // 16) ** 2
