@@ -16,21 +16,71 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from character_figures import draw_curves, draw_episode, score_table
-from character_learners import OF_FIXED_WAYS, SETTINGS, make_learner, make_optimizer
 from rich.console import Console
 
 import metajax as mj
 
+RECIPES = {
+    "_".join(part for part in (recipe.training.algorithm, recipe.variant) if part): recipe
+    for recipe in mj.recipes.RECIPES
+    if recipe.training.data == "glyphs"
+}
 
-def load(args: argparse.Namespace, split: str) -> np.ndarray:
-    if args.data == "glyphs":
-        return mj.data.glyphs(split)
-    return mj.data.omniglot(args.data_dir, split)
+
+def replaced(record: Any, **changes: Any) -> Any:
+    """The record with what is not None in its place."""
+    given = {name: change for name, change in changes.items() if change is not None}
+    return dataclasses.replace(record, **given)
+
+
+def recipe_of(args: argparse.Namespace, test_ways: int) -> mj.recipes.Recipe:
+    """The algorithm's recipe, with what was asked for in its place.
+
+    A training that has as many ways or shots as its test keeps to that.
+    """
+    recipe = RECIPES[args.algorithm]
+    training, testing = recipe.training, recipe.testing
+    trained, tested = training.drawing, testing.drawing
+    protocol = "vinyals" if args.data == "omniglot" else ""
+    drawing = replaced(
+        trained,
+        split=mj.recipes.Split("train", protocol),
+        ways=args.train_ways or (args.ways if trained.ways == tested.ways else None),
+        shots=args.shots if trained.shots == tested.shots else None,
+        queries=args.queries,
+    )
+    inner = training.inner
+    training = replaced(
+        training,
+        data=args.data,
+        drawing=drawing,
+        network=replaced(training.network, filters=args.filters),
+        outer=replaced(training.outer, rate=args.outer_rate),
+        inner=inner and replaced(inner, rate=args.inner_rate, steps=args.steps),
+        iterations=args.iterations,
+        meta_batch=args.meta_batch,
+        temperature=args.temperature,
+    )
+    drawing = mj.recipes.Drawing(
+        mj.recipes.Split("test", protocol),
+        test_ways,
+        args.shots,
+        args.test_queries,
+        tested.rotations,
+    )
+    testing = replaced(testing, drawing=drawing, query_batching=args.query_batching)
+    return dataclasses.replace(recipe, training=training, testing=testing)
+
+
+def adapts(recipe: mj.recipes.Recipe) -> bool:
+    """Whether it takes inner steps, after each of which there is a score."""
+    return recipe.training.inner is not None
 
 
 def validation(
@@ -56,62 +106,37 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     began = time.monotonic()
     if args.cluster or args.coordinator:
         mj.parallel.start_processes(args.coordinator, args.processes, args.process)
-    setting = SETTINGS[args.algorithm]
-    names = ("inner_rate", "outer_rate", "meta_batch", "steps", "queries", "train_ways", "filters")
-    changes = {name: getattr(args, name) for name in (*names, "temperature")}
-    setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if v is not None})
-    train_ways = setting.train_ways or args.ways
-    test_ways = args.test_ways or [args.ways]
-    if args.algorithm in OF_FIXED_WAYS and set(test_ways) != {train_ways}:
-        raise SystemExit(
-            f"--test-ways {test_ways}, but {args.algorithm} trains a head of {train_ways} outputs; "
-            "test it with as many ways, or take a learner that compares"
-        )
-    if args.temperature is not None and not args.algorithm.startswith("matching"):
-        raise SystemExit(f"--temperature is of matching networks, not of {args.algorithm}")
+    try:
+        recipes = [recipe_of(args, ways) for ways in args.test_ways or [args.ways]]
+    except ValueError as error:
+        raise SystemExit(f"{args.algorithm}: {error}") from None
+    training = recipes[0].training
     if args.out is None and (args.resume or jax.process_count() > 1):
         raise SystemExit("--resume and several processes share the folder --out; name it")
     out = args.out or Path("runs") / f"few_shot_{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     console = Console(quiet=jax.process_index() > 0)
 
-    learner = make_learner(args.algorithm, setting, ways=train_ways, test=False)
-    testers = [
-        make_learner(
-            args.algorithm,
-            setting,
-            ways=ways,
-            test=True,
-            query_batching=args.query_batching,
-        )
-        for ways in test_ways
-    ]
-    optimizer = make_optimizer(args.algorithm, setting, args.iterations)
-    sample = mj.data.image_episodes(
-        load(args, "train"),
-        ways=train_ways,
-        shots=setting.train_shots or args.shots,
-        queries=setting.queries,
-        rotations=setting.rotations,
-        place=args.place,
+    built = [mj.recipes.build(recipe, record_steps=adapts(recipe)) for recipe in recipes]
+    learner, _, optimizer = built[0]
+    testers = [each.tester for each in built]
+    sampler = functools.partial(
+        mj.recipes.sampler, training.data, folder=args.data_dir, place=args.place
     )
-    unseen = functools.partial(
-        mj.data.image_episodes,
-        shots=args.shots,
-        queries=args.test_queries,
-        rotations=setting.rotations,
-        place=args.place,
-    )
-    test_images = load(args, "test")
-    test_samples = [unseen(test_images, ways=ways) for ways in test_ways]
+    sample = sampler(training.drawing)
+    test_samples = [sampler(recipe.testing.drawing) for recipe in recipes]
     validate = None
     if args.validation_episodes:
-        images = load(args, "validation")
-        validate = validation(args, testers[0], unseen(images, ways=test_ways[0]))
+        drawing = recipes[0].testing.drawing
+        split = dataclasses.replace(drawing.split, part="validation")
+        unseen = sampler(dataclasses.replace(drawing, split=split))
+        validate = validation(args, testers[0], unseen)
+
+    shape = jax.eval_shape(sample, jax.random.key(0)).support.inputs.shape[1:]
 
     def begin(seed: jax.Array) -> mj.TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
-        params = learner.init(params_key, jnp.zeros((1, *sample.images.shape[1:])))
+        params = learner.init(params_key, jnp.zeros((1, *shape)))
         return mj.init_state(params, optimizer, run_key)
 
     seeds = args.seed + jnp.arange(args.seeds)
@@ -119,14 +144,13 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     mesh = mj.parallel.task_mesh() if args.mesh or jax.process_count() > 1 else None
     if mesh is not None:
         state = mj.parallel.place_state(state, mesh)
-    folder = out / "checkpoints"
-    if folder.exists() and not args.resume and jax.process_count() == 1:
+    saved = out / "checkpoints"
+    if saved.exists() and not args.resume and jax.process_count() == 1:
         raise SystemExit(f"{out} holds a run already; pass --resume to go on, or another --out")
     # Another run of these would not be the same run.
-    names = ("algorithm", "data", "ways", "shots", "iterations", "seed")
-    options = {name: getattr(args, name) for name in names} | dataclasses.asdict(setting)
+    options = {"training": dataclasses.asdict(training), "seed": args.seed}
 
-    with mj.Checkpoints(folder, options=options, every=args.checkpoint_every) as checkpoints:
+    with mj.Checkpoints(saved, options=options, every=args.checkpoint_every) as checkpoints:
         state = checkpoints.restore(state)
         if step_of(state):
             console.print(f"resumed at step {step_of(state)}")
@@ -140,7 +164,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
                 state,
                 sample,
                 iterations=args.iterations,
-                meta_batch=setting.meta_batch,
+                meta_batch=training.meta_batch,
                 dispatch=min(args.dispatch, args.iterations),
                 mesh=mesh,
                 non_finite=args.non_finite,
@@ -153,16 +177,16 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         raise SystemExit(128 + signal.SIGTERM)
     tested = result.state
     if args.validation_episodes and result.stopped == "finished":
-        tested = mj.restore_state(folder, state, which="best")
+        tested = mj.restore_state(saved, state, which="best")
         console.print(f"testing step {step_of(tested)}, the best on the validation set")
     tested = tested._replace(params=mj.parallel.to_host(tested.params))
     tests, testing = [], time.monotonic()
-    for ways, tester, test_sample in zip(test_ways, testers, test_samples, strict=True):
+    for recipe, tester, test_sample in zip(recipes, testers, test_samples, strict=True):
         scores = mj.evaluate(tester, tested, test_sample, episodes=args.episodes, seed=args.seed)
         console.print(
-            f"{args.algorithm}, {args.data}, {ways}-way {args.shots}-shot: {args.episodes} test "
-            f"episodes, seed {args.seed}, batches of queries: "
-            f"{args.query_batching or setting.query_batching}"
+            f"{args.algorithm}, {args.data}, {recipe.testing.drawing.ways}-way {args.shots}-shot: "
+            f"{args.episodes} test episodes, seed {args.seed}, batches of queries: "
+            f"{recipe.testing.query_batching}"
         )
         console.print(score_table(scores))
         if scores.runs is not None:
@@ -170,7 +194,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
             console.print(f"± over {scores.runs} runs, seeds {seeds[0]} to {seeds[-1]}: {each} %")
         tests.append(scores)
     console.print(
-        f"{step_of(result.state)} iterations of {setting.meta_batch} tasks, {result.stopped}: "
+        f"{step_of(result.state)} iterations of {training.meta_batch} tasks, {result.stopped}: "
         f"{result.run_seconds:.0f} s of training, {result.compile_seconds:.0f} s of compiling; "
         f"{time.monotonic() - testing:.0f} s of testing"
     )
@@ -188,17 +212,17 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    of_algorithm = "default: the algorithm's, in character_learners.py"
+    of_algorithm = "default: the recipe's, see metajax/recipes"
     out.add_argument("--data", choices=["glyphs", "omniglot"], default="glyphs")
-    folder = Path(os.environ.get("METAJAX_DATA_DIR", "data")) / "omniglot"
-    out.add_argument("--data-dir", type=Path, default=folder, help="folder of Omniglot")
+    folder = Path(os.environ.get("METAJAX_DATA_DIR", "data"))
+    out.add_argument("--data-dir", type=Path, default=folder, help="Omniglot is in its omniglot/")
     out.add_argument(
         "--place",
         choices=["device", "host"],
         default="device",
         help="where the images lie; from the host they are read ahead, episode by episode",
     )
-    out.add_argument("--algorithm", choices=list(SETTINGS), default="maml")
+    out.add_argument("--algorithm", choices=list(RECIPES), default="maml")
     out.add_argument("--ways", type=int, default=5)
     out.add_argument(
         "--test-ways", type=int, nargs="+", help="one test for each number; default: --ways"

@@ -1,12 +1,12 @@
 """metajax: meta-learning and few-shot learning as pure functions of parameters and an episode.
 
 Learners, training and types are here; what they work on is in modules of its own: `metajax.data`,
-`metajax.models`, `metajax.metric`, `metajax.parallel`.
+`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`.
 """
 
 import sys
 
-from metajax import data, exporting, metric, models, parallel
+from metajax import data, exporting, metric, models, parallel, recipes
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
@@ -83,6 +83,7 @@ __all__ = [
     "metric_learner",
     "models",
     "parallel",
+    "recipes",
     "restore_state",
     "squared_error",
     "supervised",

@@ -21,6 +21,7 @@ __all__ = [
     "present_classes",
     "prototypes",
     "squared_distances",
+    "unit_vectors",
 ]
 
 
@@ -95,6 +96,24 @@ def squared_distances(points: Array, centres: Array) -> Array:
     return jnp.sum((points[:, None] - centres[None]) ** 2, axis=-1)
 
 
+def unit_vectors(vectors: Array) -> Array:
+    """Vectors brought to length 1.
+
+    A zero vector stays one, and those shorter than 1e-12 are left as they are, with a finite
+    gradient.
+
+    Args:
+      vectors: `[..., features]`.
+
+    Returns:
+      `[..., features]`.
+    """
+    (vectors,) = _floats(vectors=vectors)
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    # Below this the derivative of the square root overflows float32.
+    return vectors * lax.rsqrt(jnp.where(squared > 1e-24, squared, 1))
+
+
 def cosine_similarities(points: Array, centres: Array) -> Array:
     """Cosines of the angles between vectors, in `[-1, 1]`.
 
@@ -108,8 +127,8 @@ def cosine_similarities(points: Array, centres: Array) -> Array:
     Returns:
       `[points, centres]`.
     """
-    points, centres = _floats(points=points, centres=centres)
-    return dot_products(_unit(points), _unit(centres))
+    points, centres = _floats(points=points, centres=centres)  # Errors by their own names.
+    return dot_products(unit_vectors(points), unit_vectors(centres))
 
 
 def cosine_distances(points: Array, centres: Array) -> Array:
@@ -229,12 +248,6 @@ def _members(targets: Array, ways: int, weights: Array | None) -> Array:
     """`[ways, items]` booleans: which items count for which class."""
     members = jnp.arange(ways)[:, None] == targets[None]
     return members if weights is None else members & (weights > 0)[None]
-
-
-def _unit(vectors: Array) -> Array:
-    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    # Below this the derivative of the square root overflows float32.
-    return vectors * lax.rsqrt(jnp.where(squared > 1e-24, squared, 1))
 
 
 def _log_sum_exp(values: Array, mask: Array | None) -> Array:

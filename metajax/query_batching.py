@@ -34,8 +34,8 @@ def apply_queries(
     - `"single"`: one query at a time, in a batch with the support (not transductive; the second
       evaluation of Nichol et al. 2018, section 6.1).
     - `"support"`: support and queries in one batch in which the queries have weight 0, so that the
-      statistics are the support's (not transductive; Meta-Dataset's evaluation of Proto-MAML). A
-      model that does not leave out items of weight 0 is applied as under `"single"`.
+      statistics are the support's (not transductive; Meta-Dataset's Proto-MAML, in training and at
+      test). A model that does not leave out items of weight 0 is applied as under `"single"`.
 
     Args:
       model: the model.

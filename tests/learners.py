@@ -92,6 +92,7 @@ def matching_with_everything() -> mj.Learner:
         encoder(),
         support_encoder=encoder(),
         full_context=mj.models.full_context(6, read_steps=2),
+        normalize="support",
         temperature=0.3,
         ways=WAYS,
     )

@@ -164,6 +164,14 @@ def test_cosine_ignores_lengths() -> None:
     oracles.assert_close(jnp.diag(mj.metric.cosine_similarities(points, points)), np.ones(3), 1e-14)
 
 
+@truth
+def test_unit_vectors_have_length_1_along_the_last_axis() -> None:
+    (vectors,) = oracles.normals(0, (2, 3, FEATURES))
+    lengths = np.sqrt((np.asarray(vectors) ** 2).sum(axis=-1, keepdims=True))
+    oracles.assert_close(mj.metric.unit_vectors(vectors), vectors / lengths, 1e-14)
+    assert not mj.metric.unit_vectors(jnp.zeros(FEATURES)).any()
+
+
 def numpy_attention(scores: jax.Array, weights: np.ndarray | None) -> np.ndarray:
     weights = np.ones(len(LABELS)) if weights is None else weights
     powers = np.exp(np.asarray(scores)) * weights

@@ -71,8 +71,20 @@ def proto_maml(
 ) -> Learner:
     """Proto-MAML (Triantafillou et al. 2020).
 
-    The learner's parameters are the encoder's. The best published inner rates are 0.00544
-    (ImageNet only) and 0.0199 (all data sets), with 6 steps.
+    The learner's parameters are the encoder's. Inner rates and steps of the authors' best
+    configurations: 0.00544 with 6 steps (trained on ImageNet alone), and 0.0199 with 1 step in
+    training and 6 at test (on all data sets), both from pretrained weights; 0.311 with 6 steps in
+    training and 11 at test (ImageNet, from scratch).
+
+    Their code normalises the queries by the statistics of the support set under the adapted
+    parameters, in training too and with the gradient through them, leaves scale and offset of batch
+    normalisation as they are within a task, and by default is first order. With an encoder of
+    `metajax.models.embedding_net` that is
+
+    >>> import optax, metajax
+    >>> learner = metajax.fo_proto_maml(
+    ...     metajax.models.embedding_net(), inner=optax.sgd(0.311), num_steps=6,
+    ...     query_batching="support", adapt=("body/Conv_*", "weights", "biases"))
 
     Args:
       encoder: a model with outputs `[items, features]`.
@@ -82,7 +94,8 @@ def proto_maml(
         through the initial head, as in the authors' code. See `InnerLoop`.
       backward: how the exact meta-gradient is computed, see `Backward`.
       adapt: which of `ProtoMAMLParams` a task adapts, by path or predicate, see `InnerLoop`:
-        `("weights", "biases")` is the head alone. None adapts all.
+        `("weights", "biases")` is the head alone, `lambda path, leaf: "BatchStatistics" not in
+        path` all but the scales and offsets of the library's networks. None adapts all.
       ways: the most classes there may be; static. None takes as many as there are support items.
         Labels lie below that; classes without a support item have the logit `-inf`, and no query
         may be of one: an error where labels are known. In compiled programs the loss is not finite

@@ -55,9 +55,15 @@ def relation_network(
 ) -> Learner:
     """Relation networks (Sung et al. 2018).
 
-    The learner's parameters are `RelationParams`. Published training: Adam at 1e-3, halved every
-    100,000 episodes, each module's gradient clipped at norm 0.5, one episode a step; Omniglot 5-way
-    with 19 (1-shot) or 15 (5-shot) queries a class.
+    The learner's parameters are `RelationParams`. Published training: one episode a step; Omniglot
+    5-way with 19 (1-shot) or 15 (5-shot) queries a class; Adam at 1e-3, halved every 100,000
+    episodes, each module's gradient clipped at norm 0.5 by itself:
+
+    >>> import optax, metajax
+    >>> rate = optax.exponential_decay(1e-3, 100_000, 0.5, staircase=True)
+    >>> module = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
+    >>> labels = metajax.RelationParams("encoder", "relation")
+    >>> optimizer = optax.partition({"encoder": module, "relation": module}, labels)
 
     Args:
       encoder: a model with outputs `[items, ..., channels]`, feature maps as a rule; published as

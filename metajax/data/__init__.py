@@ -8,6 +8,7 @@ from metajax.data.host_episodes import HostEpisodes
 from metajax.data.joined_data_sets import join_classes
 from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
 from metajax.data.ragged_episodes import pad_episodes
+from metajax.data.readers.emoji import emoji
 from metajax.data.readers.files.folder import image_folder
 from metajax.data.readers.files.image_csv import image_csv
 from metajax.data.readers.omniglot.download import download_omniglot
@@ -34,6 +35,7 @@ __all__ = [
     "augmentation",
     "cifar_fs",
     "download_omniglot",
+    "emoji",
     "fc100",
     "from_iterable",
     "glyphs",

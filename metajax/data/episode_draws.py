@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metajax.types import Array, Key
 
-Rotations = Literal["none", "classes", "tasks"]
+Rotations = Literal["none", "classes", "tasks", "episode"]
 Groups = bool | Mapping[str, float]
 
 
@@ -121,27 +121,35 @@ class FixedDraws:
         classes = len(self.table.counts)
         copies = 4 if self.rotations == "classes" else 1
         chosen, _ = self.table.draw_classes(class_key, self.ways, copies=copies)
-        turns = chosen // classes
-        if self.rotations == "tasks":
-            turns = jax.random.randint(rotation_key, (self.ways,), 0, 4, jnp.int32)
-        chosen = chosen % classes
+        chosen, turns = turned(rotation_key, chosen, classes, self.rotations)
         items = self.table.draw_items(
             item_key, chosen, self.shots + self.queries, same=self.same_items
         )
-        turned = None if self.rotations == "none" else turns
         return Drawn(
-            _by_class(chosen, items[:, : self.shots], turned),
-            _by_class(chosen, items[:, self.shots :], turned),
+            by_class(chosen, items[:, : self.shots], turns),
+            by_class(chosen, items[:, self.shots :], turns),
         )
 
 
-def _draw(key: Key, available: Array, largest: int, count: int) -> Array:
-    """`count` indices below `available`, at most `largest`, without replacement, shuffled."""
-    order = jax.random.uniform(key, (largest,), jnp.float32)
-    return jax.lax.top_k(jnp.where(jnp.arange(largest) < available, order, -1), count)[1]
+def turned(
+    key: Key, chosen: Array, classes: int, rotations: Rotations
+) -> tuple[Array, Array | None]:
+    """`[ways]` classes, and their quarter turns, or None for none.
+
+    Those of `rotations="classes"` are chosen with the classes: copy `c` of class `i` is `i +
+    classes * c`.
+    """
+    if rotations == "none":
+        return chosen, None
+    turns = chosen // classes
+    if rotations == "tasks":
+        turns = jax.random.randint(key, chosen.shape, 0, 4, jnp.int32)
+    elif rotations == "episode":
+        turns = jnp.broadcast_to(jax.random.randint(key, (), 0, 4, jnp.int32), chosen.shape)
+    return chosen % classes, turns
 
 
-def _by_class(classes: Array, items: Array, turns: Array | None) -> Places:
+def by_class(classes: Array, items: Array, turns: Array | None) -> Places:
     """`[ways, n]` items as places, class by class, labelled by way."""
     ways, n = items.shape
     return Places(
@@ -150,3 +158,9 @@ def _by_class(classes: Array, items: Array, turns: Array | None) -> Places:
         jnp.repeat(jnp.arange(ways), n),
         None if turns is None else jnp.repeat(turns, n),
     )
+
+
+def _draw(key: Key, available: Array, largest: int, count: int) -> Array:
+    """`count` indices below `available`, at most `largest`, without replacement, shuffled."""
+    order = jax.random.uniform(key, (largest,), jnp.float32)
+    return jax.lax.top_k(jnp.where(jnp.arange(largest) < available, order, -1), count)[1]

@@ -40,7 +40,8 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
     """Several data sets as one, each of them a group.
 
     A mixture is then `image_episodes(joined, groups=True)`, or `groups={"omniglot": 1, "glyphs":
-    3}`: all classes of an episode come from one data set, which is drawn by weight.
+    3}`: all classes of an episode come from one data set, which is drawn by weight. Where all of
+    them have sources, these are kept, as "name/source".
 
     Args:
       data: by name. A class is called "name/class". Parts of one data set may be several of them,
@@ -91,7 +92,19 @@ def join_classes(data: Mapping[str, ImageClasses], *, keep_groups: bool = False)
         np.concatenate([part.counts for part in data.values()]),
         tuple(names),
         tuple(groups),
+        _sources(data),
     )
+
+
+def _sources(data: Mapping[str, ImageClasses]) -> np.ndarray | None:
+    """Those of all images, where all data sets have them."""
+    of_images: dict[Any, np.ndarray] = {}
+    for name, part in data.items():
+        if part.sources is None:
+            return None
+        called = [f"{name}/{source}" for source in part.sources.tolist()]
+        of_images.setdefault(_place(part.images), np.array(called))
+    return np.concatenate([*of_images.values()])
 
 
 def _place(images: ImageSource) -> Any:

@@ -44,9 +44,11 @@ class ImageClasses:
       counts: `[classes]` images of each class, 1 or more.
       names: a name a class, all different.
       groups: the group of each class (an alphabet, a superclass, a data set), or None.
+      sources: `[images]` integers or texts: who or what made the image in each row (a drawer, a
+        designer, a camera), or None.
 
     Raises:
-      TypeError: names or groups are no texts, starts or counts no integers.
+      TypeError: names or groups are no texts, starts or counts no integers, sources neither.
       ValueError: a class without images, outside of them, or with one of another class; numbers
         that differ, or a name that comes twice.
     """
@@ -56,6 +58,7 @@ class ImageClasses:
     counts: np.ndarray
     names: tuple[str, ...]
     groups: tuple[str, ...] | None = None
+    sources: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_names(names=self.names)
@@ -87,6 +90,8 @@ class ImageClasses:
             raise ValueError(
                 f"{len(empty)} classes have no image: {in_short(empty)}; leave them out"
             )
+        if self.sources is not None:
+            object.__setattr__(self, "sources", _checked_sources(self.sources, shape[:1]))
         order = np.argsort(self.starts)
         starts, ends = self.starts[order], (self.starts + self.counts)[order]
         last = max(map(sum, zip(self.starts.tolist(), self.counts.tolist(), strict=True)))
@@ -122,7 +127,12 @@ class ImageClasses:
         places = _places(self.names, names)
         groups = None if self.groups is None else tuple(self.groups[i] for i in places)
         return ImageClasses(
-            self.images, self.starts[places], self.counts[places], tuple(names), groups
+            self.images,
+            self.starts[places],
+            self.counts[places],
+            tuple(names),
+            groups,
+            self.sources,
         )
 
     def split(self, shares: Mapping[str, float], *, seed: int = 0) -> "dict[str, ImageClasses]":
@@ -164,6 +174,7 @@ def image_classes(
     *,
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    sources: ArrayLike | None = None,
 ) -> ImageClasses:
     """Classes of equally many images from one class-major array.
 
@@ -171,6 +182,7 @@ def image_classes(
       images: `[classes, items, height, width, channels]`, integers in `[0, 255]` or floats.
       names: a name a class; None numbers them.
       groups: the group of each class, or None.
+      sources: `[classes, items]` who or what made each image, integers or texts, or None.
 
     Raises:
       ValueError: the shapes or numbers do not fit.
@@ -192,17 +204,24 @@ def image_classes(
             f"the memory-mapped images {shape} are a part of a larger array that skips some, and "
             "would be copied into memory; expected a whole array, or a part along its first axis"
         )
+    if sources is not None:
+        sources = _checked_sources(sources, shape[:2]).reshape(-1)
     return ImageClasses(
         rows.reshape(-1, *shape[2:]),  # type: ignore[arg-type]
         np.arange(shape[0]) * shape[1],
         np.full(shape[0], shape[1]),
         [*map(str, range(shape[0]))] if names is None else names,  # type: ignore[arg-type]
         groups,  # type: ignore[arg-type]
+        sources,
     )
 
 
 def group_by_label(
-    images: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+    sources: ArrayLike | None = None,
 ) -> ImageClasses:
     """Classes from images in any order and the label of each.
 
@@ -212,6 +231,7 @@ def group_by_label(
       images: `[images, height, width, channels]`, integers in `[0, 255]` or floats; copied.
       labels: `[images]`, integers or strings.
       names: the name of every label, where labels are integers; None calls a class by its label.
+      sources: `[images]` who or what made each image, integers or texts, or None.
 
     Raises:
       ValueError: the numbers of images and labels differ, labels are floats, or one has no name.
@@ -239,7 +259,10 @@ def group_by_label(
             )
     called = map(str, found) if names is None else (str(names[label]) for label in found)
     order = np.argsort(labels, kind="stable")
-    return ImageClasses(images[order], np.cumsum(counts) - counts, counts, tuple(called))
+    if sources is not None:
+        sources = _checked_sources(sources, labels.shape)[order]
+    starts = np.cumsum(counts) - counts
+    return ImageClasses(images[order], starts, counts, tuple(called), sources=sources)
 
 
 def rows_of(images: ImageSource, rows: np.ndarray) -> Any:
@@ -273,6 +296,17 @@ def _integers(numbers: Any, what: str) -> np.ndarray:
             f"{what} are {numbers.dtype}{[*numbers.shape]}; expected [classes] integers"
         )
     return numbers.astype(np.int64)
+
+
+def _checked_sources(sources: Any, shape: tuple[int, ...]) -> np.ndarray:
+    sources = as_array_of_host(sources, "sources")
+    if sources.dtype.kind not in "iuU":
+        raise TypeError(f"sources are {sources.dtype}; expected integers or texts")
+    if sources.shape != shape:
+        raise ValueError(
+            f"sources have shape {sources.shape}; expected {shape}, the source of every image"
+        )
+    return sources
 
 
 def _places(known: Sequence[str], names: Sequence[str]) -> list[int]:

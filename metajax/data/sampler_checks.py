@@ -1,7 +1,7 @@
 """What samplers are given, found to fit the data set before anything is drawn."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
 
 def check_rotations(data: ImageClasses, rotations: Rotations) -> None:
     """Raises unless the word is known, and the images can be turned by quarters where they are."""
-    check_words(("none", "classes", "tasks"), rotations=rotations)
+    check_words(get_args(Rotations), rotations=rotations)
     height, width = data.images.shape[1:3]
     if rotations != "none" and height != width:
         raise ValueError(
@@ -52,8 +52,7 @@ def checked_table(
 
     Args:
       data: the data set.
-      groups: draw the classes of an episode from one group; a mapping weighs the groups, and leaves
-        out those that are not in it.
+      groups: see `checked_weights`.
       ways: classes that an episode may need.
       copies: that count as classes of their own.
       items: images of a class that an episode may need.
@@ -63,38 +62,69 @@ def checked_table(
       ValueError: too few classes, or classes with too few images, named with their counts; groups
         that there are not, or a weight that is not finite and above 0.
     """
-    if not isinstance(groups, bool | Mapping):
-        raise TypeError(
-            f"groups={groups!r}; expected True, False, or a mapping from group to weight"
-        )
-    left_out: set[str] = set()
-    if isinstance(groups, Mapping) and data.groups is not None:
-        of = zip(data.names, data.groups, strict=True)
-        left_out = {name for name, group in of if group not in groups}
-    sizes = dict(zip(data.names, data.counts, strict=True))
-    if few := {n: size for n, size in sizes.items() if size < items and n not in left_out}:
+    weights = checked_weights(data, groups, ways=ways, copies=copies)
+    of_classes = zip(data.names, data.counts, data.groups or data.names, strict=True)
+    few = {
+        name: count
+        for name, count, group in of_classes
+        if count < items and (weights is None or group in weights)
+    }
+    if few:
         raise ValueError(
             f"an episode takes {items} items of a class, but {len(few)} of {len(data.names)} "
             f"classes have fewer: {in_short(few)}; lower shots or queries, or leave these classes "
             "out with select"
         )
-    counts = jnp.asarray(data.counts, jnp.int32)
-    largest = int(data.counts.max())
+    counts, largest = jnp.asarray(data.counts, jnp.int32), int(data.counts.max())
+    if weights is None:
+        return ClassTable(counts, None, None, largest)
+    codes, bounds = group_codes(data, weights), upper_bounds([*weights.values()])
+    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
+
+
+def checked_weights(
+    data: ImageClasses, groups: Groups, *, ways: int, copies: int
+) -> dict[str, float] | None:
+    """The weight of each group that episodes are drawn from, or None for all classes alike.
+
+    Args:
+      data: the data set.
+      groups: draw the classes of an episode from one group; a mapping weighs the groups, and leaves
+        out those that are not in it.
+      ways: classes that an episode may need.
+      copies: that count as classes of their own.
+
+    Raises:
+      TypeError: the groups are of another type, or a weight is no number.
+      ValueError: too few classes, groups that there are not, or a weight that is not finite and
+        above 0.
+    """
+    if not isinstance(groups, bool | Mapping):
+        raise TypeError(
+            f"groups={groups!r}; expected True, False, or a mapping from group to weight"
+        )
     if groups is False:
         if ways > len(data.names) * copies:
             raise ValueError(
                 f"ways={ways} but the data set has {len(data.names) * copies} classes; lower ways "
                 "or pass more classes"
             )
-        return ClassTable(counts, None, None, largest)
+        return None
     if data.groups is None:
         raise ValueError(f"groups={groups!r} but the data set has none; expected groups=False")
-    weights = _group_weights(data.groups, groups, ways=ways, copies=copies)
+    return _group_weights(data.groups, groups, ways=ways, copies=copies)
+
+
+def group_codes(data: ImageClasses, weights: Mapping[str, float]) -> np.ndarray:
+    """`[classes]` the place of each class's group among the weights, -1 where it has none."""
     place = {name: index for index, name in enumerate(weights)}
-    ends = np.cumsum(np.array(list(weights.values()), np.float64))
-    bounds = np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    codes = np.array([place.get(name, -1) for name in data.groups], np.int32)
-    return ClassTable(counts, jnp.asarray(codes), jnp.asarray(bounds), largest)
+    return np.array([place.get(name, -1) for name in data.groups or ()], np.int32)
+
+
+def upper_bounds(weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """`[n - 1]` bounds of 32 random bits, between which each of `[n]` is drawn by its weight."""
+    ends = np.cumsum(np.asarray(weights, np.float64))
+    return np.minimum(np.rint(ends[:-1] / ends[-1] * 2.0**32), 2.0**32 - 1).astype(np.uint32)
 
 
 def _group_weights(

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from metajax.checks.numbers import check_integers
 from metajax.checks.settings import check_flags
+from metajax.data.across_sources import across_sources_draws
 from metajax.data.device_episodes import ImageEpisodes, on_device
 from metajax.data.episode_draws import Drawn, FixedDraws, Groups, Rotations
 from metajax.data.episode_lists import ListedDraws, checked_places
@@ -36,6 +37,7 @@ def image_episodes(
     rotations: Rotations = "none",
     groups: Groups = False,
     same_items: bool = False,
+    across_sources: bool = False,
     augment: Augment | None = None,
     place: Place = "device",
 ) -> ImageEpisodes | HostEpisodes:
@@ -56,14 +58,22 @@ def image_episodes(
       ways: classes in an episode; static.
       shots: support items of a class; static.
       queries: query items of a class; static.
-      rotations: `"classes"` makes the four quarter turns of a class four classes (Vinyals et al.
-        2016, Snell et al. 2017); `"tasks"` turns each class of an episode by a random quarter (the
-        MAML and Reptile authors' code); `"none"` leaves images as they are.
+      rotations: quarter turns. `"classes"` makes the four turns of a class four classes (Vinyals et
+        al. 2016 and Snell et al. 2017; the Reptile authors' code in training, none at test);
+        `"tasks"` turns each class of an episode by a random quarter of its own (the MAML authors'
+        code, at test too); `"episode"` turns the whole episode, support and query, by one random
+        quarter (the relation networks authors' code, at test too); `"none"` leaves images as they
+        are. Where training and test differ, they are two samplers.
       groups: True draws the classes of an episode from one group of the data set (an alphabet, one
         of `join_classes`), each group as likely; a mapping from group to weight draws from the
         groups in it by their weights.
       same_items: take the same item numbers of every class, as in the one-shot trials of Lake et
         al. (2015), where one drawer drew the support and another the query.
+      across_sources: take the support from `shots` sources of the data set (drawers, designers,
+        cameras: `ImageClasses.sources`), one item of every class from each, and the queries from
+        any others: no query shares its source with a support item of the episode. Drawn are the
+        classes that have all of these sources and `queries` items of others; a choice of sources,
+        of those that leave enough classes (of the group), is as likely as it leaves classes.
       augment: `augmentation(...)`, or any pure function `(key, images [n, height, width, channels]
         floats) -> images`; support and query go through it together.
       place: `"device"` copies the images there, so that sampling is a part of compiled programs;
@@ -77,13 +87,24 @@ def image_episodes(
 
     Raises:
       TypeError: a number is no integer.
-      ValueError: the array is not class-major images, there are too few classes, groups or items,
-        or rotations are asked of images that are not square.
+      ValueError: the array is not class-major images, there are too few classes, groups, items or
+        sources, more than 262,144 choices of sources, or rotations are asked of images that are not
+        square.
     """
-    check_flags(same_items=same_items)
+    check_flags(same_items=same_items, across_sources=across_sources)
+    if same_items and across_sources:
+        raise ValueError(
+            "same_items=True and across_sources=True both say which items are taken; expected one "
+            "of them"
+        )
     data = checked_classes(images)
     check_rotations(data, rotations)
     check_integers(1, ways=ways, shots=shots, queries=queries)
+    if across_sources:
+        across = across_sources_draws(
+            data, groups, rotations, ways=ways, shots=shots, queries=queries
+        )
+        return _placed(data, across, augment, place)
     copies = 4 if rotations == "classes" else 1
     table = checked_table(data, groups, ways=ways, copies=copies, items=shots + queries)
     draws = FixedDraws(table, ways, shots, queries, rotations, same_items)

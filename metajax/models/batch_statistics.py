@@ -1,11 +1,20 @@
 """Batch normalisation by the statistics of the batch at hand."""
 
+import math
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from metajax.checks.numbers import check_numbers
 from metajax.models.kernels.channel_moments import channel_moments
 from metajax.types import Array
+
+
+def check_epsilon(epsilon: Any) -> None:
+    """Raises unless it is a number that keeps a division by a deviation of 0 finite."""
+    check_numbers(lambda x: 0 < x < math.inf, "a finite number above 0", epsilon=epsilon)
 
 
 class BatchStatistics(nn.Module):
@@ -24,7 +33,9 @@ class BatchStatistics(nn.Module):
 
     Attributes:
       use_scale: learn a scale beside the offset. The MAML authors' code has none.
-      epsilon: added to the variance.
+      epsilon: added to the variance, above 0. Flax's and PyTorch's default is 1e-5, TensorFlow's
+        1e-3, which damps layers whose outputs have a variance of about that, the first of a network
+        say.
     """
 
     use_scale: bool = True

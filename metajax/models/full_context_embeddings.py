@@ -4,7 +4,7 @@ Support, a bidirectional LSTM over the items in order with a skip connection:
 
 .. math::  g(x_i, S) = \overrightarrow{h}_i + \overleftarrow{h}_i + g'(x_i)
 
-Query, `attLSTM`, K read steps from :math:`h_0 = c_0 = 0`:
+Query, `attLSTM`, K read steps from :math:`c_0 = 0` and :math:`h_0 = 0` or :math:`h_0 = f'(x)`:
 
 .. math::
 
@@ -12,23 +12,26 @@ Query, `attLSTM`, K read steps from :math:`h_0 = c_0 = 0`:
   \hat{h}_k, c_k &= \text{LSTM}(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) \\
   h_k &= \hat{h}_k + f'(x)
 
-(equations 3 to 6; the first read, at h = 0, is the mean of the support)
-and :math:`f(x, S) = h_K`. The LSTM's *input* is f'(x) and its *recurrent state* the concatenation
-[h, r], twice as wide as its output.
+(equations 3 to 6) and :math:`f(x, S) = h_K`. The LSTM's *input* is f'(x) and its *recurrent state*
+the concatenation [h, r], twice as wide as its output. Neither :math:`h_0` nor K is published: both
+are choices. From 0 the first read is the mean of the support, from f'(x) attention to it.
 """
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from metajax.checks.numbers import check_integers
+from metajax.kinds import check_words
 from metajax.metric import dot_products, log_attention
 from metajax.types import Array, FullContext, Key, Params
 
 
-def full_context(features: int, *, read_steps: int = 5) -> FullContext:
+def full_context(
+    features: int, *, read_steps: int = 5, start: Literal["zeros", "embedding"] = "zeros"
+) -> FullContext:
     """Full Context Embeddings for an encoder of width `features`.
 
     The LSTM cells are Flax's. Its cell ties the width of the recurrent state to that of the output;
@@ -38,17 +41,24 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
 
     Args:
       features: width of the encoder's outputs, 1 or more.
-      read_steps: K, 0 or more; the authors do not publish theirs. Static.
+      read_steps: K, 0 or more; the authors do not publish theirs. Public codes have 5
+        (facebookresearch/low-shot-shrink-hallucinate), 2 (oscarknagg/few-shot), or one a support
+        item (wyharveychen/CloserLookFewShot). Static.
+      start: the first h, which is a choice too, since the paper says only how every h follows from
+        the one before: `"zeros"`, so that the first read is the mean of the support, or the
+        query's own `"embedding"` f'(x), as in the three public codes.
 
     Returns:
       A `FullContext` for `matching_network`.
 
     Raises:
       TypeError: a number is not an integer.
-      ValueError: a number is out of range. From its functions: embeddings of another width.
+      ValueError: a number is out of range, or `start` another word. From its functions: embeddings
+        of another width.
     """
     check_integers(1, features=features)
     check_integers(0, read_steps=read_steps)
+    check_words(("zeros", "embedding"), start=start)
     cell = nn.LSTMCell(features)
 
     def init(key: Key) -> Params:
@@ -104,7 +114,8 @@ def full_context(features: int, *, read_steps: int = 5) -> FullContext:
             return (c, output + queries), None
 
         zeros = jnp.zeros(queries.shape, jnp.result_type(queries, *jax.tree.leaves(params)))
-        (_, h), _ = jax.lax.scan(step, (zeros, zeros), length=read_steps)
+        first = zeros + queries if start == "embedding" else zeros
+        (_, h), _ = jax.lax.scan(step, (zeros, first), length=read_steps)
         return h if read_steps else queries
 
     return FullContext(init, support, query)

@@ -62,6 +62,11 @@ def cosine(x: np.ndarray, y: np.ndarray) -> Any:
     return (x @ y) / np.sqrt((x @ x) * (y @ y))
 
 
+def dot_unit(x: np.ndarray, y: np.ndarray) -> Any:
+    """The cosine times the length of x."""
+    return (x @ y) / np.sqrt(y @ y)
+
+
 def numpy_probabilities(
     queries: np.ndarray,
     support: np.ndarray,
@@ -91,8 +96,9 @@ def numpy_encoder(params: dict[str, np.ndarray], examples: mj.Examples) -> np.nd
         (cosine, {}),
         (cosine, {"temperature": 0.3}),
         (np.dot, {"similarity": mj.metric.dot_products, "temperature": 2.0}),
+        (dot_unit, {"normalize": "support", "temperature": 0.5}),
     ],
-    ids=["cosine", "sharp_cosine", "dot_products"],
+    ids=["cosine", "sharp_cosine", "dot_products", "unit_support"],
 )
 def test_probabilities_loss_and_gradient_are_those_of_the_equations(
     similarity: Callable, options: dict[str, Any]
@@ -138,6 +144,54 @@ def test_one_shot_probability_is_capped_without_a_temperature(ways: int, cap: fl
     assert probability(support, query, temperature=0.1)[0, 0] > 1 - 1e-6
 
 
+def test_only_a_query_that_is_left_long_sharpens_its_attention() -> None:
+    support, query = oracles.normals(0, (WAYS, FEATURES), (1, FEATURES))
+    labels = jnp.arange(WAYS)
+
+    def scores(normalize: Any, stretch_support: float, stretch_query: float) -> Array:
+        learner = mj.matching_network(identity(), normalize=normalize)
+        known = mj.Examples(stretch_support * support, labels)
+        asked = mj.Examples(stretch_query * query, labels[:1])
+        return learner.loss({}, mj.Episode(known, asked))[1].outputs
+
+    ours = scores("support", 1.0, 1.0)
+    oracles.assert_close(scores("support", 7.0, 1.0), ours)
+    oracles.assert_close(scores("both", 1.0, 5.0), scores(None, 7.0, 1.0))
+    # Differences of log-probabilities are differences of |f(x)| cos.
+    longer = scores("support", 1.0, 5.0)
+    oracles.assert_close(longer - longer[:, :1], 5 * (ours - ours[:, :1]))
+    length = jnp.linalg.norm(query)
+    oracles.assert_close(scores("support", 1.0, 1.0 / length), scores("both", 1.0, 1.0))
+
+
+@pytest.mark.parametrize("normalize", ["both", "support"])
+def test_embeddings_of_zero_have_finite_gradients(normalize: Any) -> None:
+    learner = mj.matching_network(identity(), normalize=normalize, ways=WAYS)
+    support, query = oracles.normals(0, (len(SUPPORT_LABELS), INPUTS), (len(QUERY_LABELS), INPUTS))
+    support, query = support.at[1].set(0.0), query.at[0].set(0.0)
+
+    def loss(support: Array, query: Array) -> tuple[Array, Array]:
+        known = mj.Examples(support, jnp.asarray(SUPPORT_LABELS))
+        asked = mj.Examples(query, jnp.asarray(QUERY_LABELS))
+        value, aux = learner.loss({}, mj.Episode(known, asked))
+        return value, aux.outputs
+
+    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (_, outputs), gradients = jax.jit(run)(support, query)
+    # A query of zeros attends to all items alike.
+    shares = [np.mean(label == SUPPORT_LABELS) for label in range(WAYS)]
+    np.testing.assert_allclose(np.exp(outputs[0]), shares, rtol=1e-13)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_one_of_normalize_and_similarity() -> None:
+    for normalize in ("both", "support"):
+        with pytest.raises(ValueError, match=f"normalize='{normalize}' with a similarity, which"):
+            mj.matching_network(identity(), normalize=normalize, similarity=mj.metric.dot_products)
+    with pytest.raises(ValueError, match='normalize=\'query\'; expected "both" or "support"'):
+        mj.matching_network(identity(), normalize="query")
+
+
 def test_one_shot_dot_products_are_softmax_attention() -> None:
     support, query = oracles.normals(0, (WAYS, INPUTS), (4, INPUTS))
     episode = mj.Episode(
@@ -156,8 +210,9 @@ def test_attention_is_summed_over_the_shots_of_a_class() -> None:
     np.testing.assert_allclose(np.exp(aux.outputs), [[0.6, 0.2, 0.2]], rtol=1e-13)
 
 
-def test_a_weight_of_two_counts_an_item_twice() -> None:
-    learner = mj.matching_network(tanh_encoder(FEATURES), ways=WAYS)
+@pytest.mark.parametrize("normalize", ["both", "support"])
+def test_a_weight_of_two_counts_an_item_twice(normalize: Any) -> None:
+    learner = mj.matching_network(tanh_encoder(FEATURES), normalize=normalize, ways=WAYS)
     params, episode = start(learner, INPUTS)
     weights = [jnp.ones(len(s.targets)).at[1].set(2.0) for s in episode]
     weighted = mj.Episode(*(s._replace(weights=w) for s, w in zip(episode, weights, strict=True)))
@@ -288,13 +343,22 @@ def test_full_context_embeddings_are_those_of_the_equations(read_steps: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("read_steps", "separate"), [(None, True), (0, False), (3, False), (3, True)], ids=str
+    ("read_steps", "separate", "normalize"),
+    [
+        (None, True, None),
+        (0, False, None),
+        (3, False, "both"),
+        (3, True, None),
+        (2, True, "support"),
+    ],
+    ids=str,
 )
 def test_loss_and_gradient_with_every_part_are_those_of_the_equations(
-    read_steps: int | None, separate: bool
+    read_steps: int | None, separate: bool, normalize: Any
 ) -> None:
     learner = mj.matching_network(
         tanh_encoder(FEATURES),
+        normalize=normalize,
         support_encoder=tanh_encoder(FEATURES) if separate else None,
         full_context=None
         if read_steps is None
@@ -313,7 +377,7 @@ def test_loss_and_gradient_with_every_part_are_those_of_the_equations(
             queries = np.array(
                 [numpy_query(params.full_context, x, support, read_steps) for x in queries]
             )
-        return numpy_probabilities(queries, support)
+        return numpy_probabilities(queries, support, dot_unit if normalize == "support" else cosine)
 
     (value, aux), gradient = slope(learner)(params, episode)
     probabilities = oracle(jax.tree.map(np.asarray, params))
@@ -367,11 +431,15 @@ def test_a_key_shuffles_the_support_with_full_context() -> None:
     np.testing.assert_allclose(first, second, rtol=1e-13)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["plain", "full_context"])
-def test_padding_counts_for_nothing(full: bool) -> None:
+@pytest.mark.parametrize(
+    ("full", "normalize"), [(False, "both"), (True, "support")], ids=["plain", "full_context"]
+)
+def test_padding_counts_for_nothing(full: bool, normalize: Any) -> None:
     def learner(ways: int) -> mj.Learner:
         context = mj.models.full_context(FEATURES, read_steps=2) if full else None
-        return mj.matching_network(conv_encoder(), full_context=context, ways=ways)
+        return mj.matching_network(
+            conv_encoder(), normalize=normalize, full_context=context, ways=ways
+        )
 
     params, episode = start(learner(WAYS), 6, 6, 1)
     # Rows of real classes, of a whole padded class (3), and of no class at all.

@@ -54,14 +54,14 @@ class Phi(NamedTuple):
     biases: Array
 
 
-def logits(phi: Phi, inputs: Array) -> Array:
-    features = encode(phi.body, inputs)
+def logits(phi: Phi, inputs: Array, embed: Callable = encode) -> Array:
+    features = embed(phi.body, inputs)
     columns = [(features * phi.head[:, k][None]).sum(axis=1) + phi.biases[k] for k in range(WAYS)]
     return jnp.stack(columns, axis=1)
 
 
-def loss(phi: Phi, examples: mj.Examples) -> Array:
-    return oracles.mean_cross_entropy(logits(phi, examples.inputs), examples.targets)
+def loss(phi: Phi, examples: mj.Examples, embed: Callable = encode) -> Array:
+    return oracles.mean_cross_entropy(logits(phi, examples.inputs, embed), examples.targets)
 
 
 def unchanged(tree: Any) -> Any:
@@ -75,9 +75,11 @@ def unrolled(
     *,
     through_steps: Callable = unchanged,
     through_head: Callable = unchanged,
+    embed: Callable = encode,
+    still: tuple[str, ...] = (),
 ) -> list[Phi]:
-    """`[phi_0, ..., phi_n]`; the two functions cut the gradient, or do not."""
-    features = encode(theta, episode.support.inputs)
+    """`[phi_0, ..., phi_n]`; two functions cut the gradient, or do not. `still` is not adapted."""
+    features = embed(theta, episode.support.inputs)
     centres = [
         sum(features[i] for i in np.flatnonzero(k == SUPPORT_LABELS)) / np.sum(k == SUPPORT_LABELS)
         for k in range(WAYS)
@@ -86,7 +88,8 @@ def unrolled(
     biases = jnp.stack([-(centre * centre).sum() for centre in centres])
     path = [Phi(theta, *through_head((head, biases)))]
     for _ in range(steps):
-        gradient = through_steps(jax.grad(loss)(path[-1], episode.support))
+        gradient = through_steps(jax.grad(loss)(path[-1], episode.support, embed))
+        gradient.body.update({name: jnp.zeros_like(theta[name]) for name in still})
         path.append(jax.tree.map(lambda p, g: p - RATE * g, path[-1], gradient))
     return path
 
@@ -105,6 +108,104 @@ def unrolled_slope(theta: Any, episode: mj.Episode, **cuts: Callable) -> tuple[A
 def gap(first: Any, second: Any) -> float:
     """The smallest over the leaves of the largest difference in a leaf."""
     return min(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), first, second)))
+
+
+# As Meta-Dataset runs it: batch statistics, those of the support for queries too, and scale and
+# offset not adapted.
+
+EPSILON = 0.1
+ADAPTED = ("body/kernel", "weights", "biases")
+
+
+def statistics_encoder() -> mj.Model:
+    """One layer with batch normalisation."""
+
+    def init(key: Array, inputs: Array) -> dict[str, Array]:
+        kernel = jax.random.normal(key, (inputs.shape[-1], FEATURES))
+        return {"kernel": kernel, "scale": jnp.ones(FEATURES), "offset": jnp.zeros(FEATURES)}
+
+    def apply(params: dict[str, Array], inputs: Array, weights: Array | None) -> Array:
+        hidden = inputs @ params["kernel"]
+        weights = jnp.ones(len(inputs)) if weights is None else weights
+        shares = (weights / weights.sum())[:, None]
+        mean = (shares * hidden).sum(axis=0, keepdims=True)
+        variance = (shares * (hidden - mean) ** 2).sum(axis=0, keepdims=True)
+        normal = (hidden - mean) / jnp.sqrt(variance + EPSILON)
+        return jnp.tanh(params["scale"][None] * normal + params["offset"][None])
+
+    return mj.Model(init, apply)
+
+
+def by_moments_of(known: Array, through_moments: Callable = unchanged) -> Callable:
+    """The same encoder, whose statistics are those of the items `known`."""
+
+    def embed(params: dict[str, Array], inputs: Array) -> Array:
+        features = known @ params["kernel"]
+        mean, variance = through_moments((features.mean(axis=0), features.var(axis=0)))
+        normal = (inputs @ params["kernel"] - mean[None]) / jnp.sqrt(variance + EPSILON)[None]
+        return jnp.tanh(params["scale"][None] * normal + params["offset"][None])
+
+    return embed
+
+
+@pytest.mark.parametrize("first_order", [False, True], ids=["exact", "first_order"])
+def test_moments_of_the_support_normalise_queries_and_gradients_go_through(
+    first_order: bool,
+) -> None:
+    params, episode = start(statistics_encoder(), INPUTS)
+    known = episode.support.inputs
+    junk = episode._replace(support=padded(episode.support, [0, 2, -1], 0))
+    ours = learner(
+        statistics_encoder(), adapt=ADAPTED, query_batching="support", first_order=first_order
+    )
+    (value, aux), gradient = slope(ours)(params, junk)
+
+    def expected(through_moments: Callable) -> tuple[tuple[Array, Phi], Any]:
+        embed = by_moments_of(known, through_moments)
+
+        def meta_loss(theta: Any) -> tuple[Array, Phi]:
+            last = unrolled(
+                theta,
+                episode,
+                STEPS,
+                through_steps=jax.lax.stop_gradient if first_order else unchanged,
+                embed=embed,
+                still=("scale", "offset"),
+            )[-1]
+            return loss(last, episode.query, embed), last
+
+        return jax.jit(jax.value_and_grad(meta_loss, has_aux=True))(params)
+
+    (oracle, last), slopes = expected(unchanged)
+    oracles.assert_close((value, gradient), (oracle, slopes))
+    oracles.assert_close(aux.outputs, logits(last, episode.query.inputs, by_moments_of(known)))
+    assert gap(gradient, expected(jax.lax.stop_gradient)[1]) > 1e-3
+    # Scale and offset are learned, and no task moves them.
+    assert gap(gradient, jax.tree.map(jnp.zeros_like, gradient)) > 1e-3
+    task = jax.jit(ours.adapt)(params, junk.support)
+    oracles.assert_close(Phi(*task.params), last)
+    assert all((task.params.body[name] == params[name]).all() for name in ("scale", "offset"))
+    assert gap(task.params.body["kernel"], params["kernel"]) > 1e-3
+
+
+def test_under_the_support_no_query_sees_another() -> None:
+    params, episode = start(conv_encoder(), 6, 6, 1)
+    options = {"adapt": ("body/Conv_*", "weights", "biases")}
+    ours = learner(conv_encoder(), query_batching="support", **options)
+    run = jax.jit(lambda episode: ours.loss(params, episode)[1].outputs)
+    outputs = run(episode)
+    others = episode.query._replace(inputs=episode.query.inputs.at[1:].multiply(50.0))
+    oracles.assert_close(run(episode._replace(query=others))[0], outputs[0])
+    task = ours.adapt(params, episode.support)
+    for index in range(len(QUERY_LABELS)):
+        one = episode.query.inputs[index : index + 1]
+        oracles.assert_close(ours.predict(params, task, one)[0], outputs[index])
+    statistics = "BatchStatistics_0"
+    for name in ("scale", "bias"):
+        assert (task.params.body[statistics][name] == params[statistics][name]).all()
+    assert gap(task.params.body["Conv_0"], params["Conv_0"]) > 1e-3
+    separate = jax.jit(learner(conv_encoder(), **options).loss)(params, episode)[1].outputs
+    assert jnp.abs(separate - outputs).max() > 1e-3
 
 
 def test_meta_gradient_is_the_unrolled_loops() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 from metric_cases import complex_step, padded
@@ -106,6 +107,49 @@ def test_scores_loss_and_gradient_are_those_of_the_equations(weighted: bool) -> 
             lambda moved: numpy_loss(numpy_scores(moved, episode, weights)), params, direction
         )
         np.testing.assert_allclose(oracles.dot(gradient, direction), expected, rtol=1e-11)
+
+
+def clipped_adam(steps: list[Any], bound: float, rate: float) -> Any:
+    """The sum of Adam's updates by these gradients, clipped at the norm `bound` over all leaves."""
+    first = second = moved = jax.tree.map(np.zeros_like, steps[0])
+    for count, gradient in enumerate(steps, 1):
+        norm = np.sqrt(oracles.dot(gradient, gradient))
+        assert norm > bound  # Or there would be nothing to see.
+        clipped = jax.tree.map(lambda g, norm=norm: g * bound / norm, gradient)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, clipped)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, clipped)
+        corrected = (1 - 0.9**count, 1 - 0.999**count)
+        moved = jax.tree.map(
+            lambda x, m, v, c=corrected: x - rate * (m / c[0]) / (np.sqrt(v / c[1]) + 1e-8),
+            moved,
+            first,
+            second,
+        )
+    return moved
+
+
+def test_modules_are_clipped_apart_by_a_partition() -> None:
+    learner = mj.relation_network(tiny_encoder(), tiny_relation(), ways=WAYS)
+    params, episode = start(learner, SIDE, SIDE, INPUTS)
+    bound, rate, run = 0.02, 0.1, slope(learner)
+    module = optax.chain(optax.clip_by_global_norm(bound), optax.adam(rate))
+    labels = mj.RelationParams("encoder", "relation")
+    optimizer = optax.partition({"encoder": module, "relation": module}, labels)
+    step = jax.jit(mj.train_step(learner, optimizer))
+    state = mj.init_state(params, optimizer, jax.random.key(0))
+    gradients = []
+    for _ in range(3):
+        gradients.append(jax.tree.map(np.asarray, run(state.params, episode)[1]))
+        state, _ = step(state, jax.tree.map(lambda x: x[None], episode))
+    encoder, relation = (
+        clipped_adam([getattr(gradient, name) for gradient in gradients], bound, rate)
+        for name in ("encoder", "relation")
+    )
+    moved = jax.tree.map(lambda after, before: after - before, state.params, params)
+    oracles.assert_close(moved, mj.RelationParams(encoder, relation))
+    together = clipped_adam(gradients, bound, rate)
+    apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), together, moved)
+    assert min(jax.tree.leaves(apart)) > 1e-4
 
 
 def linear_pair(weights: list[float]) -> mj.Model:

@@ -1,6 +1,6 @@
 """Reptile: the pseudo-loss's gradient, its mini-batches, and the outer step of the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import metajax as mj
-from metajax.algorithms.reptile import ReptileParams, mini_batches
+from metajax.algorithms.reptile import mini_batches
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -211,7 +211,7 @@ def _carrying() -> mj.Learner:
     return learner(inner=inner, carry_state=True)
 
 
-def _start() -> ReptileParams:
+def _start() -> mj.ReptileParams:
     return (
         _carrying()
         .init(jax.random.key(0), jnp.zeros((1, FEATURES), jnp.float64))
@@ -219,7 +219,7 @@ def _start() -> ReptileParams:
     )
 
 
-def _carried(params: ReptileParams) -> Any:
+def _carried(params: mj.ReptileParams) -> Any:
     """The second moment inside the optimiser's state."""
     return optax.tree.get(params.inner_state, "nu")
 
@@ -237,15 +237,110 @@ def test_a_carried_state_goes_from_task_to_task() -> None:
         oracles.assert_close(_carried(state.params), second)
 
 
-def test_a_carried_state_is_averaged_over_tasks() -> None:
-    optimizer = optax.sgd(0.25)
+@pytest.mark.parametrize("epsilon", [0.25, 1.0], ids=["like_the_model", "by_itself"])
+def test_a_carried_state_is_averaged_over_tasks(epsilon: float) -> None:
+    optimizer = _outer(0.25, epsilon)
     start = jax.tree.map(lambda x: x.astype(jnp.float64), _start())
     state = mj.init_state(start, optimizer, jax.random.key(0))
     state, _ = jax.jit(mj.train_step(_carrying(), optimizer))(state, episodes(3))
     before = start.model, _carried(start)
     ends = [_rmsprop_by_hand(*before, task(index)) for index in range(3)]
-    expected = jax.tree.map(lambda old, *new: old + 0.25 * (sum(new) / 3 - old), before, *ends)
-    oracles.assert_close((state.params.model, _carried(state.params)), expected)
+    for moved, old, new, rate in zip(
+        (state.params.model, _carried(state.params)),
+        before,
+        zip(*ends, strict=True),
+        (0.25, epsilon),
+        strict=True,
+    ):
+        expected = jax.tree.map(lambda x, *y, e=rate: x + e * (sum(y) / 3 - x), old, *new)
+        oracles.assert_close(moved, expected)
+
+
+def _outer(model: Any, state: float = 1.0) -> optax.GradientTransformation:
+    """Outer steps of the model's parameters and of the carried state."""
+    labels = mj.ReptileParams("model", "state")
+    return optax.partition({"model": optax.sgd(model), "state": optax.sgd(state)}, labels)
+
+
+def handing_on(learner: mj.Learner, optimizer: optax.GradientTransformation) -> Callable:
+    """A meta-step whose tasks come one after the other, each from the state of the one before."""
+
+    def step(
+        state: mj.TrainState, episodes: mj.Episode
+    ) -> tuple[mj.TrainState, dict[str, jax.Array]]:
+        def task(inner_state: Any, data: tuple[mj.Episode, Array]) -> tuple[Any, Any]:
+            params = mj.ReptileParams(state.params.model, inner_state)
+            (loss, _), gap = jax.value_and_grad(learner.loss, has_aux=True)(params, *data)
+            return optax.tree.sub(inner_state, gap.inner_state), (loss, gap.model)
+
+        keys = mj.task_keys(jax.random.fold_in(state.key, state.step), len(episodes.query.inputs))
+        last, (losses, gaps) = jax.lax.scan(task, state.params.inner_state, (episodes, keys))
+        gradient = mj.ReptileParams(
+            jax.tree.map(lambda x: x.mean(axis=0), gaps),
+            optax.tree.sub(state.params.inner_state, last),
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return mj.TrainState(params, opt_state, state.step + 1, state.key), {"loss": losses.mean()}
+
+    return step
+
+
+@pytest.mark.parametrize(("tasks", "make_step"), [(1, mj.train_step), (3, handing_on)])
+def test_meta_steps_are_the_loop_of_the_authors_code(tasks: int, make_step: Callable) -> None:
+    # Their slots of Adam are variables like any other, that no meta-step touches; beta1 is 0 and
+    # the bias correction worn off.
+    rate, decay, eps, size = 0.02, 0.9, 1e-3, 4
+    meta_steps = 16  # Sixteenths are exact in the single precision of a schedule.
+    inner = optax.rmsprop(rate, decay=decay, eps=eps, eps_in_sqrt=False, initial_scale=0.5)
+    model = mj.Model(
+        lambda key, inputs: jnp.zeros((FEATURES, OUTPUTS)), lambda params, inputs: inputs @ params
+    )
+    one = mj.reptile(
+        model,
+        inner=inner,
+        num_steps=STEPS,
+        batch_size=size,
+        carry_state=True,
+        loss_fn=mj.squared_error,
+    )
+    (start,) = oracles.normals(7, (FEATURES, OUTPUTS))
+    xs, ys = oracles.normals(
+        8, (meta_steps, tasks, SUPPORT, FEATURES), (meta_steps, tasks, SUPPORT, OUTPUTS)
+    )
+    examples = mj.Examples(xs, ys)
+    optimizer = _outer(optax.linear_schedule(1.0, 0.0, meta_steps))
+    run_key = jax.random.key(3)
+    state = mj.init_state(mj.ReptileParams(start, inner.init(start)), optimizer, run_key)
+    end, _ = jax.jit(lambda *run: jax.lax.scan(make_step(one, optimizer), *run))(
+        state, mj.Episode(examples, examples)
+    )
+
+    @jax.jit
+    @jax.vmap
+    def rows(meta_step: Array) -> Array:
+        keys = mj.task_keys(jax.random.fold_in(run_key, meta_step), tasks)
+        orders = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), 1))(keys)
+        support = task().support
+        return jax.vmap(lambda key: mini_batches(key, support, num_steps=STEPS, size=size))(orders)
+
+    weights, slots = np.array(start), np.full((FEATURES, OUTPUTS), 0.5)
+    for meta_step, batches in enumerate(np.asarray(rows(jnp.arange(meta_steps)))):
+        adapted = []
+        for index in range(tasks):
+            phi = weights.copy()
+            for batch in batches[index]:
+                x, y = (
+                    np.asarray(xs[meta_step, index])[batch],
+                    np.asarray(ys[meta_step, index])[batch],
+                )
+                gradient = 2 / y.size * x.T @ (x @ phi - y)
+                slots = decay * slots + (1 - decay) * gradient**2
+                phi -= rate * gradient / (np.sqrt(slots) + eps)
+            adapted.append(phi)
+        weights += (1 - meta_step / meta_steps) * (np.mean(adapted, axis=0) - weights)
+    oracles.assert_close(end.params.model, weights)
+    oracles.assert_close(_carried(end.params), slots)
 
 
 def test_an_adapted_task_starts_from_the_carried_state() -> None:
@@ -295,7 +390,7 @@ def test_a_carried_state_is_of_what_is_adapted() -> None:
     whole = jax.eval_shape(learner(**both).init, jax.random.key(0), task().support.inputs)
     leaves = jax.tree.leaves(start.inner_state)
     same = jax.tree.unflatten(jax.tree.structure(whole.inner_state), leaves)
-    expected = _moved(ReptileParams(theta(), same), **both)
+    expected = _moved(mj.ReptileParams(theta(), same), **both)
     oracles.assert_close(gradient.model, expected.model)
     oracles.assert_close(
         jax.tree.leaves(gradient.inner_state), jax.tree.leaves(expected.inner_state)

@@ -84,6 +84,7 @@ def test_draws_do_not_depend_on_how_they_are_run() -> None:
     data = numbered([4] * 7, GROUPS)
     for sample in (
         mj.data.image_episodes(data, ways=2, shots=1, queries=2, groups=True, rotations="tasks"),
+        mj.data.image_episodes(data, ways=2, shots=1, queries=2, rotations="episode"),
         mj.data.varying_episodes(data, min_ways=2, max_ways=3, groups={"a": 2, "b": 1}),
     ):
         keys = jax.random.split(jax.random.key(0), 3)

@@ -129,6 +129,28 @@ def test_rotation_per_task_never_repeats_a_class() -> None:
     assert sorted(support.max(axis=(1, 2, 3)).tolist()) == list(range(1, CLASSES + 1))
 
 
+def test_rotation_per_episode_turns_all_of_it_alike() -> None:
+    sample = mj.data.image_episodes(_lit(), ways=3, shots=1, queries=2, rotations="episode")
+    episodes = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0), 200))
+    flat = jnp.concatenate([examples.inputs for examples in episodes], axis=1)
+    corner = _corner(np.asarray(flat).reshape(-1, SIDE, SIDE, 1)).reshape(200, 9)
+    assert (corner == corner[:, :1]).all()
+    assert_uniform([(corner[:, 0] == turn).sum() for turn in range(4)])
+
+
+def test_turns_change_nothing_else_of_an_episode() -> None:
+    drawn = [
+        mj.data.image_episodes(_lit(), ways=3, shots=1, queries=2, rotations=rotations).draw(
+            jax.random.key(0)
+        )
+        for rotations in ("none", "tasks", "episode")
+    ]
+    for other in drawn[1:]:
+        for one, two in zip(drawn[0], other, strict=True):
+            np.testing.assert_array_equal(one.classes, two.classes)
+            np.testing.assert_array_equal(one.items, two.items)
+
+
 def test_data_is_an_argument_and_not_a_constant_of_the_program() -> None:
     sample = mj.data.image_episodes(_numbered(), ways=2, shots=1, queries=1)
     jaxpr = jax.make_jaxpr(lambda sample, key: sample(key))(sample, jax.random.key(0))

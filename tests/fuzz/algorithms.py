@@ -99,7 +99,8 @@ FACTORIES = (
             "full_context": k.Kind(
                 "full context", lambda: {"a text": "fce", "True": True, "a width": 64}
             ),
-            "similarity": k.FUNCTION,
+            "normalize": k.choice("SUPPORT").without("None"),
+            "similarity": k.OPTIONAL_FUNCTION,
             "temperature": k.traced_number(0.0, -1.0),
             **SCORES,
         },

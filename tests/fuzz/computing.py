@@ -12,7 +12,17 @@ from metajax import metric, models
 LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int)})
 FILTERS = {"filters": k.integer(1)}
 FROZEN = k.Kind("frozen", lambda: {"a text": "stats", "3": 3, "a list": [1]})
-NET = {"ways": k.integer(1), **FILTERS, "use_scale": k.FLAG}
+INITIALIZER = k.FUNCTION.also(
+    lambda: {"a function of two": lambda key, shape: jnp.ones(shape), "without a key": jnp.ones}
+)._replace(name="initializer")
+LAYERS = {
+    **FILTERS,
+    "use_scale": k.FLAG,
+    "epsilon": k.number(0.0, -1e-5, float("inf")),
+    "kernel_init": INITIALIZER,
+}
+HEAD = {"head_kernel_init": INITIALIZER, "head_bias_init": INITIALIZER}
+NET = {"ways": k.integer(1), **LAYERS, **HEAD}
 
 
 MODELS = (
@@ -35,21 +45,31 @@ MODELS = (
             "stddev": k.number(-1.0, float("inf")),
         },
     ),
-    Call("metajax.models.strided_conv_net", models.strided_conv_net, lambda: {"ways": 2}, NET),
-    Call("metajax.models.max_pool_conv_net", models.max_pool_conv_net, lambda: {"ways": 2}, NET),
-    Call("metajax.models.embedding_net", models.embedding_net, dict, FILTERS),
-    Call("metajax.models.relation_encoder", models.relation_encoder, dict, FILTERS),
+    Call(
+        "metajax.models.strided_conv_net",
+        models.strided_conv_net,
+        lambda: {"ways": 2, "epsilon": 1e-3},
+        {**NET, "features": k.choice("MEAN").also(lambda: {"the linen module's": "map"})},
+    ),
+    Call(
+        "metajax.models.max_pool_conv_net",
+        models.max_pool_conv_net,
+        lambda: {"ways": 2},
+        {**NET, "pool_padding": k.choice("same"), "pool_first": k.FLAG},
+    ),
+    Call("metajax.models.embedding_net", models.embedding_net, dict, LAYERS),
+    Call("metajax.models.relation_encoder", models.relation_encoder, dict, LAYERS),
     Call(
         "metajax.models.relation_module",
         models.relation_module,
         dict,
-        {**FILTERS, "hidden": k.integer(1), "padding": k.choice("same")},
+        {**LAYERS, **HEAD, "hidden": k.integer(1), "padding": k.choice("same")},
     ),
     Call(
         "metajax.models.full_context",
         models.full_context,
         lambda: {"features": 2},
-        {"features": k.integer(1), "read_steps": k.integer(0)},
+        {"features": k.integer(1), "read_steps": k.integer(0), "start": k.choice("ZEROS")},
     ),
     Call(
         "metajax.models.chain",
@@ -143,7 +163,10 @@ MODELS = (
         "metajax.models.kernels.max_pool_2x2",
         models.kernels.max_pool_2x2,
         lambda: {"images": jnp.ones((1, 4, 4, 1))},
-        {"images": k.ARRAY.also(lambda: {"one axis less": jnp.ones((4, 4, 1))})},
+        {
+            "images": k.ARRAY.also(lambda: {"one axis less": jnp.ones((4, 4, 1))}),
+            "padding": k.choice("same"),
+        },
     ),
 )
 
@@ -202,6 +225,12 @@ METRIC = (
             metric.dot_products,
         )
     ],
+    Call(
+        "metajax.metric.unit_vectors",
+        metric.unit_vectors,
+        lambda: {"vectors": jnp.eye(3)},
+        {"vectors": k.ARRAY},
+    ),
     Call(
         "metajax.metric.linear_reading",
         metric.linear_reading,

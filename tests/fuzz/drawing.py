@@ -25,6 +25,7 @@ GROUPS = k.FLAG.without("an array").also(lambda: {"of none": {"alphabet": 1.0}})
 IMAGES = k.ARRAY.also(
     lambda: {"one axis less": things.pictures()[0], "no class": things.pictures()[:0]}
 )
+SOURCES = k.OPTIONAL_ARRAY.also(lambda: {"floats": np.zeros(4), "too few": np.zeros(2, int)})
 LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int)})
 PADDED = k.optional_integer(1).without("a list")  # Several may be given.
 
@@ -101,6 +102,7 @@ SAMPLERS = (
             "rotations": k.choice("TASKS"),
             "groups": GROUPS,
             "same_items": k.FLAG,
+            "across_sources": k.FLAG,
             "augment": k.OPTIONAL_FUNCTION,
             "place": PLACE,
         },
@@ -180,13 +182,13 @@ DATA_SETS = (
         "metajax.data.image_classes",
         data.image_classes,
         lambda: {"images": things.pictures()},
-        {"images": IMAGES, "names": k.NAMES, "groups": k.NAMES},
+        {"images": IMAGES, "names": k.NAMES, "groups": k.NAMES, "sources": SOURCES},
     ),
     Call(
         "metajax.data.group_by_label",
         data.group_by_label,
         lambda: {"images": things.pictures()[0], "labels": np.array([0, 0, 1, 1])},
-        {"images": k.ARRAY, "labels": LABELS, "names": k.NAMES},
+        {"images": k.ARRAY, "labels": LABELS, "names": k.NAMES, "sources": SOURCES},
     ),
     Call(
         "metajax.data.ImageClasses",
@@ -203,6 +205,7 @@ DATA_SETS = (
             "counts": k.ARRAY.also(lambda: {"floats": np.array([1.5, 2.0])}),
             "names": k.NAMES.also(lambda: {"None": None}),
             "groups": k.NAMES,
+            "sources": SOURCES,
         },
     ),
     Call(

@@ -90,6 +90,21 @@ def _pictures(root: Path) -> None:
     (root / "list.csv").write_text("\n".join(lines))
 
 
+def _emoji(root: Path) -> None:
+    """One class of one image in each group."""
+    from metajax.data.readers.emoji import FILE, SPLITS
+
+    groups = [group for groups in SPLITS.values() for group in groups]
+    of_images = np.arange(len(groups))
+    np.savez(
+        root / FILE,
+        images=np.zeros((len(groups), 72, 72, 3), np.uint8),
+        class_index=of_images,
+        design_index=of_images,
+        **dict.fromkeys(("code_points", "names", "categories", "designs"), np.array(groups)),
+    )
+
+
 def _zips(root: Path) -> None:
     for name in OFFICIAL:
         (root / name).write_bytes(b"never opened")
@@ -174,6 +189,7 @@ OMNIGLOT = (
                 "folder": FOLDER,
                 "split": k.choice("TRAIN"),
                 "protocol": k.choice("VINYALS"),
+                "seed": k.optional_integer(0).also(lambda: {"of a published list": 0}),
                 "cache": CACHE,
             },
         )
@@ -185,6 +201,14 @@ OMNIGLOT = (
         # Where the zips are there is nothing to download.
         lambda: {"folder": Made(_zips), "progress": False},
         {"folder": k.PATH, "base_url": k.TEXT, "progress": k.FLAG},
+    ),
+)
+EMOJI = (
+    Call(
+        "metajax.data.emoji",
+        data.emoji,
+        lambda: {"path": Made(_emoji), "split": "test", "pixels": 8},
+        {"path": FOLDER, "split": k.choice("TEST"), "pixels": k.integer(1)},
     ),
 )
 NEEDED = ("tensorflow_datasets", "array_record", "PIL")
@@ -225,4 +249,4 @@ TFDS = (
         for reader in (data.cifar_fs, data.fc100)
     ],
 )
-CALLS = (*FILES, *OMNIGLOT, *TFDS)
+CALLS = (*FILES, *OMNIGLOT, *EMOJI, *TFDS)

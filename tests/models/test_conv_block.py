@@ -1,5 +1,7 @@
 """The blocks of the networks, against stock layers: value, derivatives, padding, rounding."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,9 @@ FILTERS = 4
 class _Block(nn.Module):
     stride: int = 1
     padding: str = "SAME"
-    pooled: bool = False
+    pool: Literal["VALID", "SAME"] | None = None
+    pool_first: bool = False
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -29,7 +33,9 @@ class _Block(nn.Module):
             filters=FILTERS,
             stride=self.stride,
             padding=self.padding,
-            pooled=self.pooled,
+            pool=self.pool,
+            pool_first=self.pool_first,
+            epsilon=self.epsilon,
         )
 
 
@@ -38,6 +44,8 @@ def _stock(module: _Block, params: dict, inputs: jax.Array, weights: jax.Array |
     hidden = nn.Conv(
         FILTERS, (3, 3), strides=module.stride, padding=module.padding, use_bias=False
     ).apply({"params": params["Conv_0"]}, inputs)
+    if module.pool_first:
+        hidden = nn.max_pool(hidden, (2, 2), (2, 2), module.pool)
     counted = None if weights is None else (weights > 0)[:, None, None, None]
     axes = (0, 1, 2)
     mean = hidden.mean(axes, where=counted, keepdims=True)
@@ -45,8 +53,9 @@ def _stock(module: _Block, params: dict, inputs: jax.Array, weights: jax.Array |
     scale, bias = (
         params["BatchStatistics_0"][name][None, None, None] for name in ("scale", "bias")
     )
-    hidden = nn.relu((hidden - mean) / jnp.sqrt(variance + 1e-5) * scale + bias)
-    return nn.max_pool(hidden, (2, 2), (2, 2)) if module.pooled else hidden
+    hidden = nn.relu((hidden - mean) / jnp.sqrt(variance + module.epsilon) * scale + bias)
+    last = module.pool and not module.pool_first
+    return nn.max_pool(hidden, (2, 2), (2, 2), module.pool) if last else hidden
 
 
 def _case(channels: int, dtype: type, items: int = 5) -> tuple[dict, jax.Array]:
@@ -64,12 +73,19 @@ def _case(channels: int, dtype: type, items: int = 5) -> tuple[dict, jax.Array]:
 @pytest.mark.parametrize(
     ("channels", "module"),
     [
-        (3, _Block(pooled=True)),
-        (3, _Block(pooled=True, padding="VALID")),
-        (1, _Block(stride=2)),
-        (6, _Block(pooled=True)),
+        (3, _Block(pool="SAME", epsilon=0.3)),
+        (3, _Block(pool="VALID", padding="VALID")),
+        (3, _Block(pool="SAME", pool_first=True, epsilon=0.3)),
+        (1, _Block(stride=2, epsilon=0.3)),
+        (6, _Block(pool="VALID", epsilon=0.3)),
     ],
-    ids=["few, pooled", "few, pooled, VALID", "one, strided", "many, pooled"],
+    ids=[
+        "few, pooled SAME",
+        "few, pooled, VALID",
+        "few, pooled first",
+        "one, strided",
+        "many, pooled",
+    ],
 )
 def test_derivatives_are_those_of_stock_layers(
     channels: int, module: _Block, padded: bool, monkeypatch: pytest.MonkeyPatch
@@ -128,7 +144,7 @@ def test_filters_that_hardly_respond() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_single_precision_images_under_double_precision_weights() -> None:
-    module = _Block(pooled=True)
+    module = _Block(pool="VALID")
     params, images = _case(3, jnp.float64)
     outputs = jax.jit(module.apply)({"params": params}, images.astype(jnp.float32))
     expected = _stock(module, params, images.astype(jnp.float32).astype(jnp.float64), None)
@@ -149,16 +165,16 @@ def test_parameters_are_those_of_flax_layers() -> None:
 
 def test_images_that_vanish() -> None:
     with pytest.raises(ValueError, match="images shrank to 0x0 before a 2x2 pooling"):
-        _Block(padding="VALID", pooled=True).init(KEY, jnp.zeros((1, 2, 2, 1)))
+        _Block(padding="VALID", pool="VALID").init(KEY, jnp.zeros((1, 2, 2, 1)))
     params, _ = _case(3, jnp.float32)
-    for module in (_Block(), _Block(pooled=True)):
+    for module in (_Block(), _Block(pool="VALID")):
         outputs = module.apply({"params": params}, jnp.zeros((0, 8, 8, 3)))
         assert outputs.shape[0] == 0
 
 
 def test_blank_images() -> None:
     params, images = _case(1, jnp.float32)
-    module = _Block(pooled=True, padding="VALID")
+    module = _Block(pool="VALID", padding="VALID")
     value_and_slopes = jax.value_and_grad(
         lambda params: module.apply({"params": params}, jnp.full_like(images, 0.3)).sum()
     )
@@ -169,7 +185,7 @@ def test_blank_images() -> None:
 
 
 def test_vmap_over_weights() -> None:
-    module = mj.models.from_linen(_Block(pooled=True))
+    module = mj.models.from_linen(_Block(pool="VALID"))
     params, images = _case(3, jnp.float32)
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
     together = jax.jit(jax.vmap(module.apply, (0, None)))(many, images)

@@ -18,6 +18,10 @@ NETWORKS = {
     "mlp": (mj.models.mlp((4, 3)), (6,)),
     "strided": (mj.models.strided_conv_net(3, filters=2), (4, 4, 1)),
     "max-pooled": (mj.models.max_pool_conv_net(3, filters=8), (16, 16, 1)),
+    "max-pooled first, rounding up": (
+        mj.models.max_pool_conv_net(3, filters=2, pool_padding="SAME", pool_first=True),
+        (5, 6, 1),
+    ),
     "embedding": (mj.models.embedding_net(filters=2), (16, 16, 5)),
     "relation encoder": (mj.models.relation_encoder(filters=2), (10, 10, 1)),
     "relation module": (mj.models.relation_module(filters=2), (4, 4, 4)),

@@ -1,17 +1,18 @@
 """Max-pooling that is quick to differentiate, and whose gradient cannot lose its maximum."""
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metajax.kinds import as_array
+from metajax.kinds import as_array, check_words
 from metajax.types import Array
 
 
-def max_pool_2x2(images: Array) -> Array:
-    """Maximum over 2x2 windows, an odd last row or column left out.
+def max_pool_2x2(images: Array, *, padding: Literal["VALID", "SAME"] = "VALID") -> Array:
+    """Maximum over 2x2 windows, an odd last row or column left out or in a window of its own.
 
     The derivative goes to the place of the maximum, the first of equals, which is found by
     comparing inputs. The derivative of `jnp.max` compares them with the output: where the compiler
@@ -19,20 +20,31 @@ def max_pool_2x2(images: Array) -> Array:
     gives NaN. (Windowed reductions are slow to differentiate on CPU besides.)
 
     Args:
-      images: `[items, height, width, channels]`, height and width at least 2.
+      images: `[items, height, width, channels]`, height and width at least 2, with `"SAME"` 1.
+      padding: `"VALID"` leaves out an odd last row or column; `"SAME"` gives it a window, half of
+        it empty, as Flax's and TensorFlow's pooling do.
 
     Returns:
-      `[items, height // 2, width // 2, channels]`.
+      `[items, new height, new width, channels]`, half the old, with `"VALID"` rounded down and with
+      `"SAME"` up.
 
     Raises:
-      ValueError: the images are smaller than a window.
+      TypeError: `images` are no array.
+      ValueError: the images are smaller than a window, or `padding` is another word.
     """
     images = as_array(images, "images")
+    check_words(("VALID", "SAME"), padding=padding)
     if images.ndim != 4:
         raise ValueError(
             f"images have shape {images.shape}; expected [items, height, width, channels]"
         )
     items, height, width, channels = images.shape
+    if padding == "SAME" and min(height, width) > 0:
+        # The last row and column once more: no maximum changes, and of equals the first has the
+        # derivative.
+        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+        images = jnp.pad(images, odd, mode="edge")
+        height, width = images.shape[1:3]
     if min(height, width) < 2:
         raise ValueError(
             f"images shrank to {height}x{width} before a 2x2 pooling; use fewer blocks or larger "

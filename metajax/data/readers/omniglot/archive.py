@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.data.readers.area_average import area_average
 from metajax.data.readers.decoding import BadImage, decode, require_pillow
 from metajax.data.readers.omniglot.splits import class_names
 from metajax.regular_files import open_regular
@@ -65,7 +66,7 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
                 for drawer in range(1, DRAWERS + 1):
                     name = f"{published[character - 1]}/{character:04d}_{drawer:02d}.png"
                     ink.append(_ink(archive, f"{path.stem}/{name}"))
-                images[row] = area_average(np.stack(ink))
+                images[row] = area_average(np.stack(ink), PIXELS)[..., 0]
         except MemoryError:
             raise
         except Exception as error:  # Damaged zips and pictures raise nearly everything.
@@ -77,26 +78,8 @@ def read_archive(path: Path, ids: range) -> np.ndarray:
     return images
 
 
-def area_average(ink: np.ndarray) -> np.ndarray:
-    """Mean ink under every cell of a 28 x 28 grid laid over a 105 x 105 picture.
-
-    A cell is 105 / 28 = 15 / 4 pixels wide, so with `A[i, p]` the quarters of pixel `p` that lie
-    in cell `i`, the mean is `A @ ink @ A.T / 15**2`. Those products are integers up to 225, exact
-    in float32, and 255 times the mean never lies halfway between two integers: the result is the
-    same whatever the platform, its matrix product or its rounding rule.
-
-    Of `[..., 105, 105]` bool, True where there is ink, it makes `[..., 28, 28]` uint8: 255 times
-    the mean, rounded to the nearest integer.
-    """
-    quarters = np.arange(4 * OFFICIAL_PIXELS)
-    averaging = np.zeros((PIXELS, OFFICIAL_PIXELS), np.float32)
-    np.add.at(averaging, (quarters // 15, quarters // 4), 1)
-    covered = averaging @ ink.astype(np.float32) @ averaging.T
-    return np.rint(covered * 255 / 15**2).astype(np.uint8)
-
-
 def _ink(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """`[105, 105]` bool, True where the picture has ink."""
+    """`[105, 105, 1]` uint8, 255 where the picture has ink and 0 elsewhere."""
     member, shape = archive.getinfo(name), (OFFICIAL_PIXELS, OFFICIAL_PIXELS, 1)
     if member.file_size > _LARGEST_MEMBER:
         raise BadImage(f"its directory promises {member.file_size} bytes")
@@ -107,4 +90,4 @@ def _ink(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     picture = decode(content, None, 1, max_pixels=OFFICIAL_PIXELS**2)
     if picture.shape != shape:
         raise BadImage(f"it is {picture.shape[1]} x {picture.shape[0]} pixels")
-    return picture[..., 0] < 128
+    return np.where(picture < 128, 255, 0).astype(np.uint8)

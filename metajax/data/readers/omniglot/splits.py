@@ -1,20 +1,30 @@
-"""Which characters of Omniglot are in which alphabet, split and trial, from the published lists."""
+"""Which characters of Omniglot are in which alphabet, split and trial.
+
+From the published lists, but for the random split, which was never published: the papers that use
+one shuffle the characters anew.
+"""
 
 import dataclasses
+import hashlib
 from importlib import resources
 
 import numpy as np
 
+from metajax.checks.numbers import check_optional_integers
 from metajax.checks.settings import check_texts
 from metajax.kinds import check_words
 
 CHARACTERS = 1623
 
+_PARTS = ("train", "validation", "test")
+
 # The splits of each protocol; those called small are subsets.
 PROTOCOLS = {
-    "vinyals": ("train", "validation", "test"),
+    "vinyals": (*_PARTS, "train_and_validation"),
+    "random": (*_PARTS, "train_and_validation"),
     "lake": ("background", "evaluation", "background_small1", "background_small2"),
 }
+_RANDOM = (1100, 100, 423)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,8 +74,13 @@ def lake_runs() -> LakeRuns:
     return LakeRuns(alphabets, np.array(classes), np.array(labels), *(np.array(drawers, int) - 1))
 
 
-def split_rows(split: str, protocol: str) -> np.ndarray:
-    """The classes of a split, as ascending indices of all 1623; a `ValueError` where it is none."""
+def split_rows(split: str, protocol: str, seed: int | None = None) -> np.ndarray:
+    """The classes of a split, as ascending indices of all 1623.
+
+    Raises:
+      TypeError: an argument is of another kind.
+      ValueError: the protocol has no such split, or a seed is given to one that is not random.
+    """
     check_words((*PROTOCOLS,), protocol=protocol)
     check_texts(split=split)
     if split not in PROTOCOLS[protocol]:
@@ -76,14 +91,34 @@ def split_rows(split: str, protocol: str) -> np.ndarray:
         raise ValueError(
             f"split={split!r} with protocol={protocol!r}; expected {', or '.join(known)}"
         )
+    check_optional_integers(0, seed=seed)
+    if seed is not None and protocol != "random":
+        raise ValueError(
+            f"seed={seed} with protocol={protocol!r}, whose splits are published lists; expected "
+            'no seed, or protocol="random"'
+        )
     if protocol == "lake":
         small = split.removeprefix("background_")
         return np.flatnonzero([split == part or small in sets for part, sets, *_ in _classes()])
+    of_class = _vinyals() if protocol == "vinyals" else _random(0 if seed is None else int(seed))
+    return np.flatnonzero(np.isin(of_class, split.split("_and_")))
+
+
+def _vinyals() -> np.ndarray:
+    """`[1623]` which of the three parts every class is in."""
     of_class = np.full(CHARACTERS, "train", "U10")
-    for other, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
+    for part, _alphabet, _characters, ids in _listing("vinyals_split.txt"):
         first, last = map(int, ids.split("-"))
-        of_class[first - 1 : last] = other  # ids are 1-based, `last` included
-    return np.flatnonzero(of_class == split)
+        of_class[first - 1 : last] = part  # ids are 1-based, `last` included
+    return of_class
+
+
+def _random(seed: int) -> np.ndarray:
+    """The same, at random by SHA-256: whatever the version of a generator, the same characters."""
+    digests = [hashlib.sha256(f"{seed}/{index}".encode()).digest() for index in range(CHARACTERS)]
+    of_class = np.empty(CHARACTERS, "U10")
+    of_class[sorted(range(CHARACTERS), key=digests.__getitem__)] = np.repeat(_PARTS, _RANDOM)
+    return of_class
 
 
 def class_alphabets() -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from irregular_files import irregular
 
+from metajax.data.readers.area_average import area_average
 from metajax.data.readers.omniglot import reading
-from metajax.data.readers.omniglot.archive import OFFICIAL, area_average, read_archive
+from metajax.data.readers.omniglot.archive import OFFICIAL, read_archive
 from metajax.data.readers.omniglot.reading import omniglot, omniglot_classes
 from metajax.data.readers.omniglot.splits import PROTOCOLS, class_names, split_rows
 from metajax.regular_files import IrregularFileError
@@ -105,19 +106,23 @@ def test_classes_are_the_images_with_names(numbered):
     assert classes.groups[classes.names.index("Hebrew/character02")] == "Hebrew"
 
 
+def test_random_splits_are_read_by_their_seed(numbered):
+    for seed in (None, 5):
+        rows = split_rows("validation", "random", seed)
+        images = omniglot(numbered, "validation", protocol="random", seed=seed)
+        np.testing.assert_array_equal(class_indices(images), rows)
+        classes = omniglot_classes(numbered, "validation", protocol="random", seed=seed)
+        assert classes.names == tuple(class_names()[rows])
+    with pytest.raises(ValueError, match="seed=5 with protocol='vinyals', whose splits are publi"):
+        omniglot(numbered, seed=5)
+
+
 def test_a_zip_that_was_written_to_is_decoded_again(numbered):
     omniglot(numbered)
     (numbered / "images_evaluation.zip").write_bytes(b"another one")
     with pytest.warns(RuntimeWarning, match="1 of its zips changed: 'images_evaluation.zip'"):
         omniglot(numbered)
     omniglot(numbered)
-
-
-def test_area_average_against_quarter_pixels():
-    ink = np.random.default_rng(0).random((3, 105, 105)) < 0.3
-    quarters = ink.repeat(4, axis=1).repeat(4, axis=2)
-    exact = quarters.reshape(3, 28, 15, 28, 15).sum(axis=(2, 4), dtype=int)
-    np.testing.assert_array_equal(area_average(ink), (2 * 255 * exact + 225) // 450)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
@@ -133,7 +138,8 @@ def test_archive_order_and_polarity(tmp_path, mode):
     images = read_archive(
         write_zip(tmp_path / "images_background.zip", pictures), range(FIRST, FIRST + 2)
     )
-    np.testing.assert_array_equal(images, area_average(drawn))
+    inked = np.where(drawn, 255, 0).astype(np.uint8).reshape(40, 105, 105, 1)
+    np.testing.assert_array_equal(images.reshape(40, 28, 28, 1), area_average(inked, 28))
     assert images[0, 0, 0, 0] == 255
     assert images[0, 0, -1, -1] == 0
 
@@ -253,9 +259,13 @@ def test_pillow_missing(tmp_path, monkeypatch):
 def test_unknown_split_or_protocol(tmp_path, split, protocol):
     said = (
         f"split='{split}' with protocol='{protocol}'; expected protocol='vinyals' with split="
-        "'train' or 'validation' or 'test', or protocol='lake' with split='background' or 'evalu"
+        "'train' or 'validation' or 'test' or 'train_and_validation', or protocol='random' with "
+        "split='train' or 'validation' or 'test' or 'train_and_validation', or protocol='lake' "
+        "with split='background' or 'evalu"
     )
     with pytest.raises(ValueError, match=said):
         omniglot(tmp_path, split, protocol=protocol)
-    with pytest.raises(ValueError, match='protocol=\'ravi\'; expected "vinyals" or "lake"'):
+    with pytest.raises(
+        ValueError, match='protocol=\'ravi\'; expected "vinyals", "random" or "lake"'
+    ):
         omniglot(tmp_path, split, protocol="ravi")

@@ -1,5 +1,6 @@
 """Omniglot's published lists, against the drawings and against what was published with them."""
 
+import hashlib
 import re
 import zipfile
 
@@ -18,7 +19,11 @@ from metajax.data.readers.omniglot.splits import (
 ZIPS = ("images_background", "images_evaluation")
 SMALL = ("images_background_small1", "images_background_small2")
 # Characters of each split, and alphabets of Lake's.
-CHARACTERS = {"vinyals": (1028, 172, 423), "lake": (964, 659, 136, 156)}
+CHARACTERS = {
+    "vinyals": (1028, 172, 423, 1200),
+    "random": (1100, 100, 423, 1200),
+    "lake": (964, 659, 136, 156),
+}
 LAKE = {"background": 30, "evaluation": 20, "background_small1": 5, "background_small2": 5}
 
 
@@ -47,7 +52,7 @@ def test_names_and_splits_are_those_of_the_npz(omniglot_folder):
     np.testing.assert_array_equal(class_alphabets(), alphabets)
     for protocol, published in codes.items():
         for code, split in enumerate(PROTOCOLS[protocol]):
-            if "small" not in split:
+            if "small" not in split and "_and_" not in split:
                 np.testing.assert_array_equal(
                     split_rows(split, protocol), np.flatnonzero(published == code)
                 )
@@ -87,10 +92,60 @@ def test_published_counts():
     for protocol, numbers in CHARACTERS.items():
         rows = {split: split_rows(split, protocol) for split in PROTOCOLS[protocol]}
         assert tuple(len(found) for found in rows.values()) == numbers
-        parts = [found for split, found in rows.items() if "small" not in split]
+        parts = [found for split, found in rows.items() if not re.search("small|_and_", split)]
         np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1623))
         for found in rows.values():
             assert (np.diff(found) > 0).all()
+
+
+@pytest.mark.parametrize("protocol", ["vinyals", "random"])
+def test_train_and_validation_are_both_and_none_of_the_test(protocol):
+    parts = [split_rows(split, protocol) for split in ("train", "validation")]
+    both = split_rows("train_and_validation", protocol)
+    np.testing.assert_array_equal(both, np.sort(np.concatenate(parts)))
+    assert not np.isin(both, split_rows("test", protocol)).any()
+
+
+@pytest.mark.parametrize(
+    ("seed", "train", "validation", "test"),
+    [
+        (None, [0, 1, 2, 4, 6, 7], [41, 54, 69, 70, 76, 79], [3, 5, 8, 15, 17, 19]),
+        (0, [0, 1, 2, 4, 6, 7], [41, 54, 69, 70, 76, 79], [3, 5, 8, 15, 17, 19]),
+        (np.int64(1), [0, 1, 3, 6, 7, 8], [5, 34, 67, 69, 70, 115], [2, 4, 16, 23, 25, 28]),
+        (2**70, [1, 2, 3, 4, 5, 7], [0, 9, 15, 34, 45, 53], [6, 8, 17, 22, 24, 27]),
+    ],
+)
+def test_random_splits_are_the_same_for_ever(seed, train, validation, test):
+    for split, first in (("train", train), ("validation", validation), ("test", test)):
+        assert split_rows(split, "random", seed)[:6].tolist() == first
+
+
+def test_random_splits_are_as_documented():
+    digest = {c: hashlib.sha256(f"3/{c}".encode()).hexdigest() for c in range(1623)}
+    order = sorted(digest, key=digest.__getitem__)
+    assert split_rows("train", "random", 3).tolist() == sorted(order[:1100])
+    assert split_rows("test", "random", 3).tolist() == sorted(order[1200:])
+
+
+def _share_an_alphabet(rows):
+    """The probability that two characters, drawn without replacement, are of one alphabet."""
+    _, sizes = np.unique(class_alphabets()[rows], return_counts=True)
+    return (sizes * (sizes - 1)).sum() / (len(rows) * (len(rows) - 1))
+
+
+def test_alphabets_are_shared_less_in_a_random_split():
+    assert round(_share_an_alphabet(split_rows("test", "vinyals")), 3) == 0.085
+    # Of a random split it is expected to be that of all characters.
+    assert round(_share_an_alphabet(np.arange(1623)), 3) == 0.022
+    assert abs(_share_an_alphabet(split_rows("test", "random")) - 0.022) < 0.003
+
+
+def test_seeds_that_mean_nothing():
+    for protocol, split in (("vinyals", "train"), ("lake", "background")):
+        with pytest.raises(ValueError, match=f"seed=0 with protocol='{protocol}', whose splits"):
+            split_rows(split, protocol, 0)
+    with pytest.raises(ValueError, match="seed=-1; expected an integer of 0 or more, or None"):
+        split_rows("train", "random", -1)
 
 
 def test_lake_runs_are_of_one_alphabet_and_of_two_drawers():

@@ -1,0 +1,214 @@
+"""Trains one job of `published.py`, tests its cells and writes what came out."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from published_cells import Job, tests_of
+from records import processor, write
+
+import metajax as mj
+from metajax.recipes import Recipe, Testing
+
+# Of a training whose time was over so much is worth a test.
+_WORTH_A_TEST = 0.25
+_SAVES = 10
+
+
+def run_job(job: Job, results: Path, runs: Path, data: str, *, command: str) -> str:
+    """Trains, tests and writes a file a cell; returns what to tell of it.
+
+    A training that was stopped is saved in `runs`, and goes on from there the next time.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    training = job.training
+    built = mj.recipes.build(
+        dataclasses.replace(job.recipes[0], training=training),
+        backward=mj.Backward(unroll=jax.default_backend() != "cpu"),
+    )
+    sample = mj.recipes.sampler(training.data, training.drawing, data, pixels=training.pixels)
+    example = jax.eval_shape(sample, jax.random.key(0)).support.inputs
+
+    def begin(seed: jax.Array) -> mj.TrainState:
+        params_key, run_key = jax.random.split(jax.random.key(seed))
+        params = built.learner.init(params_key, jnp.zeros((1, *example.shape[1:]), example.dtype))
+        return mj.init_state(params, built.optimizer, run_key)
+
+    state = jax.jit(jax.vmap(begin))(jnp.arange(job.seeds))
+    dispatch = max(1, min(1_000, training.iterations // 20))
+    options = {"training": dataclasses.asdict(training), "seeds": job.seeds}
+    with contextlib.ExitStack() as stack:
+        device = _Device(runs / "device.lock", job.deadline)
+        stack.callback(device.leave)
+        checkpoints = stack.enter_context(
+            mj.Checkpoints(
+                runs / job.name,
+                options=options,
+                every=dispatch * max(1, training.iterations // dispatch // _SAVES),
+            )
+        )
+        state = checkpoints.restore(state)
+        before = _step(state)
+        result = mj.TrainResult(state, "finished", [], 0.0, 0.0)
+        if before < training.iterations:
+            result = mj.train(
+                built.learner,
+                built.optimizer,
+                state,
+                sample,
+                iterations=training.iterations,
+                meta_batch=training.meta_batch,
+                dispatch=dispatch,
+                checkpoints=checkpoints,
+                metrics_file=runs / f"{job.name}.jsonl",
+                progress=False,
+                on_dispatch=device.go_on,
+            )
+    done = _step(result.state)
+    seconds = _seconds_so_far(runs / f"{job.name}.json", result, done - before)
+    if done < _WORTH_A_TEST * training.iterations:
+        return f"{result.stopped} at {done} of {training.iterations}, saved"
+    told = []
+    for recipe in job.recipes:
+        tests = {
+            name: _tested(recipe, test, result.state, data)
+            for name, test in tests_of(recipe, job.episodes).items()
+        }
+        record = {
+            "cell": recipe.name,
+            "command": command,
+            "commit": os.environ.get("METAJAX_COMMIT", "unknown"),
+            "device": device_name(),
+            "jax": jax.__version__,
+            "seeds": list(range(job.seeds)),
+            "iterations": done,
+            "of": recipe.training.iterations,
+            "stopped": result.stopped,
+            **seconds,
+            "training_accuracy": _last_accuracy(runs / f"{job.name}.jsonl"),
+            "training": dataclasses.asdict(training),
+            "tests": tests,
+        }
+        write(record, results / f"{recipe.name}.json")
+        told.append(_in_short(recipe, tests))
+    return (
+        f"{done} of {training.iterations} iterations in {seconds['seconds']:.0f} s "
+        f"({time.monotonic() - began:.0f} s in all): {'; '.join(told)}"
+    )
+
+
+class _Device:
+    """One training at a time has the device; the others compile, and wait after one dispatch."""
+
+    def __init__(self, lock: Path, deadline: float | None) -> None:
+        self._file = lock.open("w")
+        self._deadline = deadline
+        self._held = False
+
+    def go_on(self, state: mj.TrainState, record: dict[str, Any]) -> bool:
+        """Called after every dispatch: whether the time is over."""
+        del state, record
+        if not self._held:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._held = True
+        return self._deadline is not None and time.time() > self._deadline
+
+    def leave(self) -> None:
+        self._file.close()
+
+
+def _tested(recipe: Recipe, test: Testing, state: mj.TrainState, data: str) -> dict[str, Any]:
+    """Accuracy in %, or the mean squared error, of each seed, with the intervals over episodes."""
+    began = time.monotonic()
+    regression = recipe.training.data == "sinusoids"
+    built = mj.recipes.build(dataclasses.replace(recipe, testing=test), record_steps=regression)
+    sample = mj.recipes.sampler(
+        recipe.training.data, test.drawing, data, pixels=recipe.training.pixels
+    )
+    scores = mj.evaluate(built.tester, state, sample, episodes=test.episodes)
+    name, unit = ("query_loss", 1) if regression else ("accuracy", 100)
+    out = {
+        "testing": dataclasses.asdict(test),
+        "mean": [round(unit * float(x), 4) for x in scores.mean(name)],
+        "interval": [round(unit * float(x), 4) for x in scores.interval(name)],
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    if regression:
+        # Of each seed before adaptation and after each step.
+        out["per_step"] = np.round(scores.mean("query_loss_per_step"), 4).tolist()
+    return out
+
+
+def _step(state: mj.TrainState) -> int:
+    return int(np.asarray(state.step).max())
+
+
+def _seconds_so_far(path: Path, result: mj.TrainResult, iterations: int) -> dict[str, float]:
+    """Seconds of training over all parts of a run, and milliseconds an iteration in the last."""
+    before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0}
+    out = {
+        **before,
+        "seconds": round(before["seconds"] + result.run_seconds, 2),
+    }
+    if iterations:
+        out["compile_seconds"] = round(result.compile_seconds, 2)
+        out["ms_an_iteration"] = round(1000 * result.run_seconds / iterations, 4)
+    write(out, path)
+    return out
+
+
+def _last_accuracy(metrics: Path) -> list[float] | None:
+    """Of the last dispatch, in %, of each seed."""
+    if not metrics.exists():
+        return None
+    last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+    accuracies = last.get("accuracy")
+    return None if accuracies is None else [round(100 * float(x), 3) for x in accuracies]
+
+
+def _in_short(recipe: Recipe, tests: dict[str, Any]) -> str:
+    shown = (f"{name} {np.mean(test['mean']):.2f}" for name, test in tests.items())
+    return f"{recipe.name} {', '.join(shown)} (published {recipe.published})"
+
+
+def device_name() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{os.cpu_count()} cores of {processor()}" if kind == "cpu" else kind
+
+
+def finished(job: Job, results: Path) -> bool:
+    """Whether all cells have a file of this training, done."""
+    return all(
+        record is not None
+        and record["iterations"] >= job.training.iterations
+        and len(record["seeds"]) >= job.seeds
+        and record["training"] == _as_json(dataclasses.asdict(job.training))
+        for record in (_record(results, recipe) for recipe in job.recipes)
+    )
+
+
+def seconds_known(job: Job, results: Path) -> float | None:
+    """What the training is to take on this device, by the last time; None where nobody knows."""
+    record = _record(results, job.recipes[0])
+    if record is None or record["device"] != device_name() or "ms_an_iteration" not in record:
+        return None
+    a_seed = record["ms_an_iteration"] / len(record["seeds"])
+    return a_seed * job.seeds * job.training.iterations / 1000 + record["compile_seconds"]
+
+
+def _record(results: Path, recipe: Recipe) -> dict[str, Any] | None:
+    path = results / f"{recipe.name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))

@@ -1,0 +1,37 @@
+"""Recipes: how published numbers were made, as data, and what it takes to make them again."""
+
+from metajax.recipes.building import Built, build
+from metajax.recipes.finding import RECIPES, find
+from metajax.recipes.loading import sampler
+from metajax.recipes.records import (
+    ALGORITHMS,
+    DATA_SETS,
+    Drawing,
+    Inner,
+    Network,
+    Number,
+    Outer,
+    Recipe,
+    Split,
+    Testing,
+    Training,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "DATA_SETS",
+    "RECIPES",
+    "Built",
+    "Drawing",
+    "Inner",
+    "Network",
+    "Number",
+    "Outer",
+    "Recipe",
+    "Split",
+    "Testing",
+    "Training",
+    "build",
+    "find",
+    "sampler",
+]

@@ -1,0 +1,74 @@
+"""All recipes, and the one that is asked for."""
+
+from metajax.checks.numbers import check_optional_integers
+from metajax.checks.settings import check_texts
+from metajax.recipes.records import Recipe
+from metajax.recipes.tables import (
+    cifar_fs,
+    cub,
+    emoji,
+    glyphs,
+    mini_imagenet,
+    omniglot,
+    sinusoids,
+    tiered_imagenet,
+)
+
+RECIPES: tuple[Recipe, ...] = (
+    *omniglot.RECIPES,
+    *emoji.RECIPES,
+    *sinusoids.RECIPES,
+    *mini_imagenet.RECIPES,
+    *tiered_imagenet.RECIPES,
+    *cifar_fs.RECIPES,
+    *cub.RECIPES,
+    *glyphs.RECIPES,
+)
+
+
+def find(
+    algorithm: str,
+    data: str,
+    *,
+    ways: int | None = None,
+    shots: int | None = None,
+    variant: str = "",
+) -> Recipe:
+    """The recipe of a cell.
+
+    >>> import metajax
+    >>> metajax.recipes.find("maml", "omniglot", ways=20, shots=1).published
+    Number(value=95.8, source='Finn et al. 2017, table 1', interval=0.3, note='')
+
+    Args:
+      algorithm: such as `"maml"`, one of `metajax.recipes.ALGORITHMS`.
+      data: such as `"omniglot"`, one of `metajax.recipes.DATA_SETS`.
+      ways: of its test; None where there is only one.
+      shots: of its test; None where there is only one.
+      variant: see `Recipe`.
+
+    Raises:
+      TypeError: an argument is of another kind.
+      ValueError: there is no such recipe, or there are several.
+    """
+    check_texts(algorithm=algorithm, data=data, variant=variant)
+    check_optional_integers(1, ways=ways, shots=shots)
+    of_pair = [
+        each
+        for each in RECIPES
+        if (each.training.algorithm, each.training.data) == (algorithm, data)
+    ]
+    found = [
+        each
+        for each in of_pair
+        if each.variant == variant
+        and ways in (None, each.testing.drawing.ways)
+        and shots in (None, each.testing.drawing.shots)
+    ]
+    if len(found) == 1:
+        return found[0]
+    there = [each.name for each in found or of_pair or RECIPES if each.variant == variant]
+    asked = (
+        f"algorithm={algorithm!r}, data={data!r}, ways={ways}, shots={shots}, variant={variant!r}"
+    )
+    raise ValueError(f"{len(found)} recipes for {asked}; expected one of {', '.join(there)}")

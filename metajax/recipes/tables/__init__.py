@@ -1,0 +1,1 @@
+"""The tables of recipes, a module a data set."""
