@@ -224,6 +224,8 @@ def evaluate(
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_optional_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
+    # NumPy's overflow, and have no bit_length.
+    episodes, chunk_size = (None if x is None else int(x) for x in (episodes, chunk_size))
     runs = None
     if isinstance(params, TrainState):
         runs, params = count_runs(params), params.params
