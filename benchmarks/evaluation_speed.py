@@ -140,7 +140,8 @@ def _program(compiled: Any, seconds: float, run: Callable[[], tuple], operations
 def compare(name: str, job: Job, sample: Any, args: argparse.Namespace) -> list[dict]:
     """A record for training, and for each way to evaluate."""
     training, params = compile_training(job, sample, args.tasks, args.steps)
-    programs, sizes = {"training": training}, {"training": args.tasks}
+    programs = {"training": training}
+    sizes: dict[str, int | None] = {"training": None}  # As `meta_gradient` has it.
     for scored, tester in job.testers.items():
         for way, size in (("", None), (ONE_BY_ONE, 1)):
             programs[scored + way], sizes[scored + way] = compile_evaluation(
