@@ -312,12 +312,13 @@ class Training:
                 f"clip_modules=True of {self.algorithm}; expected a relation network, which has "
                 "two modules"
             )
-        own = (self.normalize, self.temperature, self.full_context)
-        if self.algorithm != "matching" and own != ("both", None, False):
-            raise ValueError(
-                f"normalize={self.normalize!r}, temperature={self.temperature}, full_context="
-                f"{self.full_context} of {self.algorithm}; expected them of matching networks alone"
-            )
+        usual = {"normalize": "both", "temperature": None, "full_context": False}
+        for name, value in usual.items() if self.algorithm != "matching" else ():
+            if (own := getattr(self, name)) != value:
+                raise ValueError(
+                    f"{name}={own!r}; expected {value!r}: it is of matching networks alone, and "
+                    f"this is {self.algorithm}"
+                )
 
     def scaled(self, factor: float) -> "Training":
         """The same in `factor` times the iterations, the schedule with them.
