@@ -95,6 +95,10 @@ def _table(
     else:
         columns = ["", "published", "others", "settings", "split"]
     rows = [f"### {cell}\n", _row(columns), _row(["---"] * len(columns))]
+    floor = records.get(recipes[0].name.replace(recipes[0].training.algorithm, "nearest_pixels", 1))
+    if floor is not None:
+        known = ["nearest pixels", f"{floor['mean']:.2f} ± {floor['interval']:.2f}", "nobody"]
+        rows.append(_row([*known, *[""] * (len(columns) - len(known))]))
     for recipe in recipes:
         rows.append(_row(_cells_run(recipe, records) if run_here else _cells_not_run(recipe)))
     return "\n".join(rows) + "\n"
@@ -107,6 +111,9 @@ def _cells_run(recipe: Recipe, records: dict[str, dict[str, Any]]) -> list[str]:
         return [*out, "left", _published(recipe), "", _others(recipe), *[""] * 5, _split(recipe)]
     tests = record["tests"]
     ours = _score(tests["published"])
+    if "per_step" in tests["published"]:
+        before, first = np.mean(tests["published"]["per_step"], axis=0)[:2]
+        ours += f" (before {before:.2f}, after 1 step {first:.3f})"
     if "transductive" in tests:
         ours += f"; together {_score(tests['transductive'])}"
     again = records.get(strictly_split(recipe).name)
@@ -190,6 +197,7 @@ def _commands(records: dict[str, dict[str, Any]]) -> str:
     lines = ["## Commands\n"]
     for (command, commit), names in cells.items():
         lines.append(f"- `{command}` at `{commit}`: {', '.join(names)}")
+    names = [recipe.name for recipe in mj.recipes.RECIPES]
     left = [
         recipe.name
         for recipe in mj.recipes.RECIPES
@@ -199,7 +207,8 @@ def _commands(records: dict[str, dict[str, Any]]) -> str:
         lines.append("")
         lines.append(f"Left: {', '.join(left)}. They are made by\n")
         lines.append("```sh")
-        for data in dict.fromkeys(mj.recipes.RECIPES[0].training.data for _ in left):
+        of_data = [mj.recipes.RECIPES[names.index(name)].training.data for name in left]
+        for data in dict.fromkeys(of_data):
             lines.append(f'python benchmarks/published.py --cells "*-{data}-*" --resume')
         lines.append("```")
     return "\n".join(lines) + "\n"

@@ -129,19 +129,23 @@ class _Device:
 def _tested(recipe: Recipe, test: Testing, state: mj.TrainState, data: str) -> dict[str, Any]:
     """Accuracy in %, or the mean squared error, of each seed, with the intervals over episodes."""
     began = time.monotonic()
-    built = mj.recipes.build(dataclasses.replace(recipe, testing=test))
+    regression = recipe.training.data == "sinusoids"
+    built = mj.recipes.build(dataclasses.replace(recipe, testing=test), record_steps=regression)
     sample = mj.recipes.sampler(
         recipe.training.data, test.drawing, data, pixels=recipe.training.pixels
     )
     scores = mj.evaluate(built.tester, state, sample, episodes=test.episodes)
-    name = "query_loss" if recipe.training.data == "sinusoids" else "accuracy"
-    percent = 1.0 if name == "query_loss" else 100.0
-    return {
+    name, unit = ("query_loss", 1) if regression else ("accuracy", 100)
+    out = {
         "testing": dataclasses.asdict(test),
-        "mean": [round(percent * float(x), 4) for x in scores.mean(name)],
-        "interval": [round(percent * float(x), 4) for x in scores.interval(name)],
+        "mean": [round(unit * float(x), 4) for x in scores.mean(name)],
+        "interval": [round(unit * float(x), 4) for x in scores.interval(name)],
         "seconds": round(time.monotonic() - began, 2),
     }
+    if regression:
+        # Of each seed before adaptation and after each step.
+        out["per_step"] = np.round(scores.mean("query_loss_per_step"), 4).tolist()
+    return out
 
 
 def _step(state: mj.TrainState) -> int:
