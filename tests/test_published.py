@@ -1,8 +1,10 @@
-"""The command of the published tables: tiny cells end to end, a run that is stopped, what it runs."""
+"""The command of the published tables: tiny cells end to end, one that is stopped, what is run."""
 
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ pytest.importorskip("matplotlib", reason="the benchmarks need metajax[bench]")
 pytest.importorskip("rich", reason="the benchmarks need metajax[bench]")
 
 import published
+import published_cells as cells
 import published_page
 import published_runs
-from published_cells import FIRST, Job, asked, jobs_of, strictly_split, tests_of
+from published_cells import FIRST, Job, asked, jobs_of, strictly_split
 from rich.console import Console
 
 import metajax as mj
@@ -27,7 +30,7 @@ BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 CELLS = [recipe.name for recipe in RECIPES if recipe.name.endswith("-omniglot-5w1s")]
 CELLS += [f"{name}-glyphs-5w1s" for name in ("anil", "boil", "meta_sgd", "matching-fce")]
 CELLS += ["maml-sinusoids-5s"]
-BY_DEFAULT = ("maml-omniglot-5w1s", "prototypical-omniglot-5w1s")
+BY_DEFAULT, STACKED = "maml-omniglot-5w1s", "prototypical-omniglot-5w1s"
 
 
 def tiny(recipe: Recipe, *, iterations: int = 2) -> Recipe:
@@ -60,21 +63,34 @@ def tiny(recipe: Recipe, *, iterations: int = 2) -> Recipe:
     return dataclasses.replace(recipe, training=training, testing=testing)
 
 
+@functools.cache
+def few_glyphs(part: str) -> np.ndarray:
+    return mj.data.glyphs(part, drawers=4)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Path], str]:
+    """Runs a job in a folder, on glyphs by few hands."""
+    monkeypatch.setattr("metajax.recipes.loading.glyphs", few_glyphs)
+
+    def run_in(job: Job, folder: Path) -> str:
+        results, runs = folder / "results", folder / "runs"
+        return published_runs.run_job(job, results, runs, "no/data", command="python published.py")
+
+    return run_in
+
+
 def job_of(recipe: Recipe, *, seeds: int = 1, deadline: float | None = None) -> Job:
     return Job(recipe.training, (recipe,), seeds, None, deadline)
-
-
-def run(job: Job, folder: Path) -> str:
-    results, runs = folder / "results", folder / "runs"
-    results.mkdir(parents=True, exist_ok=True)
-    return published_runs.run_job(job, results, runs, "no/data", command="python published.py")
 
 
 def record_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results" / f"{recipe.name}.json").read_text(encoding="utf-8"))
 
 
-def made_up(recipe: Recipe, accuracy: float, *, seeds: int = 1, iterations: int | None = None) -> Any:
+def made_up(
+    recipe: Recipe, accuracy: float, *, seeds: int = 1, iterations: int | None = None
+) -> Any:
     """A record as `run_job` writes it, of numbers out of thin air."""
     test = {"mean": [accuracy + seed for seed in range(seeds)], "interval": [0.25] * seeds}
     return {
@@ -89,7 +105,7 @@ def made_up(recipe: Recipe, accuracy: float, *, seeds: int = 1, iterations: int 
         "compile_seconds": 10.0,
         "ms_an_iteration": 2.0,
         "training": json.loads(json.dumps(dataclasses.asdict(recipe.training))),
-        "tests": {name: test for name in tests_of(recipe, None)},
+        "tests": dict.fromkeys(cells.tests_of(recipe, None), test),
     }
 
 
@@ -105,12 +121,14 @@ def row_of(page: str, data: str, cell: str, algorithm: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in CELLS],
+    [name if name == BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in CELLS],
 )
-def test_a_cell_from_its_recipe_to_the_page(name: str, tmp_path: Path) -> None:
+def test_a_cell_from_its_recipe_to_the_page(
+    name: str, tmp_path: Path, run: Callable[[Job, Path], str]
+) -> None:
     original = BY_NAME[name]
     recipe = tiny(original)
-    seeds = 2 if name == BY_DEFAULT[0] else 1
+    seeds = 2 if name == STACKED else 1
     told = run(job_of(recipe, seeds=seeds), tmp_path)
     assert told.startswith("2 of 2 iterations in ")
     assert f"(published {recipe.published})" in told
@@ -120,7 +138,7 @@ def test_a_cell_from_its_recipe_to_the_page(name: str, tmp_path: Path) -> None:
     assert record["seeds"] == list(range(seeds))
     assert record["training"] == json.loads(json.dumps(dataclasses.asdict(recipe.training)))
     assert record["seconds"] > 0
-    assert set(record["tests"]) == set(tests_of(recipe, None))
+    assert set(record["tests"]) == set(cells.tests_of(recipe, None))
     most = 100 if recipe.training.data == "glyphs" else 30
     for test in record["tests"].values():
         assert len(test["mean"]) == len(test["interval"]) == seeds
@@ -128,6 +146,10 @@ def test_a_cell_from_its_recipe_to_the_page(name: str, tmp_path: Path) -> None:
         assert all(half >= 0 for half in test["interval"])
     if recipe.training.data == "glyphs":
         assert all(0 <= accuracy <= 100 for accuracy in record["training_accuracy"])
+    else:
+        (per_step,) = record["tests"]["published"]["per_step"]
+        assert len(per_step) == 1 + recipe.testing.steps
+        assert [per_step[-1]] == record["tests"]["published"]["mean"]
 
     # The page of the original's cell, if these were its numbers.
     read = published_page.read(tmp_path / "results")
@@ -138,9 +160,12 @@ def test_a_cell_from_its_recipe_to_the_page(name: str, tmp_path: Path) -> None:
     assert published_runs.finished(job_of(recipe, seeds=seeds), tmp_path / "results")
 
 
-def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    recipe = tiny(BY_NAME["prototypical-omniglot-5w1s"], iterations=5)
+def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(
+    tmp_path: Path, run: Callable[[Job, Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(BY_NAME[STACKED], iterations=5)
     job = job_of(recipe)
+    monkeypatch.setattr(published_runs, "tests_of", lambda recipe, _: {"published": recipe.testing})
 
     def parameters(folder: Path) -> mj.TrainState:
         built = mj.recipes.build(recipe)
@@ -149,22 +174,18 @@ def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(tmp_path: Path) -> No
         stacked = jax.tree.map(lambda leaf: leaf[None], state)
         return mj.restore_state(folder / "runs" / job.name, stacked)
 
-    stopped = tmp_path / "stopped"
+    folders = stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     late = dataclasses.replace(job, deadline=time.time() - 1)
-    assert run(late, stopped) == "stopped at 1 of 5, saved"
+    assert run(late, stopped) == "callback at 1 of 5, saved"
     assert not (stopped / "results" / f"{recipe.name}.json").exists()
     assert int(parameters(stopped).step[0]) == 1
     assert run(job, stopped).startswith("5 of 5 iterations")
-    run(job, tmp_path / "whole")
-    ours, whole = parameters(stopped), parameters(tmp_path / "whole")
-    for one, other in zip(jax.tree.leaves(ours.params), jax.tree.leaves(whole.params), strict=True):
+    run(job, whole)
+    ours, theirs = (jax.tree.leaves(parameters(folder).params) for folder in folders)
+    for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
-    of_stopped, of_whole = (
-        record_of(recipe, folder) for folder in (stopped, tmp_path / "whole")
-    )
-    for test in ("published", "strict"):
-        assert of_stopped["tests"][test]["mean"] == of_whole["tests"][test]["mean"]
-    # What was spent before the stop counts.
+    means = [record_of(recipe, folder)["tests"]["published"]["mean"] for folder in folders]
+    assert means[0] == means[1]
     lines = (stopped / "runs" / f"{job.name}.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
@@ -208,8 +229,8 @@ def test_cells_on_the_split_of_new_alphabets() -> None:
 
 
 def test_cells_that_share_a_training_are_one_job() -> None:
-    cells = asked(["prototypical-omniglot-*", "maml-omniglot-5w1s", "maml-omniglot-20w1s@0.5"])
-    jobs = jobs_of(cells, episodes=7)
+    words = ["prototypical-omniglot-*", "maml-omniglot-5w1s", "maml-omniglot-20w1s@0.5"]
+    jobs = jobs_of(asked(words), episodes=7)
     assert [[recipe.name.rpartition("-")[2] for recipe in job.recipes] for job in jobs] == [
         ["5w1s", "20w1s"],
         ["5w5s", "20w5s"],
@@ -227,26 +248,26 @@ def test_cells_that_share_a_training_are_one_job() -> None:
 
 
 def test_protocols_of_a_cell() -> None:
-    maml = tests_of(BY_NAME["maml-omniglot-5w1s"], None)
+    maml = cells.tests_of(BY_NAME["maml-omniglot-5w1s"], None)
     assert list(maml) == ["published", "strict"]
     assert maml["published"] == BY_NAME["maml-omniglot-5w1s"].testing
     strict = maml["strict"]
     assert (strict.drawing.queries, strict.query_batching, strict.steps) == (15, "support", 3)
     assert strict.drawing.split == maml["published"].drawing.split
 
-    reptile = tests_of(BY_NAME["reptile-omniglot-5w1s"], None)
+    reptile = cells.tests_of(BY_NAME["reptile-omniglot-5w1s"], None)
     assert list(reptile) == ["published", "transductive", "strict"]
     assert reptile["published"].query_batching == "single"
     assert reptile["transductive"].query_batching == "separate"
     assert (reptile["published"].episodes, reptile["strict"].episodes) == (10_000, 1_000)
 
     # Judged by the support alone as published: nothing is stricter.
-    assert list(tests_of(BY_NAME["proto_maml-omniglot-5w1s"], None)) == ["published"]
-    assert list(tests_of(BY_NAME["maml-sinusoids-5s"], None)) == ["published"]
+    assert list(cells.tests_of(BY_NAME["proto_maml-omniglot-5w1s"], None)) == ["published"]
+    assert list(cells.tests_of(BY_NAME["maml-sinusoids-5s"], None)) == ["published"]
     # Of few designers there are few queries.
-    emoji = tests_of(BY_NAME["maml-emoji-5w1s"], None)
+    emoji = cells.tests_of(BY_NAME["maml-emoji-5w1s"], None)
     assert {test.drawing.queries for test in emoji.values()} == {3}
-    few = tests_of(BY_NAME["reptile-omniglot-5w1s"], 9)
+    few = cells.tests_of(BY_NAME["reptile-omniglot-5w1s"], 9)
     assert {test.episodes for test in few.values()} == {9}
 
 
@@ -254,19 +275,19 @@ def test_protocols_of_a_cell() -> None:
 
 
 def test_finished(tmp_path: Path) -> None:
-    cells = [BY_NAME[f"prototypical-omniglot-{cell}"] for cell in ("5w1s", "20w1s")]
-    (job,) = jobs_of([(recipe, 1.0, 1) for recipe in cells], episodes=None)
+    both = [BY_NAME[f"prototypical-omniglot-{cell}"] for cell in ("5w1s", "20w1s")]
+    (job,) = jobs_of([(recipe, 1.0, 1) for recipe in both], episodes=None)
 
     def write(recipe: Recipe, **options: Any) -> None:
         path = tmp_path / f"{recipe.name}.json"
         path.write_text(json.dumps(made_up(recipe, 98.0, **options)), encoding="utf-8")
 
     assert not published_runs.finished(job, tmp_path)
-    write(cells[0])
+    write(both[0])
     assert not published_runs.finished(job, tmp_path)
-    write(cells[1], iterations=19_999)
+    write(both[1], iterations=19_999)
     assert not published_runs.finished(job, tmp_path)
-    write(cells[1])
+    write(both[1])
     assert published_runs.finished(job, tmp_path)
     assert not published_runs.finished(dataclasses.replace(job, seeds=2), tmp_path)
     # Not by another recipe of the same cell.

@@ -116,9 +116,9 @@ def _learner(
     adapt = None if inner.adapts == "all" else _is_no_statistics
     if algorithm in ("anil", "boil"):
         body = from_linen(
-            ConvNet(None, network.filters, pooling="stride", features=network.features)
+            ConvNet(None, pooling="stride", features=network.features, **_convolutions(network))
         )
-        head = mlp((ways,), stddev=0.2)
+        head = mlp((ways,), stddev=_stddev(network))
         return (anil if algorithm == "anil" else boil)(
             body, head, inner=_inner_optimizer(inner), **common
         )
@@ -160,21 +160,9 @@ def _learner(
 def _comparing(training: Training, ways: int, query_batching: Batching) -> Learner:
     network = training.network
     if training.algorithm == "relation":
-        kernel_init, dense = _INITIALIZERS[network.kernel_init], _dense(network)
-        encoder = relation_encoder(
-            filters=network.filters,
-            use_scale=network.use_scale,
-            epsilon=network.epsilon,
-            kernel_init=kernel_init,
-        )
-        relation = relation_module(
-            filters=network.filters,
-            padding=network.padding,
-            use_scale=network.use_scale,
-            epsilon=network.epsilon,
-            kernel_init=kernel_init,
-            **dense,
-        )
+        convolutions = _convolutions(network)
+        encoder = relation_encoder(**convolutions)
+        relation = relation_module(padding=network.padding, **convolutions, **_dense(network))
         return relation_network(encoder, relation, ways=ways, query_batching=query_batching)
     encoder = _encoder(network)
     if training.algorithm == "prototypical":
@@ -191,23 +179,26 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
 
 def _classifier(network: Network, ways: int) -> Model:
     if network.architecture == "perceptron":
-        stddev = float(network.head_kernel_init.removesuffix(")").split("(")[1])
-        return mlp((*network.widths, ways), stddev=stddev)
-    statistics: dict[str, Any] = {
+        return mlp((*network.widths, ways), stddev=_stddev(network))
+    convolutions, dense = _convolutions(network), _dense(network)
+    if network.architecture == "strided":
+        return strided_conv_net(ways, features=network.features, **convolutions, **dense)
+    return max_pool_conv_net(
+        ways,
+        pool_padding=network.pool_padding,
+        pool_first=network.pool_first,
+        **convolutions,
+        **dense,
+    )
+
+
+def _convolutions(network: Network) -> dict[str, Any]:
+    return {
         "filters": network.filters,
         "use_scale": network.use_scale,
         "epsilon": network.epsilon,
         "kernel_init": _INITIALIZERS[network.kernel_init],
     }
-    if network.architecture == "strided":
-        return strided_conv_net(ways, features=network.features, **statistics, **_dense(network))
-    return max_pool_conv_net(
-        ways,
-        pool_padding=network.pool_padding,
-        pool_first=network.pool_first,
-        **statistics,
-        **_dense(network),
-    )
 
 
 def _dense(network: Network) -> dict[str, Any]:
@@ -217,13 +208,13 @@ def _dense(network: Network) -> dict[str, Any]:
     }
 
 
+def _stddev(network: Network) -> float:
+    """Of a head that is a perceptron's."""
+    return float(network.head_kernel_init.removeprefix("truncated_normal(").removesuffix(")"))
+
+
 def _encoder(network: Network) -> Model:
-    return embedding_net(
-        filters=network.filters,
-        use_scale=network.use_scale,
-        epsilon=network.epsilon,
-        kernel_init=_INITIALIZERS[network.kernel_init],
-    )
+    return embedding_net(**_convolutions(network))
 
 
 def _is_no_statistics(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
