@@ -120,7 +120,7 @@ def _learner(
         )
         head = mlp((ways,), stddev=_stddev(network))
         return (anil if algorithm == "anil" else boil)(
-            body, head, inner=_inner_optimizer(inner), **common
+            body, head, inner=_inner_optimizer(inner), backward=backward, **common
         )
     if algorithm in ("proto_maml", "fo_proto_maml"):
         return proto_maml(
@@ -135,7 +135,7 @@ def _learner(
     model = _classifier(network, ways)
     loss_fn: LossFn = squared_error if training.data == "sinusoids" else cross_entropy
     if algorithm == "meta_sgd":
-        return meta_sgd(model, rate=inner.rate, loss_fn=loss_fn, **common)
+        return meta_sgd(model, rate=inner.rate, backward=backward, loss_fn=loss_fn, **common)
     if algorithm == "reptile":
         return reptile(
             model,
