@@ -69,7 +69,7 @@ def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_heads_have_fixed_ways() -> None:
     example = _load("few_shot_characters")
     arguments = ["--algorithm", "maml", "--ways", "5", "--test-ways", "5", "20"]
-    said = "maml: trained on 5 ways and tested on 20; expected as many: maml has an output a way"
+    said = "maml: training of 5 ways and testing of 20; expected as many: maml has an output a way"
     with pytest.raises(SystemExit, match=said):
         example.run(example.parser().parse_args(arguments))
 

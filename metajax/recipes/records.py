@@ -86,7 +86,8 @@ class Network:
       use_scale: whether batch statistics have a scale beside the offset.
       epsilon: added to the variance, above 0.
       kernel_init: of convolutions; an initialiser by its name in `INITIALIZERS`.
-      head_kernel_init: of dense layers.
+      head_kernel_init: of dense layers; a truncated normal in perceptrons and in the heads of ANIL
+        and BOIL, which are perceptrons' too.
       head_bias_init: of dense layers.
       widths: of a perceptron's hidden layers.
     """
@@ -434,8 +435,8 @@ class Recipe:
         ways = self.training.drawing.ways
         if self.training.algorithm in OF_FIXED_WAYS and ways != self.testing.drawing.ways:
             raise ValueError(
-                f"trained on {ways} ways and tested on {self.testing.drawing.ways}; expected as "
-                f"many: {self.training.algorithm} has an output a way"
+                f"training of {ways} ways and testing of {self.testing.drawing.ways}; expected "
+                f"as many: {self.training.algorithm} has an output a way"
             )
         if self.training.algorithm not in BY_GRADIENT and self.testing.steps:
             raise ValueError(

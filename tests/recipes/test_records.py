@@ -154,7 +154,7 @@ WRONG = (
         lambda: dataclasses.replace(
             MAML, testing=find("maml", "omniglot", ways=20, shots=1).testing
         ),
-        "trained on 5 ways and tested on 20; expected as many: maml has an output a way",
+        "training of 5 ways and testing of 20; expected as many: maml has an output a way",
     ),
     (
         lambda: dataclasses.replace(
