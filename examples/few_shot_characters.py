@@ -43,9 +43,15 @@ def recipe_of(args: argparse.Namespace, test_ways: int) -> mj.recipes.Recipe:
     """The algorithm's recipe, with what was asked for in its place.
 
     A training that has as many ways or shots as its test keeps to that.
+
+    Raises:
+      ValueError: something was asked for that the algorithm does not have.
     """
     recipe = RECIPES[args.algorithm]
     training, testing = recipe.training, recipe.testing
+    for option, asked in (("--inner-rate", args.inner_rate), ("--steps", args.steps)):
+        if training.inner is None and asked is not None:
+            raise ValueError(f"{option} {asked}; it takes no inner steps")
     trained, tested = training.drawing, testing.drawing
     protocol = "vinyals" if args.data == "omniglot" else ""
     drawing = replaced(

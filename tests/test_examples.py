@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("matplotlib", reason="the examples need metajax[examples]")
 pytest.importorskip("rich", reason="the examples need metajax[examples]")
 
-from character_learners import OF_FIXED_WAYS, SETTINGS
+import metajax as mj
+from metajax.recipes.records import OF_FIXED_WAYS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -23,6 +24,9 @@ def _load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+ALGORITHMS = [*_load("few_shot_characters").RECIPES]
 
 
 def _is_png(path: Path) -> bool:
@@ -65,20 +69,47 @@ def test_sinusoid_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_heads_have_fixed_ways() -> None:
     example = _load("few_shot_characters")
     arguments = ["--algorithm", "maml", "--ways", "5", "--test-ways", "5", "20"]
-    with pytest.raises(SystemExit, match=r"--test-ways \[5, 20\], but maml trains a head of 5"):
+    said = "maml: training of 5 ways and testing of 20; expected as many: maml has an output a way"
+    with pytest.raises(SystemExit, match=said):
         example.run(example.parser().parse_args(arguments))
 
 
 def test_a_temperature_is_of_matching_networks() -> None:
     example = _load("few_shot_characters")
     arguments = ["--algorithm", "relation", "--temperature", "0.1"]
-    with pytest.raises(SystemExit, match="--temperature is of matching networks, not of relation"):
+    said = "relation: temperature=0.1; expected None: it is of matching networks alone"
+    with pytest.raises(SystemExit, match=said):
+        example.run(example.parser().parse_args(arguments))
+
+
+def test_what_is_asked_for_takes_the_recipes_place() -> None:
+    example = _load("few_shot_characters")
+    of_glyphs = [recipe for recipe in mj.recipes.RECIPES if recipe.training.data == "glyphs"]
+    assert list(example.RECIPES.values()) == of_glyphs
+    for algorithm, recipe in example.RECIPES.items():
+        args = example.parser().parse_args(["--algorithm", algorithm])
+        assert example.recipe_of(args, 5) == recipe
+    arguments = ["--algorithm", "matching_fce", "--data", "omniglot", "--train-ways", "20"]
+    arguments += ["--shots", "5", "--outer-rate", "0.5", "--filters", "8", "--temperature", "0.1"]
+    made = example.recipe_of(example.parser().parse_args(arguments), 7)
+    training, testing = made.training, made.testing
+    assert (training.data, training.outer.rate, training.network.filters) == ("omniglot", 0.5, 8)
+    assert (training.drawing.ways, training.drawing.shots, training.temperature) == (20, 5, 0.1)
+    assert (testing.drawing.ways, testing.drawing.shots, testing.drawing.queries) == (7, 5, 15)
+    assert {each.drawing.split.protocol for each in (training, testing)} == {"vinyals"}
+
+
+@pytest.mark.parametrize("option", ["--inner-rate", "--steps"])
+def test_inner_steps_are_of_learners_that_adapt(option: str) -> None:
+    example = _load("few_shot_characters")
+    arguments = ["--algorithm", "prototypical", option, "1"]
+    with pytest.raises(SystemExit, match=f"prototypical: {option} 1.*; it takes no inner steps"):
         example.run(example.parser().parse_args(arguments))
 
 
 @pytest.mark.exact
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", SETTINGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_few_shot_characters(
     algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,9 +184,20 @@ ALLOWED = {
         "training_step",
         "training",
     },
+    "recipes": {
+        "types",
+        "losses",
+        "checks",
+        "query_batching",
+        "inner",
+        "algorithms",
+        "models",
+        "data",
+        "kinds",
+    },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "parallel")
+PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes")
 
 
 def _imports(path: Path) -> set[str]:

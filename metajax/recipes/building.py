@@ -17,6 +17,7 @@ from metajax.algorithms.prototypical_networks import prototypical_network
 from metajax.algorithms.relation_networks import RelationParams, relation_network
 from metajax.algorithms.reptile import ReptileParams, reptile
 from metajax.checks.objects import check_instance
+from metajax.checks.settings import check_flags
 from metajax.inner.backward import Backward
 from metajax.losses import LossFn, cross_entropy, squared_error
 from metajax.models.adapters.linen import from_linen
@@ -68,12 +69,15 @@ def build(recipe: Recipe, *, record_steps: bool = False, backward: Backward = Ba
 
     Args:
       recipe: a recipe; `dataclasses.replace` makes another one of it.
-      record_steps: the tester reports its scores after every inner step, see `metajax.maml`.
+      record_steps: a tester that adapts reports its scores after every inner step, see
+        `metajax.maml`.
       backward: how the learner's exact meta-gradients are computed, see `metajax.Backward`.
 
     Raises:
       TypeError: an argument is of another kind.
     """
+    check_flags(record_steps=record_steps)
+    check_instance(backward, Backward, "backward", "a metajax.Backward")
     check_instance(recipe, Recipe, "recipe", "one of metajax.recipes.RECIPES")
     training, testing = recipe.training, recipe.testing
     inner = training.inner
@@ -116,11 +120,11 @@ def _learner(
     adapt = None if inner.adapts == "all" else _is_no_statistics
     if algorithm in ("anil", "boil"):
         body = from_linen(
-            ConvNet(None, network.filters, pooling="stride", features=network.features)
+            ConvNet(None, pooling="stride", features=network.features, **_convolutions(network))
         )
-        head = mlp((ways,), stddev=0.2)
+        head = mlp((ways,), stddev=_stddev(network))
         return (anil if algorithm == "anil" else boil)(
-            body, head, inner=_inner_optimizer(inner), **common
+            body, head, inner=_inner_optimizer(inner), backward=backward, **common
         )
     if algorithm in ("proto_maml", "fo_proto_maml"):
         return proto_maml(
@@ -135,7 +139,7 @@ def _learner(
     model = _classifier(network, ways)
     loss_fn: LossFn = squared_error if training.data == "sinusoids" else cross_entropy
     if algorithm == "meta_sgd":
-        return meta_sgd(model, rate=inner.rate, loss_fn=loss_fn, **common)
+        return meta_sgd(model, rate=inner.rate, backward=backward, loss_fn=loss_fn, **common)
     if algorithm == "reptile":
         return reptile(
             model,
@@ -160,21 +164,9 @@ def _learner(
 def _comparing(training: Training, ways: int, query_batching: Batching) -> Learner:
     network = training.network
     if training.algorithm == "relation":
-        kernel_init, dense = _INITIALIZERS[network.kernel_init], _dense(network)
-        encoder = relation_encoder(
-            filters=network.filters,
-            use_scale=network.use_scale,
-            epsilon=network.epsilon,
-            kernel_init=kernel_init,
-        )
-        relation = relation_module(
-            filters=network.filters,
-            padding=network.padding,
-            use_scale=network.use_scale,
-            epsilon=network.epsilon,
-            kernel_init=kernel_init,
-            **dense,
-        )
+        convolutions = _convolutions(network)
+        encoder = relation_encoder(**convolutions)
+        relation = relation_module(padding=network.padding, **convolutions, **_dense(network))
         return relation_network(encoder, relation, ways=ways, query_batching=query_batching)
     encoder = _encoder(network)
     if training.algorithm == "prototypical":
@@ -191,23 +183,26 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
 
 def _classifier(network: Network, ways: int) -> Model:
     if network.architecture == "perceptron":
-        stddev = float(network.head_kernel_init.removesuffix(")").split("(")[1])
-        return mlp((*network.widths, ways), stddev=stddev)
-    statistics: dict[str, Any] = {
+        return mlp((*network.widths, ways), stddev=_stddev(network))
+    convolutions, dense = _convolutions(network), _dense(network)
+    if network.architecture == "strided":
+        return strided_conv_net(ways, features=network.features, **convolutions, **dense)
+    return max_pool_conv_net(
+        ways,
+        pool_padding=network.pool_padding,
+        pool_first=network.pool_first,
+        **convolutions,
+        **dense,
+    )
+
+
+def _convolutions(network: Network) -> dict[str, Any]:
+    return {
         "filters": network.filters,
         "use_scale": network.use_scale,
         "epsilon": network.epsilon,
         "kernel_init": _INITIALIZERS[network.kernel_init],
     }
-    if network.architecture == "strided":
-        return strided_conv_net(ways, features=network.features, **statistics, **_dense(network))
-    return max_pool_conv_net(
-        ways,
-        pool_padding=network.pool_padding,
-        pool_first=network.pool_first,
-        **statistics,
-        **_dense(network),
-    )
 
 
 def _dense(network: Network) -> dict[str, Any]:
@@ -217,13 +212,13 @@ def _dense(network: Network) -> dict[str, Any]:
     }
 
 
+def _stddev(network: Network) -> float:
+    """Of a head that is a perceptron's."""
+    return float(network.head_kernel_init.removeprefix("truncated_normal(").removesuffix(")"))
+
+
 def _encoder(network: Network) -> Model:
-    return embedding_net(
-        filters=network.filters,
-        use_scale=network.use_scale,
-        epsilon=network.epsilon,
-        kernel_init=_INITIALIZERS[network.kernel_init],
-    )
+    return embedding_net(**_convolutions(network))
 
 
 def _is_no_statistics(path: str, leaf: jax.ShapeDtypeStruct) -> bool:

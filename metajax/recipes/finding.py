@@ -2,7 +2,8 @@
 
 from metajax.checks.numbers import check_optional_integers
 from metajax.checks.settings import check_texts
-from metajax.recipes.records import Recipe
+from metajax.kinds import check_words
+from metajax.recipes.records import ALGORITHMS, DATA_SETS, Recipe
 from metajax.recipes.tables import (
     cifar_fs,
     cub,
@@ -49,9 +50,11 @@ def find(
 
     Raises:
       TypeError: an argument is of another kind.
-      ValueError: there is no such recipe, or there are several.
+      ValueError: there is no such recipe, algorithm or data set, or there are several recipes.
     """
-    check_texts(algorithm=algorithm, data=data, variant=variant)
+    check_words(ALGORITHMS, algorithm=algorithm)
+    check_words(DATA_SETS, data=data)
+    check_texts(variant=variant)
     check_optional_integers(1, ways=ways, shots=shots)
     of_pair = [
         each
@@ -67,7 +70,8 @@ def find(
     ]
     if len(found) == 1:
         return found[0]
-    there = [each.name for each in found or of_pair or RECIPES if each.variant == variant]
+    others = [each for each in RECIPES if each.training.algorithm == algorithm]
+    there = [each.name for each in found or of_pair or others]
     asked = (
         f"algorithm={algorithm!r}, data={data!r}, ways={ways}, shots={shots}, variant={variant!r}"
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from metajax.checks.numbers import check_optional_integers
 from metajax.checks.objects import check_instance
-from metajax.checks.settings import check_paths
+from metajax.checks.settings import check_optional_paths
 from metajax.data.device_episodes import ImageEpisodes
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.labelled_images import ImageClasses
@@ -46,7 +46,7 @@ def sampler(
         glyphs and sinusoids.
       pixels: width and height of the images, but of Omniglot and the glyphs; None as the data set
         has them.
-      place: see `metajax.data.image_episodes`.
+      place: of images, see `metajax.data.image_episodes`.
 
     Raises:
       TypeError: an argument is of another kind.
@@ -55,7 +55,9 @@ def sampler(
     """
     check_words(DATA_SETS, data=data)
     check_instance(drawing, Drawing, "drawing", "a metajax.recipes.Drawing")
+    check_optional_paths(folder=folder)
     check_optional_integers(1, pixels=pixels)
+    check_words(Place.__args__, place=place)
     if data == "sinusoids":
         return sinusoid_episodes(shots=drawing.shots, queries=drawing.queries)
     images = _images(data, drawing.split, folder, pixels)
@@ -77,7 +79,6 @@ def _images(
         return glyphs(split.part)
     if folder is None:
         raise ValueError(f"folder=None; expected the folder that holds {data!r}")
-    check_paths(folder=folder)
     root = Path(folder) / data
     if data in NOT_RUN_HERE:
         return image_folder_classes(data, split.part, root, pixels)

@@ -55,6 +55,7 @@ BY_GRADIENT = (
     "reptile",
 )
 OF_FIXED_WAYS = ("anil", "boil", "fomaml", "maml", "meta_sgd", "reptile")
+_IN_PARTS = ("anil", "boil")
 # By the names of `jax.nn.initializers`, with what they are called with.
 INITIALIZERS = (
     "lecun_normal",
@@ -85,7 +86,8 @@ class Network:
       use_scale: whether batch statistics have a scale beside the offset.
       epsilon: added to the variance, above 0.
       kernel_init: of convolutions; an initialiser by its name in `INITIALIZERS`.
-      head_kernel_init: of dense layers.
+      head_kernel_init: of dense layers; a truncated normal in perceptrons and in the heads of ANIL
+        and BOIL, which are perceptrons' too.
       head_bias_init: of dense layers.
       widths: of a perceptron's hidden layers.
     """
@@ -116,12 +118,16 @@ class Network:
             head_kernel_init=self.head_kernel_init,
             head_bias_init=self.head_bias_init,
         )
+        if not isinstance(self.widths, tuple):
+            raise TypeError(f"widths is {in_brief(self.widths)}; expected a tuple of integers")
         check_integers(1, **{f"widths[{i}]": width for i, width in enumerate(self.widths)})
         if (self.architecture == "perceptron") != bool(self.widths):
             raise ValueError(
                 f"architecture={self.architecture!r}, widths={self.widths!r}; expected widths for "
                 "a perceptron, and for nothing else"
             )
+        if self.architecture == "perceptron":
+            _check_head_of_mlp(self, "a perceptron")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,22 +308,21 @@ class Training:
             _check_records(Inner, inner=self.inner)
         elif self.inner is not None:
             raise ValueError(f"inner={self.inner}; expected None: {self.algorithm} compares")
-        if (self.algorithm == "relation") != (self.network.architecture == "relation"):
-            raise ValueError(
-                f"algorithm={self.algorithm!r}, architecture={self.network.architecture!r}; "
-                "expected the relation network's modules for it, and for nothing else"
-            )
+        _check_network(self.algorithm, self.network)
+        if self.inner is not None:
+            _check_inner(self.algorithm, self.inner)
         if self.outer.clip_modules and self.algorithm != "relation":
             raise ValueError(
                 f"clip_modules=True of {self.algorithm}; expected a relation network, which has "
                 "two modules"
             )
-        own = (self.normalize, self.temperature, self.full_context)
-        if self.algorithm != "matching" and own != ("both", None, False):
-            raise ValueError(
-                f"normalize={self.normalize!r}, temperature={self.temperature}, full_context="
-                f"{self.full_context} of {self.algorithm}; expected them of matching networks alone"
-            )
+        usual = {"normalize": "both", "temperature": None, "full_context": False}
+        for name, value in usual.items() if self.algorithm != "matching" else ():
+            if (own := getattr(self, name)) != value:
+                raise ValueError(
+                    f"{name}={own!r}; expected {value!r}: it is of matching networks alone, and "
+                    f"this is {self.algorithm}"
+                )
 
     def scaled(self, factor: float) -> "Training":
         """The same in `factor` times the iterations, the schedule with them.
@@ -417,18 +422,28 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_records(Training, training=self.training)
         _check_records(Testing, testing=self.testing)
+        for name in ("published", "transductive"):
+            if getattr(self, name) is not None:
+                _check_records(Number, **{name: getattr(self, name)})
+        if not isinstance(self.reproductions, tuple):
+            what = in_brief(self.reproductions)
+            raise TypeError(f"reproductions is {what}; expected a tuple of Numbers")
+        _check_records(
+            Number, **{f"reproductions[{i}]": each for i, each in enumerate(self.reproductions)}
+        )
         check_texts(source=self.source, variant=self.variant, note=self.note)
         ways = self.training.drawing.ways
         if self.training.algorithm in OF_FIXED_WAYS and ways != self.testing.drawing.ways:
             raise ValueError(
-                f"trained on {ways} ways and tested on {self.testing.drawing.ways}; expected as "
-                f"many: {self.training.algorithm} has an output a way"
+                f"training of {ways} ways and testing of {self.testing.drawing.ways}; expected "
+                f"as many: {self.training.algorithm} has an output a way"
             )
         if self.training.algorithm not in BY_GRADIENT and self.testing.steps:
             raise ValueError(
                 f"steps={self.testing.steps} at test; expected 0: {self.training.algorithm} "
                 "compares"
             )
+        _check_batch_size(self.training.algorithm, self.testing.batch_size)
 
     @property
     def name(self) -> str:
@@ -442,7 +457,48 @@ class Recipe:
 def _check_records(kind: type, **given: object) -> None:
     for name, record in given.items():
         if not isinstance(record, kind):
-            raise TypeError(f"{name} is {in_brief(record)}; expected a {kind.__name__}")
+            a = "an" if kind.__name__[0] in "IO" else "a"
+            raise TypeError(f"{name} is {in_brief(record)}; expected {a} {kind.__name__}")
+
+
+def _check_network(algorithm: Algorithm, network: Network) -> None:
+    """Raises unless the algorithm is built with such a network."""
+    architectures: tuple[Architecture, ...] = ("embedding",)
+    if algorithm == "relation":
+        architectures = ("relation",)
+    elif algorithm in _IN_PARTS:
+        architectures = ("strided",)
+        _check_head_of_mlp(network, algorithm)
+    elif algorithm in OF_FIXED_WAYS:
+        architectures = ("max_pool", "perceptron", "strided")
+    if network.architecture not in architectures:
+        expected = " or ".join(repr(each) for each in architectures)
+        raise ValueError(
+            f"architecture={network.architecture!r} of {algorithm}; expected {expected}"
+        )
+
+
+def _check_head_of_mlp(network: Network, what: str) -> None:
+    if not network.head_kernel_init.startswith("truncated_normal"):
+        raise ValueError(
+            f"head_kernel_init={network.head_kernel_init!r} of {what}; expected a truncated "
+            "normal, which is what metajax.models.mlp draws from"
+        )
+
+
+def _check_inner(algorithm: Algorithm, inner: Inner) -> None:
+    """Raises if something is set that the algorithm does not have."""
+    _check_batch_size(algorithm, inner.batch_size)
+    none_of = {"meta_sgd": ("optimizer", "adapts"), "anil": ("adapts",), "boil": ("adapts",)}
+    usual = {"optimizer": "sgd", "adapts": "all", "carried": "learned"}
+    for name in (*none_of.get(algorithm, ()), *(() if algorithm == "reptile" else ("carried",))):
+        if (own := getattr(inner, name)) != usual[name]:
+            raise ValueError(f"{name}={own!r} of {algorithm}; expected {usual[name]!r}")
+
+
+def _check_batch_size(algorithm: Algorithm, batch_size: int | None) -> None:
+    if batch_size is not None and algorithm != "reptile":
+        raise ValueError(f"batch_size={batch_size} of {algorithm}; expected None: it is Reptile's")
 
 
 def _check_rates(least: float, **given: object) -> None:

@@ -9,12 +9,21 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from fuzz import algorithms, computing, drawing, excused, learning, reading, running
+from fuzz import (
+    algorithms,
+    computing,
+    drawing,
+    excused,
+    learning,
+    publishing,
+    reading,
+    running,
+)
 from fuzz.harmless import HARMLESS, NOT_HERE, harmless_of, same
 from fuzz.judging import Outcome, judge
 from fuzz.table import Call, cases_of, public_arguments
 
-TABLES = (algorithms, learning, running, drawing, computing, reading)
+TABLES = (algorithms, learning, running, drawing, computing, reading, publishing)
 CALLS = tuple(call for table in TABLES for call in table.CALLS)
 SEED = 20
 counts: collections.Counter = collections.Counter()
