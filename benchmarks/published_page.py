@@ -113,7 +113,10 @@ def _cells_run(recipe: Recipe, records: dict[str, dict[str, Any]]) -> list[str]:
     ours = _score(tests["published"])
     if "per_step" in tests["published"]:
         before, first = np.mean(tests["published"]["per_step"], axis=0)[:2]
-        ours += f" (before {before:.2f}, after 1 step {first:.3f})"
+        middle = np.mean(tests["published"]["median_per_step"], axis=0)[-1]
+        astray = sum(tests["published"]["astray"]) / sum(_tasks(record))
+        ours += f" (median {middle:.3f}; before {before:.2f}, after 1 step {first:.3f}; "
+        ours += f"{100 * astray:.2f} % of the tasks astray)"
     if "transductive" in tests:
         ours += f"; together {_score(tests['transductive'])}"
     again = records.get(strictly_split(recipe).name)
@@ -146,6 +149,11 @@ def _cells_run(recipe: Recipe, records: dict[str, dict[str, Any]]) -> list[str]:
 
 def _seeds(number: int) -> str:
     return f", {number} seeds" if number > 1 else ""
+
+
+def _tasks(record: dict[str, Any]) -> list[int]:
+    """Test tasks of each seed."""
+    return [record["tests"]["published"]["testing"]["episodes"]] * len(record["seeds"])
 
 
 def _cells_not_run(recipe: Recipe) -> list[str]:
