@@ -30,14 +30,24 @@ def emoji_folder() -> Path:
     return Path(folder)
 
 
-def test_glyphs_need_no_folder():
+@pytest.fixture(scope="module")
+def few() -> np.ndarray:
+    return mj.data.glyphs("test", drawers=3)
+
+
+@pytest.fixture
+def few_drawers(few, monkeypatch) -> np.ndarray:
+    """The test glyphs of the sampler, by 3 drawers."""
+    monkeypatch.setattr("metajax.recipes.loading.glyphs", {"test": few}.__getitem__)
+    return few
+
+
+def test_glyphs_need_no_folder(few_drawers):
     sample = sampler("glyphs", dataclasses.replace(BRIEF, rotations="classes"))
     episode = sample(KEY)
     assert episode.support.inputs.shape == (6, 28, 28, 1)
     assert episode.query.targets.tolist() == [0, 1, 2]
-    by_hand = mj.data.image_episodes(
-        mj.data.glyphs("test"), ways=3, shots=2, queries=1, rotations="classes"
-    )
+    by_hand = mj.data.image_episodes(few_drawers, ways=3, shots=2, queries=1, rotations="classes")
     np.testing.assert_array_equal(episode.support.inputs, by_hand(KEY).support.inputs)
 
 
@@ -50,9 +60,8 @@ def test_sinusoids_need_no_folder():
     np.testing.assert_array_equal(episode.support.targets, by_hand.support.targets)
 
 
-def test_from_the_host(monkeypatch):
-    few = mj.data.glyphs("test", drawers=3)
-    monkeypatch.setattr("metajax.recipes.loading.glyphs", lambda part: few)
+@pytest.mark.usefixtures("few_drawers")
+def test_from_the_host():
     sample = sampler("glyphs", BRIEF, place="host")
     assert isinstance(sample, mj.data.HostEpisodes)
     on_device = sampler("glyphs", BRIEF)
@@ -79,6 +88,8 @@ def test_what_is_no_record():
         sampler("glyphs", BRIEF.split)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixels=0; expected an integer of 1 or more, or None"):
         sampler("emoji", BRIEF, "data", pixels=0)
+    with pytest.raises(TypeError, match="folder=3; expected a path"):
+        sampler("sinusoids", BRIEF, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="place='gpu'; expected"):
         sampler("glyphs", BRIEF, place="gpu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='split=\'background\'; expected "train", "validation"'):
