@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,8 @@ class Evaluation(NamedTuple):
 
     Attributes:
       scores: every metric of the learner, `[episodes, ...]`, of a stack `[runs, episodes, ...]`;
-        those that end in `_per_step` are `[episodes, num_steps + 1]`.
+        those that end in `_per_step` are `[episodes, num_steps + 1]`, or one for each step that
+        `record_steps` names.
       episodes: number of episodes.
       seed: the seed that drew them.
       runs: number of runs of a stack; None where there is none.
@@ -103,7 +104,7 @@ class Evaluation(NamedTuple):
         if name not in self.scores:
             raise KeyError(
                 f"no metric {name!r}; this learner reports {', '.join(sorted(self.scores))} "
-                "(those after every step need record_steps=True); expected one of these names"
+                "(those after every step need record_steps); expected one of these names"
             )
         return self.scores[name]
 
@@ -117,7 +118,7 @@ _passed: dict[Any, tuple[list[weakref.ref], int | None]] = {}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _scores(
+def chunk_scores(
     loss: MetaLoss,
     finish: Callable[[Key, Any], Episode] | None,
     training: bool,
@@ -127,9 +128,26 @@ def _scores(
     indices: Array,
     own: Any,
 ) -> dict[str, Array]:
-    # At module level, so that evaluating one learner again and again compiles once, and of one
-    # chunk, so that it does for any number of episodes. `indices` are those of its episodes, `own`
-    # what was read for each, where there is `finish`, or its index in a list.
+    """The scores of one chunk of episodes, which are run at once.
+
+    Static and at module level, so that evaluating one learner again and again compiles once, for
+    any number of episodes.
+
+    Args:
+      loss: a learner's.
+      finish: makes an episode of its key and of what is read for it; None where `sample` does.
+      training: whether models are in training mode.
+      params: the meta-parameters, of one run.
+      sample: the sampler as a pytree.
+      key: of the evaluation.
+      indices: `[chunk]` which of its episodes.
+      own: `[chunk, ...]` what was read for each where there is `finish`, the indices of listed
+        episodes, or None.
+
+    Returns:
+      Metrics `[chunk, ...]`.
+    """
+
     def one(index: Array, own: Any) -> dict[str, Array]:
         sample_key, learner_key = evaluation_pair(key, index)
         if finish is not None:
@@ -154,7 +172,7 @@ def _scores_of_runs(
     *rest: Any,
 ) -> dict[str, Array]:
     def of_run(params: Params) -> dict[str, Array]:
-        return _scores(loss, finish, training, params, *rest)
+        return chunk_scores(loss, finish, training, params, *rest)
 
     return over_runs(of_run, params, params)
 
@@ -172,7 +190,8 @@ def evaluate(
     """Scores `params` on fresh episodes.
 
     The learner need not be the one that was trained: build it with more steps, another
-    `query_batching`, or `record_steps=True` for the scores after every step.
+    `query_batching`, `record_steps=True` for the scores after every step, or with many steps
+    `record_steps=(0, 1, 5, 50)` for those alone: scoring queries is most of the cost.
 
     Args:
       learner: any learner.
@@ -205,6 +224,8 @@ def evaluate(
     check_optional_integers(2, episodes=episodes)  # An interval needs two.
     check_optional_integers(1, chunk_size=chunk_size)
     check_integers(0, seed=seed)
+    # NumPy's overflow, and have no bit_length.
+    episodes, chunk_size = (None if x is None else int(x) for x in (episodes, chunk_size))
     runs = None
     if isinstance(params, TrainState):
         runs, params = count_runs(params), params.params
@@ -222,7 +243,7 @@ def evaluate(
     if not all(x.is_fully_addressable for x in jax.tree.leaves(params) if isinstance(x, jax.Array)):
         params = to_host(params)  # Every process scores the same episodes.
     key = jax.random.key(seed)
-    score = _scores if runs is None else _scores_of_runs
+    score = chunk_scores if runs is None else _scores_of_runs
 
     def scores_of(finish: Any, data: Any, indices: np.ndarray, own: Any) -> dict[str, Array]:
         return score(learner.loss, finish, training, params, data, key, indices, own)
@@ -244,9 +265,9 @@ def evaluate(
             chunks = _host_scores(fetched, source, keys, indices, listed=listed is not None)
         else:
             data = as_pytree(source)
-            chunks = [
+            chunks = _in_turn(
                 scores_of(None, data, chunk, None if listed is None else chunk) for chunk in indices
-            ]
+            )
     return Evaluation(_joined(chunks, episodes, 0 if runs is None else 1), episodes, seed, runs)
 
 
@@ -295,10 +316,10 @@ def _host_scores(
     def read(chunk: np.ndarray) -> Callable[[], Any]:
         return lambda: jax.device_put(sample.fetch(keys[chunk], chunk if listed else None))
 
-    return [
+    return _in_turn(
         score(chunk, fetched)
         for chunk, fetched in zip(indices, run_ahead(map(read, indices)), strict=True)
-    ]
+    )
 
 
 def _iterable_scores(
@@ -312,20 +333,35 @@ def _iterable_scores(
     most = episodes or (None if sample.sized else _EPISODES)
     begins = itertools.count(0, size) if most is None else range(0, most, size)
     asked = (size if most is None else min(size, most - begin) for begin in begins)
-    scores, done = [], 0
-    with contextlib.closing(run_ahead(functools.partial(sample.read, n) for n in asked)) as chunks:
+    done = 0
+
+    def scored() -> Iterator[dict[str, Array]]:
+        nonlocal done
         for chunk in chunks:
             if not chunk:
-                break
+                return
             filled = size if done else up_to(size, len(chunk))
             surplus = [chunk[-1]] * (filled - len(chunk))
-            scores.append(score(done + np.arange(filled), sample.stack([*chunk, *surplus])))
+            yield score(done + np.arange(filled), sample.stack([*chunk, *surplus]))
             done += len(chunk)
+
+    with contextlib.closing(run_ahead(functools.partial(sample.read, n) for n in asked)) as chunks:
+        scores = _in_turn(scored())
     if done < (episodes or 2):
         raise ValueError(
             f"the iterator ended after {done} episodes; expected {episodes or 'two or more'}"
         )
     return scores, done
+
+
+def _in_turn(chunks: Iterable[dict[str, Array]]) -> list[dict[str, Array]]:
+    """The scores of chunks, of which no more than two are begun, so that memory stays theirs."""
+    begun: list[dict[str, Array]] = []
+    for scores in chunks:
+        if begun:
+            jax.block_until_ready(begun[-1])
+        begun.append(scores)
+    return begun
 
 
 def _joined(chunks: list[dict[str, Array]], episodes: int, axis: int) -> dict[str, np.ndarray]:

@@ -82,7 +82,7 @@ def _function_object(value: Any) -> Any:
     return jax.tree_util.Partial(value) if callable(value) and not isinstance(value, type) else None
 
 
-INTEGERS, FLAGS = ("integer", "optional integer"), ("flag", "optional flag")
+INTEGERS, FLAGS = ("integer", "optional integer"), ("flag", "optional flag", "flag or steps")
 KEYS, SETS = ("key", "optional key"), ("set",)
 ARRAYS = ("array", "optional array")
 HARMLESS = (
