@@ -179,7 +179,7 @@ BY_HAND = {
     "name",
     [
         name
-        if name in ("maml-omniglot-5w1s", "prototypical-omniglot-5w1s", "maml-sinusoids-5s")
+        if name in ("maml-omniglot-5w1s", "maml-sinusoids-5s")
         else pytest.param(name, marks=pytest.mark.slow)
         for name in BY_HAND
     ],
