@@ -25,7 +25,7 @@ from published_cells import FIRST, Job, asked, jobs_of, strictly_split
 from rich.console import Console
 
 import metajax as mj
-from metajax.recipes import RECIPES, Recipe, Split, find
+from metajax.recipes import RECIPES, Recipe, Split, find, loading
 
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 # Of each algorithm a cell: of Omniglot where it has one.
@@ -73,7 +73,7 @@ def few_glyphs(part: str) -> np.ndarray:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Path], str]:
     """Runs a job in a folder, on glyphs by few hands."""
-    monkeypatch.setattr("metajax.recipes.loading.glyphs", few_glyphs)
+    monkeypatch.setattr(loading, "glyphs", few_glyphs)
 
     def run_in(job: Job, folder: Path) -> str:
         results, runs = folder / "results", folder / "runs"

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.recipes import DATA_SETS, RECIPES, Drawing, Split, find, sampler
-from metajax.recipes.loading import _images
+from metajax.recipes import DATA_SETS, RECIPES, Drawing, Split, find, folders, loading, sampler
 
 KEY = jax.random.key(0)
 BRIEF = Drawing(Split("test"), 3, 2, 1)
@@ -38,7 +37,7 @@ def few() -> np.ndarray:
 @pytest.fixture
 def few_drawers(few, monkeypatch) -> np.ndarray:
     """The test glyphs of the sampler, by 3 drawers."""
-    monkeypatch.setattr("metajax.recipes.loading.glyphs", {"test": few}.__getitem__)
+    monkeypatch.setattr(loading, "glyphs", {"test": few}.__getitem__)
     return few
 
 
@@ -101,7 +100,7 @@ def test_images_of_ones_own(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = [(f"n0000000{number}", "test") for number in range(3)]
-    monkeypatch.setattr("metajax.recipes.folders._listing", lambda data: rows)
+    monkeypatch.setattr(folders, "_listing", lambda data: rows)
     for value, (name, _) in enumerate(rows):
         folder = tmp_path / "mini_imagenet" / name
         folder.mkdir(parents=True)
@@ -121,7 +120,7 @@ def test_images_of_ones_own(tmp_path, monkeypatch):
 def test_the_random_split_of_omniglot(data_folder):
     """1623 characters, regardless of alphabet: MAML's 1100, and 100 more of the others'."""
     parts = {
-        part: np.asarray(_images("omniglot", Split(part, "random"), data_folder, None))
+        part: np.asarray(loading._images("omniglot", Split(part, "random"), data_folder, None))
         for part in ("train", "validation", "train_and_validation", "test")
     }
     sizes = {part: len(images) for part, images in parts.items()}
@@ -129,7 +128,9 @@ def test_the_random_split_of_omniglot(data_folder):
     seen = {part: {images[0].tobytes() for images in of_part} for part, of_part in parts.items()}
     assert not seen["train_and_validation"] & seen["test"]
     assert seen["train"] | seen["validation"] == seen["train_and_validation"]
-    other = np.asarray(_images("omniglot", Split("test", "random", seed=1), data_folder, None))
+    other = np.asarray(
+        loading._images("omniglot", Split("test", "random", seed=1), data_folder, None)
+    )
     assert len(other) == 423
     assert {images[0].tobytes() for images in other} != seen["test"]
 
