@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="the benchmarks need metajax[bench]")
 pytest.importorskip("rich", reason="the benchmarks need metajax[bench]")
 
+import nearest_pixels
 import published
 import published_cells as cells
 import published_page
@@ -23,7 +25,7 @@ from published_cells import FIRST, Job, asked, jobs_of, strictly_split
 from rich.console import Console
 
 import metajax as mj
-from metajax.recipes import RECIPES, Recipe, Split, find
+from metajax.recipes import RECIPES, Recipe, Split, find, loading
 
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 # Of each algorithm a cell: of Omniglot where it has one.
@@ -71,7 +73,7 @@ def few_glyphs(part: str) -> np.ndarray:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job, Path], str]:
     """Runs a job in a folder, on glyphs by few hands."""
-    monkeypatch.setattr("metajax.recipes.loading.glyphs", few_glyphs)
+    monkeypatch.setattr(loading, "glyphs", few_glyphs)
 
     def run_in(job: Job, folder: Path) -> str:
         results, runs = folder / "results", folder / "runs"
@@ -188,6 +190,42 @@ def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(
     assert means[0] == means[1]
     lines = (stopped / "runs" / f"{job.name}.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAJAX_COMMIT", "0123456789abcdef")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    words = ["--cells", "prototypical-glyphs-*@0.01", "--episodes", "3", "--ahead", "0"]
+    words += ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    written = tmp_path / "results" / "prototypical-glyphs-5w1s.json"
+    published.main([*words, "--minutes", "0.0001"])
+    assert "prototypical-glyphs-5w1s-1x7: callback at 1 of 7, saved" in capsys.readouterr().out
+    assert not written.exists()
+    with pytest.raises(SystemExit, match="holds runs; pass --resume to go on, or another --runs"):
+        published.main(words)
+    published.main([*words, "--resume"])
+    assert "7 of 7 iterations in " in capsys.readouterr().out
+    record = json.loads(written.read_text(encoding="utf-8"))
+    assert (record["iterations"], record["of"]) == (7, 700)
+    assert record["commit"] == "0123456789abcdef"
+    assert record["command"].startswith("python benchmarks/published.py --cells 'prototypical-")
+    # All is there: nothing is left to do.
+    published.main([*words, "--resume"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_the_nearest_pixels_of_a_cell(tmp_path: Path) -> None:
+    words = ["--cells", "prototypical-glyphs-*", "--episodes", "50", "--results", str(tmp_path)]
+    nearest_pixels.main(words)
+    (record,) = published_page.read(tmp_path).values()
+    assert record["cell"] == "nearest_pixels-glyphs-5w1s"
+    # The glyphs are drawn to come to 51 %.
+    assert 40 < record["mean"] < 62
+    assert 0 < record["interval"] < 5
 
 
 # Which cells, in which order
@@ -353,6 +391,38 @@ def test_a_training_that_was_stopped_says_so() -> None:
     assert row[7] == "250,000 of 1,000,000"
 
 
+def test_a_regression_is_shown_step_by_step() -> None:
+    recipe = BY_NAME["maml-sinusoids-10s"]
+    record = made_up(recipe, 0.2)
+    record["tests"]["published"]["per_step"] = [[3.1, 0.81, 0.2], [3.3, 0.79, 0.4]]
+    page = published_page.page({recipe.name: record})
+    row = row_of(page, "Sinusoids", "10 points, mean squared error after 10 steps", "maml")
+    assert row[1] == "0.200 ± 0.250 (before 3.20, after 1 step 0.800)"
+    assert row[2:4] == ["0.15 ± 0.05", "+0.05"]
+
+
+def test_the_floor_is_above_the_others() -> None:
+    floor = {"command": "python benchmarks/nearest_pixels.py", "commit": "0123456789"}
+    floor |= {"cell": "nearest_pixels-emoji-5w1s", "mean": 41.25, "interval": 0.5}
+    page = published_page.page({floor["cell"]: floor})
+    row = row_of(page, "Emoji", "5-way 1-shot", "nearest pixels")
+    assert row[1:3] == ["41.25 ± 0.50", "nobody"]
+    assert page.index("| nearest pixels |") < page.index("| maml | left | nobody |")
+
+
+def test_the_nearest_pixels() -> None:
+    support = jnp.eye(3).reshape(3, 3, 1, 1)
+    query = jnp.concatenate([0.6 * support, 1 - support[:1]])
+    labels = jnp.arange(3)
+
+    def sample(key: jax.Array) -> mj.Episode:
+        del key
+        # The last is white where its class is black, and as near to both others.
+        return mj.Episode(mj.Examples(support, labels), mj.Examples(query, jnp.append(labels, 0)))
+
+    assert nearest_pixels.correct(sample, jax.random.key(0)) == 0.75
+
+
 def test_every_cell_of_a_data_set_that_is_run_is_left_at_first() -> None:
     page = published_page.page({})
     (line,) = [line for line in page.splitlines() if line.startswith("Left: ")]
@@ -376,4 +446,3 @@ def test_the_page_is_that_of_the_files() -> None:
     if not records or not docs.exists():
         pytest.skip("there are no results yet")
     assert docs.read_text(encoding="utf-8") == published_page.page(records)
-    assert all(published_page.read(published.RESULTS)[name] for name in records)

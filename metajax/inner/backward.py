@@ -50,6 +50,7 @@ class Backward:
 def _scan(step: Callable, carry: Any, xs: Any, length: int, unroll: bool) -> tuple[Any, Any]:
     if not unroll or not length:
         return jax.lax.scan(step, carry, xs, length=length)
+    step = jax.jit(step)  # Traced and differentiated once for all of them.
     outs = []
     for index in range(length):
         carry, out = step(carry, jax.tree.map(lambda x, index=index: x[index], xs))

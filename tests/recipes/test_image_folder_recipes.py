@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metajax.recipes import folders
 from metajax.recipes.folders import NOT_RUN_HERE, PARTS, class_names, image_folder_classes
 from metajax.recipes.tables import cifar_fs, cub, mini_imagenet, tiered_imagenet
 
@@ -133,7 +134,7 @@ def small(tmp_path, monkeypatch) -> Path:
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = [tuple(row.split()) for row in SMALL]
-    monkeypatch.setattr("metajax.recipes.folders._listing", lambda data: rows)
+    monkeypatch.setattr(folders, "_listing", lambda data: rows)
     root = tmp_path / "images"
     for value, (name, _) in enumerate(rows):
         (root / name).mkdir(parents=True)

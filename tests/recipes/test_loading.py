@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.recipes import DATA_SETS, RECIPES, Drawing, Split, find, sampler
-from metajax.recipes.loading import _images
+from metajax.recipes import DATA_SETS, RECIPES, Drawing, Split, find, folders, loading, sampler
 
 KEY = jax.random.key(0)
 BRIEF = Drawing(Split("test"), 3, 2, 1)
@@ -30,14 +29,24 @@ def emoji_folder() -> Path:
     return Path(folder)
 
 
-def test_glyphs_need_no_folder():
+@pytest.fixture(scope="module")
+def few() -> np.ndarray:
+    return mj.data.glyphs("test", drawers=3)
+
+
+@pytest.fixture
+def few_drawers(few, monkeypatch) -> np.ndarray:
+    """The test glyphs of the sampler, by 3 drawers."""
+    monkeypatch.setattr(loading, "glyphs", {"test": few}.__getitem__)
+    return few
+
+
+def test_glyphs_need_no_folder(few_drawers):
     sample = sampler("glyphs", dataclasses.replace(BRIEF, rotations="classes"))
     episode = sample(KEY)
     assert episode.support.inputs.shape == (6, 28, 28, 1)
     assert episode.query.targets.tolist() == [0, 1, 2]
-    by_hand = mj.data.image_episodes(
-        mj.data.glyphs("test"), ways=3, shots=2, queries=1, rotations="classes"
-    )
+    by_hand = mj.data.image_episodes(few_drawers, ways=3, shots=2, queries=1, rotations="classes")
     np.testing.assert_array_equal(episode.support.inputs, by_hand(KEY).support.inputs)
 
 
@@ -50,9 +59,8 @@ def test_sinusoids_need_no_folder():
     np.testing.assert_array_equal(episode.support.targets, by_hand.support.targets)
 
 
-def test_from_the_host(monkeypatch):
-    few = mj.data.glyphs("test", drawers=3)
-    monkeypatch.setattr("metajax.recipes.loading.glyphs", lambda part: few)
+@pytest.mark.usefixtures("few_drawers")
+def test_from_the_host():
     sample = sampler("glyphs", BRIEF, place="host")
     assert isinstance(sample, mj.data.HostEpisodes)
     on_device = sampler("glyphs", BRIEF)
@@ -79,6 +87,8 @@ def test_what_is_no_record():
         sampler("glyphs", BRIEF.split)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixels=0; expected an integer of 1 or more, or None"):
         sampler("emoji", BRIEF, "data", pixels=0)
+    with pytest.raises(TypeError, match="folder=3; expected a path"):
+        sampler("sinusoids", BRIEF, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="place='gpu'; expected"):
         sampler("glyphs", BRIEF, place="gpu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='split=\'background\'; expected "train", "validation"'):
@@ -90,7 +100,7 @@ def test_images_of_ones_own(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = [(f"n0000000{number}", "test") for number in range(3)]
-    monkeypatch.setattr("metajax.recipes.folders._listing", lambda data: rows)
+    monkeypatch.setattr(folders, "_listing", lambda data: rows)
     for value, (name, _) in enumerate(rows):
         folder = tmp_path / "mini_imagenet" / name
         folder.mkdir(parents=True)
@@ -110,7 +120,7 @@ def test_images_of_ones_own(tmp_path, monkeypatch):
 def test_the_random_split_of_omniglot(data_folder):
     """1623 characters, regardless of alphabet: MAML's 1100, and 100 more of the others'."""
     parts = {
-        part: np.asarray(_images("omniglot", Split(part, "random"), data_folder, None))
+        part: np.asarray(loading._images("omniglot", Split(part, "random"), data_folder, None))
         for part in ("train", "validation", "train_and_validation", "test")
     }
     sizes = {part: len(images) for part, images in parts.items()}
@@ -118,7 +128,9 @@ def test_the_random_split_of_omniglot(data_folder):
     seen = {part: {images[0].tobytes() for images in of_part} for part, of_part in parts.items()}
     assert not seen["train_and_validation"] & seen["test"]
     assert seen["train"] | seen["validation"] == seen["train_and_validation"]
-    other = np.asarray(_images("omniglot", Split("test", "random", seed=1), data_folder, None))
+    other = np.asarray(
+        loading._images("omniglot", Split("test", "random", seed=1), data_folder, None)
+    )
     assert len(other) == 423
     assert {images[0].tobytes() for images in other} != seen["test"]
 
