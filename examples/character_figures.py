@@ -1,7 +1,7 @@
 """The figures and the table of `few_shot_characters.py`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -16,8 +16,8 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 
-def score_table(scores: mj.Evaluation) -> Table:
-    """Accuracy and loss, before adaptation and after each step (every tenth of many).
+def score_table(scores: mj.Evaluation, steps: Sequence[int]) -> Table:
+    """Accuracy and loss, after each of these inner steps where there are some.
 
     The intervals are over episodes, those of a stack over its runs.
     """
@@ -26,19 +26,19 @@ def score_table(scores: mj.Evaluation) -> Table:
     names = f"accuracy{suffix}", f"query_loss{suffix}"
     pairs = [_mean_and_interval(scores, name) for name in names]
     means, halves = ([np.atleast_1d(part) for part in parts] for parts in zip(*pairs, strict=True))
-    last = len(means[0]) - 1
     out = Table(*(["inner steps"] if per_step else []), "accuracy %", "query loss")
-    for step in range(last + 1):
-        if last <= 10 or step in (1, 5) or step % 10 == 0:
-            out.add_row(
-                *([str(step)] if per_step else []),
-                f"{100 * means[0][step]:.2f} ± {100 * halves[0][step]:.2f}",
-                f"{means[1][step]:.3f} ± {halves[1][step]:.3f}",
-            )
+    for row, step in enumerate(steps if per_step else [0]):
+        out.add_row(
+            *([str(step)] if per_step else []),
+            f"{100 * means[0][row]:.2f} ± {100 * halves[0][row]:.2f}",
+            f"{means[1][row]:.3f} ± {halves[1][row]:.3f}",
+        )
     return out
 
 
-def draw_curves(metrics: Path, scores: mj.Evaluation, path: Path) -> None:
+def draw_curves(
+    metrics: Path, scores: mj.Evaluation, inner_steps: Sequence[int], path: Path
+) -> None:
     """Training accuracy over iterations, all of a run; test accuracy over steps, or how it spreads.
 
     Of a stack the bands reach from the worst run to the best; else it is the interval at test.
@@ -60,9 +60,8 @@ def draw_curves(metrics: Path, scores: mj.Evaluation, path: Path) -> None:
         if scores.runs is not None:
             each = scores.mean("accuracy_per_step")
             low, high = each.min(axis=0), each.max(axis=0)
-        axis = np.arange(len(mean))
-        right.plot(axis, 100 * mean, marker="o" if len(mean) < 15 else None)
-        right.fill_between(axis, 100 * low, 100 * high, alpha=0.3)
+        right.plot(inner_steps, 100 * mean, marker="o")
+        right.fill_between(inner_steps, 100 * low, 100 * high, alpha=0.3)
         right.set(xlabel="inner steps at test", ylabel="test accuracy, %", ylim=(0, 101))
     else:
         right.hist(100 * scores.scores["accuracy"].ravel(), bins=20)

@@ -84,9 +84,12 @@ def recipe_of(args: argparse.Namespace, test_ways: int) -> mj.recipes.Recipe:
     return dataclasses.replace(recipe, training=training, testing=testing)
 
 
-def adapts(recipe: mj.recipes.Recipe) -> bool:
-    """Whether it takes inner steps, after each of which there is a score."""
-    return recipe.training.inner is not None
+def scored_steps(recipe: mj.recipes.Recipe) -> list[int]:
+    """The inner steps at test after which there is a score: of many each tenth."""
+    if recipe.training.inner is None:
+        return []
+    steps = recipe.testing.steps
+    return [n for n in range(steps + 1) if steps <= 10 or n in (1, 5, steps) or n % 10 == 0]
 
 
 def validation(
@@ -123,7 +126,8 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     out.mkdir(parents=True, exist_ok=True)
     console = Console(quiet=jax.process_index() > 0)
 
-    built = [mj.recipes.build(recipe, record_steps=adapts(recipe)) for recipe in recipes]
+    steps = scored_steps(recipes[0])
+    built = [mj.recipes.build(recipe, record_steps=steps or False) for recipe in recipes]
     learner, _, optimizer = built[0]
     testers = [each.tester for each in built]
     sampler = functools.partial(
@@ -194,7 +198,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
             f"{args.episodes} test episodes, seed {args.seed}, batches of queries: "
             f"{recipe.testing.query_batching}"
         )
-        console.print(score_table(scores))
+        console.print(score_table(scores, steps))
         if scores.runs is not None:
             each = " ".join(f"{100 * mean:.2f}" for mean in scores.mean("accuracy"))
             console.print(f"± over {scores.runs} runs, seeds {seeds[0]} to {seeds[-1]}: {each} %")
@@ -207,7 +211,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
     if jax.process_index() > 0:
         return tests[0]
     if result.history:
-        draw_curves(out / "metrics.jsonl", tests[0], out / "curves.png")
+        draw_curves(out / "metrics.jsonl", tests[0], steps, out / "curves.png")
     params = tested.params if args.seeds == 1 else jax.tree.map(lambda x: x[0], tested.params)
     draw_episode(testers[0], params, test_samples[0], args.seed, out / "episode.png")
     console.print(f"figures and checkpoints in {out}: {time.monotonic() - began:.0f} s in all")

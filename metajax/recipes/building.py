@@ -1,6 +1,6 @@
 """From a recipe to what trains and what is tested."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,14 +109,18 @@ def _learner(
     steps: int,
     batch_size: int | None,
     query_batching: Batching,
-    record_steps: bool = False,
+    record_steps: bool | Sequence[int] = False,
     backward: Backward = Backward(),
 ) -> Learner:
     algorithm, network, inner = training.algorithm, training.network, training.inner
     if algorithm not in BY_GRADIENT:
         return _comparing(training, ways, query_batching)
     assert inner is not None
-    common = {"num_steps": steps, "query_batching": query_batching, "record_steps": record_steps}
+    common: dict[str, Any] = {
+        "num_steps": steps,
+        "query_batching": query_batching,
+        "record_steps": record_steps,
+    }
     adapt = None if inner.adapts == "all" else _is_no_statistics
     if algorithm in ("anil", "boil"):
         body = from_linen(
