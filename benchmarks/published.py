@@ -62,10 +62,14 @@ def run(args: argparse.Namespace) -> None:
             pool.submit(run_job, job, args.results, args.runs, args.data, command=args.command): job
             for job in chosen
         }
+        failed = 0
         for done in concurrent.futures.as_completed(waiting):
             error = done.exception()
+            failed += error is not None
             told = f"failed: {error!r}" if error else done.result()
             console.print(f"{time.monotonic() - began:6.0f} s  {waiting[done].name}: {told}")
+    if failed:
+        raise SystemExit(f"{failed} of {len(chosen)} trainings failed")
 
 
 def fitting(

@@ -20,12 +20,13 @@ _TITLES = {
     "omniglot": "Omniglot",
     "emoji": "Emoji",
     "sinusoids": "Sinusoids",
+    "glyphs": "The characters that the library brings",
     "mini_imagenet": "mini-ImageNet",
     "tiered_imagenet": "tieredImageNet",
     "cifar_fs": "CIFAR-FS",
     "cub": "CUB-200-2011",
 }
-_RUN_HERE = ("omniglot", "emoji", "sinusoids")
+_RUN_HERE = ("omniglot", "emoji", "sinusoids", "glyphs")
 _HEAD = """# Published numbers
 
 What the papers report, and what their recipes (`metajax.recipes`) come to here. The page is made of

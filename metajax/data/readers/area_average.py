@@ -25,6 +25,8 @@ def area_average(images: np.ndarray, pixels: int) -> np.ndarray:
     averaging = np.zeros((pixels, size), np.float32)
     np.add.at(averaging, (fine // wide, fine // parts), 1)
     rows = averaging @ images.reshape(count, size, size * channels).astype(np.float32)
-    both = averaging @ rows.reshape(count * pixels, size, channels)
-    covered = both.astype(np.int32).reshape(count, pixels, pixels, channels)
-    return ((2 * covered + wide**2) // (2 * wide**2)).astype(np.uint8)
+    # One product with many rows, which the few channels would cut up.
+    lines = rows.reshape(count, pixels, size, channels).swapaxes(2, 3).reshape(-1, size)
+    covered = (lines @ averaging.T).astype(np.int32).reshape(count, pixels, channels, pixels)
+    means = ((2 * covered + wide**2) // (2 * wide**2)).astype(np.uint8)
+    return np.ascontiguousarray(means.swapaxes(2, 3))
