@@ -76,7 +76,7 @@ def gradient_learner(
     check_objective(objective)
     check_functions(fit=fit, meta_loss=meta_loss)
     check_optional_functions(init=init)
-    recorded = _recorded(record_steps)
+    recorded = observation_of(record_steps)
     check_texts(title=title)
     begin = objective.init if init is None else init
 
@@ -127,8 +127,13 @@ def gradient_learner(
     )
 
 
-def _recorded(steps: bool | Sequence[int]) -> Callable[[Observe], Observe | None]:
-    """What an inner loop is to observe, of what is to be seen."""
+def observation_of(steps: bool | Sequence[int]) -> Callable[[Observe], Observe | None]:
+    """What an inner loop is to observe, of what is to be seen, for `record_steps`.
+
+    Raises:
+      TypeError: they are neither a flag nor integers.
+      ValueError: they do not rise from 0 on.
+    """
     if isinstance(steps, bool | np.bool_):
         return lambda see: see if steps else None
     several = isinstance(steps, Sequence | np.ndarray) and not isinstance(steps, str | bytes)

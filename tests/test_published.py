@@ -269,8 +269,9 @@ def test_cells_on_the_split_of_new_alphabets() -> None:
     assert recipe.training.network == original.training.network
     assert recipe.published == original.published
     # Those that have it already are not asked for twice.
-    every = [recipe.training.algorithm for recipe, _, _ in asked(["*-vinyals-omniglot-5w1s"])]
-    assert every == ["maml", "fomaml", "reptile", "relation"]
+    every = [recipe.name for recipe, _, _ in asked(["*-vinyals-omniglot-5w1s"])]
+    cells = ("maml", "fomaml", "maml-tuned", "fomaml-tuned", "reptile", "relation")
+    assert every == [f"{cell}-vinyals-omniglot-5w1s" for cell in cells]
 
 
 def test_cells_that_share_a_training_are_one_job() -> None:

@@ -17,7 +17,7 @@ from metajax.algorithms.prototypical_networks import prototypical_network
 from metajax.algorithms.relation_networks import RelationParams, relation_network
 from metajax.algorithms.reptile import ReptileParams, reptile
 from metajax.checks.objects import check_instance
-from metajax.checks.settings import check_flags
+from metajax.gradient_learners import observation_of
 from metajax.inner.backward import Backward
 from metajax.losses import LossFn, cross_entropy, squared_error
 from metajax.models.adapters.linen import from_linen
@@ -59,7 +59,12 @@ class Built(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def build(recipe: Recipe, *, record_steps: bool = False, backward: Backward = Backward()) -> Built:
+def build(
+    recipe: Recipe,
+    *,
+    record_steps: bool | Sequence[int] = False,
+    backward: Backward = Backward(),
+) -> Built:
     """The learner, the tester and the optimiser of a recipe.
 
     >>> import metajax
@@ -69,14 +74,15 @@ def build(recipe: Recipe, *, record_steps: bool = False, backward: Backward = Ba
 
     Args:
       recipe: a recipe; `dataclasses.replace` makes another one of it.
-      record_steps: a tester that adapts reports its scores after every inner step, see
-        `metajax.maml`.
+      record_steps: a tester that adapts reports its scores after every inner step, or after these,
+        see `metajax.maml`.
       backward: how the learner's exact meta-gradients are computed, see `metajax.Backward`.
 
     Raises:
       TypeError: an argument is of another kind.
+      ValueError: the steps of `record_steps` do not rise from 0 on.
     """
-    check_flags(record_steps=record_steps)
+    observation_of(record_steps)
     check_instance(backward, Backward, "backward", "a metajax.Backward")
     check_instance(recipe, Recipe, "recipe", "one of metajax.recipes.RECIPES")
     training, testing = recipe.training, recipe.testing

@@ -241,7 +241,7 @@ CALLS = (
             "recipe": _record(recipes.Recipe).also(
                 lambda: {"its name": "maml-glyphs-5w1s", "a learner": things.learner()}
             ),
-            "record_steps": k.FLAG,
+            "record_steps": k.STEPS,
             "backward": k.Kind(
                 "backward",
                 lambda: {"None": None, "a text": "unroll", "the class": mj.Backward, "True": True},

@@ -1,5 +1,7 @@
 """The Omniglot recipes, beside their numbers typed a second time, from papers and authors' code."""
 
+import dataclasses
+
 import pytest
 
 from metajax.recipes import RECIPES, Recipe, find
@@ -114,6 +116,7 @@ NETWORKS = {
     "proto_maml": ("embedding", "mean", True, 1e-5, LECUN, LECUN, "zeros"),
     "fo_proto_maml": ("embedding", "mean", True, 1e-5, LECUN, LECUN, "zeros"),
 }
+GRADIENT = ("maml", "fomaml")
 every_cell = pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name in DRAWN for number in range(4)]
 )
@@ -127,8 +130,27 @@ def recipe_of(name: str, number: int) -> Recipe:
 
 def test_there_are_no_others():
     cells = {recipe_of(name, number).name for name in DRAWN for number in range(4)}
+    cells |= {recipe_of(f"{name}-tuned", number).name for name in GRADIENT for number in range(4)}
     assert cells == {recipe.name for recipe in omniglot.RECIPES}
     assert cells == {recipe.name for recipe in RECIPES if recipe.training.data == "omniglot"}
+
+
+@pytest.mark.parametrize("algorithm", GRADIENT)
+def test_what_learns_faster_differs_in_what_it_says(algorithm):
+    for number in range(4):
+        tuned, published = recipe_of(f"{algorithm}-tuned", number), recipe_of(algorithm, number)
+        assert tuned.testing == published.testing
+        assert tuned.published == published.published
+        training = published.training
+        network = dataclasses.replace(
+            training.network, epsilon=1e-5, kernel_init=LECUN, head_kernel_init=LECUN
+        )
+        assert tuned.training == dataclasses.replace(
+            training,
+            network=network,
+            inner=dataclasses.replace(training.inner, rate=0.4),
+            outer=dataclasses.replace(training.outer, rate=3e-3, schedule="cosine"),
+        )
 
 
 @every_cell
