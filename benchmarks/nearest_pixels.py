@@ -9,7 +9,6 @@ of `published.py`.
 import argparse
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from published import RESULTS, commit_here
+from published import RESULTS, commit_here, told_command
 from published_cells import asked
 from published_runs import device_name
 from records import write
@@ -70,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if given is None else given
     args = parser().parse_args(words)
-    args.command = shlex.join(["python", "benchmarks/nearest_pixels.py", *words])
+    args.command = told_command("nearest_pixels.py", words)
     run(args)
 
 

@@ -10,7 +10,6 @@ back.
 import argparse
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from published import RESULTS, commit_here
+from published import RESULTS, commit_here, told_command
 from published_cells import asked
 from published_runs import device_name
 from records import plain_table, wide_console, write
@@ -94,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
         f"here, {name} as published": tuple(each for each in OURS if each != name) for name in OURS
     }
     cases |= {f"here, {name} too": (*OURS, name) for name in SETTINGS if name not in OURS}
+    if args.cases:
+        cases = {case: cases[case] for case in args.cases}
     records = []
     for case, ours in cases.items():
         records.append({"case": case, **learned(changed(recipe, ours, args), args)})
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--iterations", type=int, default=800)
     out.add_argument("--episodes", type=int, default=200)
     out.add_argument("--seed", type=int, default=0)
+    out.add_argument("--cases", nargs="+", help='such as "as published"; default: all')
     out.add_argument("--out", type=Path, default=RESULTS / "one_change.json")
     return out
 
@@ -133,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if given is None else given
     args = parser().parse_args(words)
-    args.command = shlex.join(["python", "benchmarks/one_change.py", *words])
+    args.command = told_command("one_change.py", words)
     run(args)
 
 

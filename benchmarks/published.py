@@ -89,6 +89,16 @@ def fitting(
     return out
 
 
+def told_command(script: str, words: Sequence[str]) -> str:
+    """The command that makes the same numbers: without the folders of this machine."""
+    told, skipped = [], False
+    for word in words:
+        if not skipped and word not in ("--results", "--runs", "--out"):
+            told.append(word)
+        skipped = not skipped and word in ("--results", "--runs", "--out")
+    return shlex.join(["python", f"benchmarks/{script}", *told])
+
+
 def commit_here() -> str:
     """The commit of the code, with `+` where it was changed since."""
     if told := os.environ.get("METAJAX_COMMIT"):
@@ -126,7 +136,7 @@ def main(given: Sequence[str] | None = None) -> None:
     args.data = os.environ.get("METAJAX_DATA_DIR", "data")
     os.environ["METAJAX_COMMIT"] = commit_here()
     words = sys.argv[1:] if given is None else given
-    args.command = shlex.join(["python", "benchmarks/published.py", *words])
+    args.command = told_command("published.py", words)
     if args.ahead is None:
         args.ahead = 0 if jax.default_backend() == "cpu" else 2
     if args.runs.exists() and not args.resume and not args.report:

@@ -453,4 +453,5 @@ def test_the_page_is_that_of_the_files() -> None:
     records = published_page.read(published.RESULTS) if published.RESULTS.exists() else {}
     if not records or not docs.exists():
         pytest.skip("there are no results yet")
-    assert docs.read_text(encoding="utf-8") == published_page.page(records)
+    changes = published_page.read_changes(published.RESULTS)
+    assert docs.read_text(encoding="utf-8") == published_page.page(records, changes)
