@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -62,9 +63,8 @@ def run_job(job: Job, results: Path, runs: Path, data: str, *, command: str) -> 
             )
         )
         state = checkpoints.restore(state)
-        before = _step(state)
         result = mj.TrainResult(state, "finished", [], 0.0, 0.0)
-        if before < training.iterations:
+        if _step(state) < training.iterations:
             result = mj.train(
                 built.learner,
                 built.optimizer,
@@ -79,7 +79,7 @@ def run_job(job: Job, results: Path, runs: Path, data: str, *, command: str) -> 
                 on_dispatch=device.go_on,
             )
     done = _step(result.state)
-    seconds = _seconds_so_far(runs / f"{job.name}.json", result, done - before)
+    of_training = _of_training(runs / f"{job.name}.jsonl", result, training.meta_batch * job.seeds)
     if done < _WORTH_A_TEST * training.iterations:
         return f"{result.stopped} at {done} of {training.iterations}, saved"
     told = []
@@ -98,15 +98,14 @@ def run_job(job: Job, results: Path, runs: Path, data: str, *, command: str) -> 
             "iterations": done,
             "of": recipe.training.iterations,
             "stopped": result.stopped,
-            **seconds,
-            "training_accuracy": _last_accuracy(runs / f"{job.name}.jsonl"),
+            **of_training,
             "training": dataclasses.asdict(training),
             "tests": tests,
         }
         write(record, results / f"{recipe.name}.json")
         told.append(_in_short(recipe, tests))
     return (
-        f"{done} of {training.iterations} iterations in {seconds['seconds']:.0f} s "
+        f"{done} of {training.iterations} iterations in {of_training['seconds']:.0f} s "
         f"({time.monotonic() - began:.0f} s in all): {'; '.join(told)}"
     )
 
@@ -172,27 +171,20 @@ def _step(state: mj.TrainState) -> int:
     return int(np.asarray(state.step).max())
 
 
-def _seconds_so_far(path: Path, result: mj.TrainResult, iterations: int) -> dict[str, float]:
-    """Seconds of training over all parts of a run, and milliseconds an iteration in the last."""
-    before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0}
-    out = {
-        **before,
-        "seconds": round(before["seconds"] + result.run_seconds, 2),
+def _of_training(metrics: Path, result: mj.TrainResult, tasks: int) -> dict[str, Any]:
+    """Seconds over all parts of a run, time an iteration, and the last accuracy, by its records."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    records = [json.loads(line) for line in lines]
+    # Seconds begin anew where a run was gone on with.
+    told = [*(record["seconds"] for record in records), 0.0]
+    rates = [record["tasks_per_second"] for record in records]
+    accuracies = records[-1].get("accuracy") if records else None
+    return {
+        "seconds": round(sum(a for a, b in itertools.pairwise(told) if b < a), 2),
+        "compile_seconds": round(result.compile_seconds, 2),
+        "ms_an_iteration": round(1000 * tasks / float(np.median(rates)), 4) if rates else None,
+        "training_accuracy": accuracies and [round(100 * float(x), 3) for x in accuracies],
     }
-    if iterations:
-        out["compile_seconds"] = round(result.compile_seconds, 2)
-        out["ms_an_iteration"] = round(1000 * result.run_seconds / iterations, 4)
-    write(out, path)
-    return out
-
-
-def _last_accuracy(metrics: Path) -> list[float] | None:
-    """Of the last dispatch, in %, of each seed."""
-    if not metrics.exists():
-        return None
-    last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
-    accuracies = last.get("accuracy")
-    return None if accuracies is None else [round(100 * float(x), 3) for x in accuracies]
 
 
 def _in_short(recipe: Recipe, tests: dict[str, Any]) -> str:
@@ -219,7 +211,7 @@ def finished(job: Job, results: Path) -> bool:
 def seconds_known(job: Job, results: Path) -> float | None:
     """What the training is to take on this device, by the last time; None where nobody knows."""
     record = _record(results, job.recipes[0])
-    if record is None or record["device"] != device_name() or "ms_an_iteration" not in record:
+    if record is None or record["device"] != device_name() or not record["ms_an_iteration"]:
         return None
     a_seed = record["ms_an_iteration"] / len(record["seeds"])
     return a_seed * job.seeds * job.training.iterations / 1000 + record["compile_seconds"]

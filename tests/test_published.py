@@ -402,10 +402,14 @@ def test_a_training_that_was_stopped_says_so() -> None:
 def test_a_regression_is_shown_step_by_step() -> None:
     recipe = BY_NAME["maml-sinusoids-10s"]
     record = made_up(recipe, 0.2)
-    record["tests"]["published"]["per_step"] = [[3.1, 0.81, 0.2], [3.3, 0.79, 0.4]]
+    made = {"per_step": [[3.1, 0.81, 0.2]], "median_per_step": [[2.9, 0.7, 0.05]], "astray": [3]}
+    made["testing"] = {"episodes": 1_000}
+    record["tests"]["published"] |= made
     page = published_page.page({recipe.name: record})
     row = row_of(page, "Sinusoids", "10 points, mean squared error after 10 steps", "maml")
-    assert row[1] == "0.200 ± 0.250 (before 3.20, after 1 step 0.800)"
+    assert row[1] == (
+        "0.200 ± 0.250 (median 0.050; before 3.10, after 1 step 0.810; 0.30 % of the tasks astray)"
+    )
     assert row[2:4] == ["0.15 ± 0.05", "+0.05"]
 
 
