@@ -7,6 +7,7 @@ before, after 1 and after 10 steps. The default is the paper's 70,000 iterations
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-import optax
 from rich.console import Console
 from rich.table import Table
 
@@ -26,21 +26,26 @@ import matplotlib.pyplot as plt
 STEPS = 10  # inner steps at test; training uses --steps
 
 
-def make_learner(
-    args: argparse.Namespace,
-    *,
-    num_steps: int,
-    first_order: bool = False,
-    record_steps: bool = False,
-) -> mj.Learner:
-    return mj.maml(
-        mj.models.mlp((40, 40, 1)),
-        inner=optax.sgd(args.inner_rate),
-        num_steps=num_steps,
-        first_order=first_order,
-        loss_fn=mj.squared_error,
-        record_steps=record_steps,
+def recipe_of(args: argparse.Namespace, name: str) -> mj.recipes.Recipe:
+    """The recipe of MAML or FOMAML, with what was asked for in its place.
+
+    Pre-training takes no inner step: the loss is that of the query points of all tasks, with
+    nothing to tell them apart.
+    """
+    recipe = mj.recipes.find("maml" if name == "pre-trained" else name, "sinusoids", shots=10)
+    training, testing = recipe.training, recipe.testing
+    assert training.inner is not None
+    steps = 0 if name == "pre-trained" else args.steps
+    training = dataclasses.replace(
+        training,
+        drawing=dataclasses.replace(training.drawing, shots=args.shots, queries=args.shots),
+        inner=dataclasses.replace(training.inner, rate=args.inner_rate, steps=steps),
+        outer=dataclasses.replace(training.outer, rate=args.outer_rate),
+        iterations=args.iterations,
     )
+    drawing = dataclasses.replace(testing.drawing, shots=args.shots)
+    testing = dataclasses.replace(testing, drawing=drawing, steps=STEPS)
+    return dataclasses.replace(recipe, training=training, testing=testing)
 
 
 def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
@@ -48,22 +53,18 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
     out = args.out or Path("runs") / f"sinusoid_{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    sample = mj.data.sinusoid_episodes(shots=args.shots, queries=args.shots)
-    test_sample = mj.data.sinusoid_episodes(shots=args.shots, queries=100)
-    tester = make_learner(args, num_steps=STEPS, record_steps=True)
-    optimizer = optax.adam(args.outer_rate)
+    recipes = {name: recipe_of(args, name) for name in ("maml", "fomaml", "pre-trained")}
+    training, testing = recipes["maml"].training, recipes["maml"].testing
+    sample = mj.recipes.sampler("sinusoids", training.drawing)
+    test_sample = mj.recipes.sampler("sinusoids", testing.drawing)
+    tester = mj.recipes.build(recipes["maml"], record_steps=True).tester
     params_key, run_key = jax.random.split(jax.random.key(args.seed))
     params = tester.init(params_key, jnp.zeros((1, 1)))
 
-    learners = {
-        "maml": make_learner(args, num_steps=args.steps),
-        "fomaml": make_learner(args, num_steps=args.steps, first_order=True),
-        # No inner step: the loss on the query points of all tasks, with nothing to tell them apart.
-        "pre-trained": make_learner(args, num_steps=0),
-    }
     trained, scores = {}, {}
-    for name, learner in learners.items():
-        options = {"learner": name, "steps": args.steps, "shots": args.shots, "seed": args.seed}
+    for name, recipe in recipes.items():
+        learner, _, optimizer = mj.recipes.build(recipe)
+        options = {"training": dataclasses.asdict(recipe.training), "seed": args.seed}
         with mj.Checkpoints(out / f"{name}_checkpoints", options=options) as checkpoints:
             result = mj.train(
                 learner,
@@ -71,14 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
                 mj.init_state(params, optimizer, run_key),
                 sample,
                 iterations=args.iterations,
-                meta_batch=25,
+                meta_batch=training.meta_batch,
                 dispatch=min(1000, args.iterations),
                 checkpoints=checkpoints,
                 metrics_file=out / f"{name}.jsonl",
             )
         trained[name] = result.state.params
         console.print(
-            f"{name}: {int(result.state.step)} iterations of 25 tasks, {result.stopped}, "
+            f"{name}: {int(result.state.step)} iterations of {training.meta_batch} tasks, "
+            f"{result.stopped}, "
             f"{result.run_seconds:.1f} s of training, {result.compile_seconds:.1f} s of compiling"
         )
         scores[name] = mj.evaluate(
@@ -87,7 +89,6 @@ def run(args: argparse.Namespace) -> dict[str, mj.Evaluation]:
             test_sample,
             episodes=args.episodes,
             seed=args.seed,
-            chunk_size=100,
         )
         if result.stopped in ("interrupted", "terminated"):
             break
@@ -129,7 +130,9 @@ def draw_task(args: argparse.Namespace, trained: dict, path: Path) -> None:
         )
         axes.plot(*support[:2], "^", color="tab:purple", label=f"{args.shots} support points")
         for steps, style in ((0, ":"), (1, "--"), (STEPS, "-")):
-            fitter = make_learner(args, num_steps=steps)
+            recipe = recipe_of(args, "maml")
+            testing = dataclasses.replace(recipe.testing, steps=steps)
+            fitter = mj.recipes.build(dataclasses.replace(recipe, testing=testing)).tester
             task = fitter.adapt(params, support)
             label = "before" if steps == 0 else f"after {steps} step{'s' * (steps > 1)}"
             fit = np.asarray(fitter.predict(params, task, grid))
