@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from published import commit_here, told_command
 from records import devices, plain_table, processor, wide_console, write
 
 _CASES = {
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
                 )
                 console.print(records[-1])
     console.print(plain_table("compile time", records, list(records[0])))
-    write({"device": devices(), "processor": processor(), "records": records}, args.out)
+    made = {"command": args.command, "commit": commit_here(), "device": devices()}
+    write({**made, "processor": processor(), "records": records}, args.out)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +103,9 @@ def main(given: Sequence[str] | None = None) -> None:
         cell, unroll, iterations, out = words[1:]
         write(one(cell, unroll == "1", int(iterations)), Path(out))
     else:
-        run(parser().parse_args(words))
+        args = parser().parse_args(words)
+        args.command = told_command("compile_time.py", words)
+        run(args)
 
 
 if __name__ == "__main__":

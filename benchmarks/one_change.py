@@ -40,7 +40,7 @@ SETTINGS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "adapted": ("inner", {"adapts": "but statistics"}, {"adapts": "all"}),
     "scale": ("network", {"use_scale": False}, {"use_scale": True}),
 }
-# Of this library's those that were found to help.
+# What the recipe `tuned` has.
 OURS = ("inner rate", "head", "epsilon", "outer rate", "schedule")
 
 
@@ -102,13 +102,14 @@ def run(args: argparse.Namespace) -> None:
         write(
             {
                 "command": args.command,
-                "commit": commit_here(),
+                "commit": args.commit,
                 "device": device_name(),
                 "jax": jax.__version__,
                 "cell_of": args.cell,
                 "filters": args.filters,
                 "meta_batch": args.meta_batch,
                 "iterations": args.iterations,
+                "episodes": args.episodes,
                 "records": records,
             },
             args.out,
@@ -135,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if given is None else given
     args = parser().parse_args(words)
+    args.commit = commit_here()
     args.command = told_command("one_change.py", words)
     run(args)
 

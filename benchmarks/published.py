@@ -63,11 +63,15 @@ def run(args: argparse.Namespace) -> None:
             for job in chosen
         }
         failed = 0
-        for done in concurrent.futures.as_completed(waiting):
-            error = done.exception()
-            failed += error is not None
-            told = f"failed: {error!r}" if error else done.result()
-            console.print(f"{time.monotonic() - began:6.0f} s  {waiting[done].name}: {told}")
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                error = done.exception()
+                failed += error is not None
+                told = f"failed: {error!r}" if error else done.result()
+                console.print(f"{time.monotonic() - began:6.0f} s  {waiting[done].name}: {told}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Those in progress are saved, no other begins.
+            raise
     if failed:
         raise SystemExit(f"{failed} of {len(chosen)} trainings failed")
 
@@ -91,11 +95,12 @@ def fitting(
 
 def told_command(script: str, words: Sequence[str]) -> str:
     """The command that makes the same numbers: without the folders of this machine."""
+    folders = ("--results", "--runs", "--out")
     told, skipped = [], False
     for word in words:
-        if not skipped and word not in ("--results", "--runs", "--out"):
+        if not skipped and word.split("=")[0] not in folders:
             told.append(word)
-        skipped = not skipped and word in ("--results", "--runs", "--out")
+        skipped = not skipped and word in folders
     return shlex.join(["python", f"benchmarks/{script}", *told])
 
 
@@ -110,7 +115,7 @@ def commit_here() -> str:
     changed = subprocess.run(
         [*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
     )
-    return hashed.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return hashed.stdout.strip()[:9] + ("+" if changed.stdout.strip() else "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -46,6 +46,8 @@ def _cell(value: Any) -> str:
 
 
 def write(results: Any, path: Path) -> None:
-    """Writes JSON, in a folder that is made if need be."""
+    """Writes JSON, in a folder that is made if need be; a file is whole, or the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)

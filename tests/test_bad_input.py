@@ -34,7 +34,7 @@ def _sampler(**changes: object) -> object:
         ({"shots": 4}, r"takes 9 items of a class, but 12 of 12 classes have fewer: '0' \(6\)"),
         ({"images": IMAGES[0]}, r"images have shape \(6, 8, 8, 1\); expected \[classes, items"),
         ({"images": IMAGES[:0]}, r"images have shape \(0, 6, 8, 8, 1\).* none of them 0"),
-        ({"rotations": "all"}, r"rotations='all'; expected \"none\", \"classes\" or \"tasks\""),
+        ({"rotations": "all"}, r"rotations='all'; expected \"none\", \"classes\", \"tasks\" or"),
         (
             {"images": np.zeros((12, 6, 8, 9, 1)), "rotations": "tasks"},
             r"rotations='tasks' of images 8x9; expected square",

@@ -190,6 +190,7 @@ ALLOWED = {
         "checks",
         "query_batching",
         "inner",
+        "gradient_learners",
         "algorithms",
         "models",
         "data",

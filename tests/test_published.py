@@ -96,27 +96,40 @@ def made_up(
 ) -> Any:
     """A record as `run_job` writes it, of numbers out of thin air."""
     test = {"mean": [accuracy + seed for seed in range(seeds)], "interval": [0.25] * seeds}
-    return {
-        "cell": recipe.name,
+    tests = {
+        name: {"testing": dataclasses.asdict(testing), "seconds": 1.5, **test}
+        for name, testing in cells.tests_of(recipe, None).items()
+    }
+    part = {
         "command": "python benchmarks/published.py --cells all",
-        "commit": "0123456789abcdef",
+        "commit": "012345678",
         "device": published_runs.device_name(),
-        "seeds": list(range(seeds)),
-        "iterations": recipe.training.iterations if iterations is None else iterations,
-        "of": recipe.training.iterations,
-        "seconds": 61.4,
+        "seconds": 31.4,
         "compile_seconds": 10.0,
         "ms_an_iteration": 2.0,
-        "training": json.loads(json.dumps(dataclasses.asdict(recipe.training))),
-        "tests": dict.fromkeys(cells.tests_of(recipe, None), test),
     }
+    made = {
+        "cell": recipe.name,
+        "seeds": list(range(seeds)),
+        "stopped_seeds": [],
+        "iterations": recipe.training.iterations if iterations is None else iterations,
+        "of": recipe.training.iterations,
+        "parts": [{**part, "seconds": 30.0, "compile_seconds": 20.0}, part],
+        "training": dataclasses.asdict(recipe.training),
+        "tests": tests,
+    }
+    return json.loads(json.dumps(made))
 
 
-def row_of(page: str, data: str, cell: str, algorithm: str) -> list[str]:
+def row_of(page: str, data: str, cell: str, algorithm: str) -> dict[str, str]:
     of_data = page.split(f"## {data}\n", 1)[1]
     of_cell = of_data.split(f"### {cell}\n", 1)[1]
     (line,) = [line for line in of_cell.split("\n#")[0].splitlines() if f"| {algorithm} |" in line]
-    return [part.strip() for part in line.strip("|").split("|")]
+    header, given = (
+        [part.strip() for part in each.strip("|").split("|")]
+        for each in (of_cell.splitlines()[1], line)
+    )
+    return dict(zip(header, given, strict=True))
 
 
 # Tiny cells
@@ -133,14 +146,16 @@ def test_a_cell_from_its_recipe_to_the_page(
     recipe = tiny(original)
     seeds = 2 if name == STACKED else 1
     told = run(job_of(recipe, seeds=seeds), tmp_path)
-    assert told.startswith("2 of 2 iterations in ")
+    assert told.startswith("2 of 2 iterations (")
     assert f"(published {recipe.published})" in told
     record = record_of(recipe, tmp_path)
     assert record["cell"] == recipe.name
     assert (record["iterations"], record["of"], record["stopped"]) == (2, 2, "finished")
     assert record["seeds"] == list(range(seeds))
     assert record["training"] == json.loads(json.dumps(dataclasses.asdict(recipe.training)))
-    assert record["seconds"] > 0
+    (part,) = record["parts"]
+    assert part["to"] == 2
+    assert min(part["seconds"], part["compile_seconds"], part["ms_an_iteration"]) > 0
     assert set(record["tests"]) == set(cells.tests_of(recipe, None))
     most = 100 if recipe.training.data == "glyphs" else 30
     for test in record["tests"].values():
@@ -148,7 +163,7 @@ def test_a_cell_from_its_recipe_to_the_page(
         assert all(0 <= mean <= most for mean in test["mean"])
         assert all(half >= 0 for half in test["interval"])
     if recipe.training.data == "glyphs":
-        assert all(0 <= accuracy <= 100 for accuracy in record["training_accuracy"])
+        assert all(0 <= accuracy <= 100 for accuracy in part["training_accuracy"])
     else:
         (per_step,) = record["tests"]["published"]["per_step"]
         assert len(per_step) == 1 + recipe.testing.steps
@@ -159,7 +174,7 @@ def test_a_cell_from_its_recipe_to_the_page(
     assert read == {recipe.name: record}
     page = published_page.page({original.name: record})
     shown = f"{np.mean(record['tests']['published']['mean']):.2f} ± "
-    assert (shown in page) == (original.training.data in ("omniglot", "sinusoids"))
+    assert shown in page
     assert published_runs.finished(job_of(recipe, seeds=seeds), tmp_path / "results")
 
 
@@ -179,11 +194,19 @@ def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(
 
     folders = stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     late = dataclasses.replace(job, deadline=time.time() - 1)
-    assert run(late, stopped) == "callback at 1 of 5, saved"
+    assert run(late, stopped) == "not begun: the time is over"
+    assert not stopped.exists()
+    go_on = published_runs.Part.go_on
+    with monkeypatch.context() as patched:
+        # The time is over after one dispatch.
+        patched.setattr(published_runs.Part, "go_on", lambda *given: go_on(*given) or True)
+        assert run(job, stopped) == "callback at 1 of 5, saved"
     assert not (stopped / "results" / f"{recipe.name}.json").exists()
     assert int(parameters(stopped).step[0]) == 1
     assert run(job, stopped).startswith("5 of 5 iterations")
     run(job, whole)
+    parts = record_of(recipe, stopped)["parts"]
+    assert [part["to"] for part in parts] == [1, 5]
     ours, theirs = (jax.tree.leaves(parameters(folder).params) for folder in folders)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -193,8 +216,8 @@ def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(
     record = {**record_of(recipe, whole), "cell": STACKED}
     page = published_page.page({STACKED: record})
     row = row_of(page, "Omniglot", "5-way 1-shot", "prototypical")
-    assert row[1].startswith(f"{means[0][0]:.2f} ± ")
-    assert row[7] == "5"
+    assert row["ours"].startswith(f"{means[0][0]:.2f} ± ")
+    assert row["iterations"] == "5"
     lines = (stopped / "runs" / f"{job.name}.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
@@ -209,16 +232,19 @@ def test_the_command(
     words += ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     written = tmp_path / "results" / "prototypical-glyphs-5w1s.json"
     published.main([*words, "--minutes", "0.0001"])
-    assert "prototypical-glyphs-5w1s-1x7: callback at 1 of 7, saved" in capsys.readouterr().out
+    assert "prototypical-glyphs-5w1s-1x7: not begun: the time" in capsys.readouterr().out
     assert not written.exists()
+    (tmp_path / "runs").mkdir()
     with pytest.raises(SystemExit, match="holds runs; pass --resume to go on, or another --runs"):
         published.main(words)
     published.main([*words, "--resume"])
-    assert "7 of 7 iterations in " in capsys.readouterr().out
+    assert "7 of 7 iterations (" in capsys.readouterr().out
     record = json.loads(written.read_text(encoding="utf-8"))
     assert (record["iterations"], record["of"]) == (7, 700)
-    assert record["commit"] == "0123456789abcdef"
-    assert record["command"].startswith("python benchmarks/published.py --cells 'prototypical-")
+    (part,) = record["parts"]
+    assert part["commit"] == "0123456789abcdef"
+    told = "--cells 'prototypical-glyphs-*@0.01' --episodes 3 --ahead 0 --resume"
+    assert part["command"] == f"python benchmarks/published.py {told}"
     # All is there: nothing is left to do.
     published.main([*words, "--resume"])
     assert capsys.readouterr().out == ""
@@ -336,6 +362,8 @@ def test_finished(tmp_path: Path) -> None:
     write(both[1])
     assert published_runs.finished(job, tmp_path)
     assert not published_runs.finished(dataclasses.replace(job, seeds=2), tmp_path)
+    # Not by tests of fewer episodes.
+    assert not published_runs.finished(dataclasses.replace(job, episodes=7), tmp_path)
     # Not by another recipe of the same cell.
     outer = dataclasses.replace(job.training.outer, rate=2e-3)
     other = dataclasses.replace(job.training, outer=outer)
@@ -350,11 +378,11 @@ def test_what_fits_the_time(tmp_path: Path) -> None:
     for recipe in recipes[:2]:
         path = tmp_path / f"{recipe.name}.json"
         path.write_text(json.dumps(made_up(recipe, 98.0)), encoding="utf-8")
-    # 60,000 iterations of 2 ms and 10 s of compiling; nobody knows of the last.
+    # 60,000 iterations of 2 ms, 10 s of compiling, 1.5 s a test; nobody knows of the last.
     known = [published_runs.seconds_known(job, tmp_path) for job in jobs]
-    assert known == [130.0, 210.0, None]
+    assert known == [133.0, 214.5, None]
     stacked = dataclasses.replace(jobs[0], seeds=3)
-    assert published_runs.seconds_known(stacked, tmp_path) == 370.0
+    assert published_runs.seconds_known(stacked, tmp_path) == 373.0
 
     def chosen(minutes: float | None) -> list[str]:
         fitting = published.fitting(jobs, minutes, tmp_path, console)
@@ -379,38 +407,70 @@ def test_numbers_of_the_page() -> None:
     page = published_page.page(records)
     row = row_of(page, "Omniglot", "5-way 1-shot", "maml")
     # Student's interval of 97, 98, 99 is 4.3027 / sqrt(3).
-    assert row[1] == row[5] == "98.00 ± 2.48 (0.25)"
-    assert row[2:5] == ["98.7 ± 0.4", "-0.70", "99.1 (learn2learn)"]
-    assert row[6] == "96.50 ± 0.25; strict 96.50 ± 0.25"
-    assert row[7:9] == ["60,000", "61, 3 seeds"]
-    assert row[-1] == "random train"
+    assert row["ours"] == row["strict"] == "98.00 ± 2.48 (0.25)"
+    assert row["published"] == "98.7 ± 0.4"
+    assert row["difference"] == "-0.70"
+    assert row["others"] == "99.1 (learn2learn, its README, with other settings)"
+    assert row["Vinyals"] == "96.50 ± 0.25; strict 96.50 ± 0.25"
+    assert (row["iterations"], row["seconds"], row["compiling"]) == ("60,000", "61, 3 seeds", "10")
+    assert row["device"] == published_runs.device_name()
+    assert row["split"] == "random train"
+    assert row["test"] == "1 query, separate, 3 steps, 600 episodes"
     left = row_of(page, "Omniglot", "5-way 1-shot", "reptile")
-    assert left[1:3] == ["left", "95.39 ± 0.09; together 97.68 ± 0.04"]
-    assert row_of(page, "Omniglot", "20-way 1-shot", "maml")[1] == "left"
+    assert left["ours"] == "left"
+    assert left["published"] == "95.39 ± 0.09; together 97.68 ± 0.04"
+    assert row_of(page, "Omniglot", "20-way 1-shot", "maml")["ours"] == "left"
     not_run = row_of(page, "mini-ImageNet", "5-way 1-shot", "maml")
-    assert not_run[1] == "48.7 ± 1.84"
+    assert not_run["published"] == "48.7 ± 1.84"
     assert f"at `012345678`: {recipe.name}, {again.name}" in page
+    # What is to be trained on new alphabets too is left as well.
+    assert "maml-vinyals-omniglot-20w1s" in page
 
 
 def test_a_training_that_was_stopped_says_so() -> None:
     recipe = BY_NAME["relation-omniglot-5w1s"]
     page = published_page.page({recipe.name: made_up(recipe, 99.0, iterations=250_000)})
     row = row_of(page, "Omniglot", "5-way 1-shot", "relation")
-    assert row[7] == "250,000 of 1,000,000"
+    assert row["iterations"] == "250,000 of 1,000,000"
+
+
+def test_a_seed_that_was_not_finite_is_named() -> None:
+    recipe = BY_NAME["prototypical-omniglot-5w1s"]
+    record = {**made_up(recipe, 98.0), "stopped_seeds": [1]}
+    row = row_of(
+        published_page.page({recipe.name: record}), "Omniglot", "5-way 1-shot", "prototypical"
+    )
+    assert row["ours"] == "98.00 ± 0.25; not finite: seeds [1]"
+    assert row["Vinyals"] == "the same"
+
+
+def test_more_iterations_are_kept() -> None:
+    recipe = BY_NAME["relation-omniglot-5w1s"]
+    short = dataclasses.replace(recipe, training=recipe.training.scaled(0.1))
+    new = made_up(short, 98.0)
+    assert not published_runs.is_more(None, new)
+    assert published_runs.is_more(made_up(recipe, 99.0), new)
+    assert published_runs.is_more(made_up(short, 99.0, seeds=3), new)
+    assert not published_runs.is_more(new, made_up(recipe, 99.0))
+    assert not published_runs.is_more(new, new)
+    # Those of other settings are not.
+    outer = dataclasses.replace(recipe.training.outer, rate=2e-3)
+    other = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, outer=outer))
+    assert not published_runs.is_more(made_up(other, 99.0), new)
 
 
 def test_a_regression_is_shown_step_by_step() -> None:
     recipe = BY_NAME["maml-sinusoids-10s"]
     record = made_up(recipe, 0.2)
     made = {"per_step": [[3.1, 0.81, 0.2]], "median_per_step": [[2.9, 0.7, 0.05]], "astray": [3]}
-    made["testing"] = {"episodes": 1_000}
     record["tests"]["published"] |= made
     page = published_page.page({recipe.name: record})
     row = row_of(page, "Sinusoids", "10 points, mean squared error after 10 steps", "maml")
-    assert row[1] == (
+    assert row["ours"] == (
         "0.200 ± 0.250 (median 0.050; before 3.10, after 1 step 0.810; 0.30 % of the tasks astray)"
     )
-    assert row[2:4] == ["0.15 ± 0.05", "+0.05"]
+    assert row["published"] == "0.15 ± 0.05 (read off the figure, after 10 steps)"
+    assert row["difference"] == "+0.05"
 
 
 def test_the_floor_is_above_the_others() -> None:
@@ -418,7 +478,7 @@ def test_the_floor_is_above_the_others() -> None:
     floor |= {"cell": "nearest_pixels-emoji-5w1s", "mean": 41.25, "interval": 0.5}
     page = published_page.page({floor["cell"]: floor})
     row = row_of(page, "Emoji", "5-way 1-shot", "nearest pixels")
-    assert row[1:3] == ["41.25 ± 0.50", "nobody"]
+    assert (row["ours"], row["published"], row["test"]) == ("41.25 ± 0.50", "nobody", "")
     assert page.index("| nearest pixels |") < page.index("| maml | left | nobody |")
 
 

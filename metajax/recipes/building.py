@@ -178,14 +178,16 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
         encoder = relation_encoder(**convolutions)
         relation = relation_module(padding=network.padding, **convolutions, **_dense(network))
         return relation_network(encoder, relation, ways=ways, query_batching=query_batching)
-    encoder = _encoder(network)
+    encoder, context = _encoder(network), None
+    if training.full_context != "none":
+        context = full_context(_width(training), start=training.full_context)
     if training.algorithm == "prototypical":
         return prototypical_network(encoder, ways=ways, query_batching=query_batching)
     return matching_network(
         encoder,
         normalize=training.normalize,
         temperature=training.temperature,
-        full_context=full_context(_width(training)) if training.full_context else None,
+        full_context=context,
         ways=ways,
         query_batching=query_batching,
     )

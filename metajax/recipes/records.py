@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from metajax.checks.numbers import (
     check_integers,
@@ -56,6 +56,8 @@ BY_GRADIENT = (
 )
 OF_FIXED_WAYS = ("anil", "boil", "fomaml", "maml", "meta_sgd", "reptile")
 _IN_PARTS = ("anil", "boil")
+# Their images are of one size, or there are none.
+_OF_ONE_SIZE = ("glyphs", "omniglot", "sinusoids")
 # By the names of `jax.nn.initializers`, with what they are called with.
 INITIALIZERS = (
     "lecun_normal",
@@ -69,6 +71,13 @@ INITIALIZERS = (
     "xavier_uniform",
     "zeros",
 )
+
+
+_OF_ARCHITECTURE = {
+    "strided": ("features",),
+    "max_pool": ("pool_padding", "pool_first"),
+    "relation": ("padding",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +130,9 @@ class Network:
         if not isinstance(self.widths, tuple):
             raise TypeError(f"widths is {in_brief(self.widths)}; expected a tuple of integers")
         check_integers(1, **{f"widths[{i}]": width for i, width in enumerate(self.widths)})
+        for architecture, names in _OF_ARCHITECTURE.items():
+            if self.architecture != architecture:
+                _check_left_alone(self, names, f"{architecture} networks")
         if (self.architecture == "perceptron") != bool(self.widths):
             raise ValueError(
                 f"architecture={self.architecture!r}, widths={self.widths!r}; expected widths for "
@@ -162,6 +174,8 @@ class Inner:
         check_numbers(lambda x: 0 < x < 1, "a number in (0, 1)", decay=self.decay)
         check_words(("learned", "replaced"), carried=self.carried)
         check_words(("all", "but statistics"), adapts=self.adapts)
+        if self.optimizer != "adam":
+            _check_left_alone(self, ("decay", "carried"), "optimizer='adam'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +215,8 @@ class Outer:
                 _check_rates(1e-12, **{name: getattr(self, name)})
         check_flags(clip_modules=self.clip_modules)
         _check_rates(0.0, weight_decay=self.weight_decay)
+        if self.schedule != "steps":
+            _check_left_alone(self, ("factor",), "schedule='steps'")
         if (self.schedule == "steps") != (self.every is not None):
             raise ValueError(
                 f"schedule={self.schedule!r}, every={self.every!r}; expected every=, the "
@@ -227,6 +243,8 @@ class Split:
     def __post_init__(self) -> None:
         check_texts(part=self.part, protocol=self.protocol)
         check_integers(0, seed=self.seed)
+        if self.protocol != "random":
+            _check_left_alone(self, ("seed",), "protocol='random'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +292,8 @@ class Training:
       normalize: of matching networks, which embeddings are normalised, see
         `metajax.matching_network`.
       temperature: of matching networks; None is 1.
-      full_context: of matching networks, with Full Context Embeddings.
+      full_context: of matching networks, where Full Context Embeddings begin to read, see
+        `metajax.models.full_context`, or `"none"` without.
     """
 
     algorithm: Algorithm
@@ -289,7 +308,7 @@ class Training:
     pixels: int | None = None
     normalize: Literal["both", "support"] = "both"
     temperature: float | None = None
-    full_context: bool = False
+    full_context: Literal["none", "zeros", "embedding"] = "none"
 
     def __post_init__(self) -> None:
         check_words(ALGORITHMS, algorithm=self.algorithm)
@@ -302,7 +321,9 @@ class Training:
         check_optional_integers(1, pixels=self.pixels)
         check_words(("both", "support"), normalize=self.normalize)
         check_temperature(self.temperature)
-        check_flags(full_context=self.full_context)
+        check_words(("none", "zeros", "embedding"), full_context=self.full_context)
+        if self.data in _OF_ONE_SIZE:
+            _check_left_alone(self, ("pixels",), "data sets whose images have several sizes")
         adapts = self.algorithm in BY_GRADIENT
         if adapts:
             _check_records(Inner, inner=self.inner)
@@ -316,7 +337,7 @@ class Training:
                 f"clip_modules=True of {self.algorithm}; expected a relation network, which has "
                 "two modules"
             )
-        usual = {"normalize": "both", "temperature": None, "full_context": False}
+        usual = {"normalize": "both", "temperature": None, "full_context": "none"}
         for name, value in usual.items() if self.algorithm != "matching" else ():
             if (own := getattr(self, name)) != value:
                 raise ValueError(
@@ -432,6 +453,12 @@ class Recipe:
             Number, **{f"reproductions[{i}]": each for i, each in enumerate(self.reproductions)}
         )
         check_texts(source=self.source, variant=self.variant, note=self.note)
+        trained, tested = self.training.drawing.split, self.testing.drawing.split
+        if (trained.protocol, trained.seed) != (tested.protocol, tested.seed):
+            raise ValueError(
+                f"trained on {trained} and tested on {tested}; expected parts of one split: those "
+                "of another overlap"
+            )
         ways = self.training.drawing.ways
         if self.training.algorithm in OF_FIXED_WAYS and ways != self.testing.drawing.ways:
             raise ValueError(
@@ -452,6 +479,14 @@ class Recipe:
         cell = f"{drawing.shots}s" if data == "sinusoids" else f"{drawing.ways}w{drawing.shots}s"
         parts = [self.training.algorithm, self.variant, data, cell]
         return "-".join(part for part in parts if part)
+
+
+def _check_left_alone(record: Any, names: Sequence[str], owner: str) -> None:
+    """Raises unless what belongs to something else has its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(record)}
+    for name in names:
+        if (own := getattr(record, name)) != defaults[name]:
+            raise ValueError(f"{name}={own!r}; expected {defaults[name]!r}: it is of {owner}")
 
 
 def _check_records(kind: type, **given: object) -> None:

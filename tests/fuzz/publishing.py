@@ -166,7 +166,7 @@ RECORDS = (
             "pixels": k.optional_integer(1),
             "normalize": k.choice("BOTH"),
             "temperature": k.number(0.0, -1.0).without("None"),
-            "full_context": k.FLAG,
+            "full_context": k.choice("NONE"),
         },
     ),
     Call(

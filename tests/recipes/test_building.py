@@ -208,7 +208,7 @@ def test_a_recipes_learner_is_the_one_written_by_hand(name: str) -> None:
         params = jax.tree.map(lambda x: x.astype(jnp.float64), first)
         (our_loss, _), our_gradient = jax.jit(GRADIENT(ours.loss))(params, episode, KEY)
         (their_loss, _), their_gradient = jax.jit(GRADIENT(theirs.loss))(params, episode, KEY)
-        np.testing.assert_array_equal(our_loss, their_loss)
+        np.testing.assert_allclose(our_loss, their_loss, rtol=1e-12, atol=1e-14)
         jax.tree.map(np.testing.assert_array_equal, our_gradient, their_gradient)
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(our_gradient)) > 0
 
@@ -350,9 +350,9 @@ def test_reptiles_second_moment_is_replaced() -> None:
     np.testing.assert_allclose(after.inner_state["nu"], [0.1, 0.75], rtol=1e-6)
 
     # Or learned, as the parameters are.
-    learned = find("reptile", "mini_imagenet", ways=5, shots=1)
+    learned = find("reptile", "emoji", ways=5, shots=1)
     optimizer = build(learned).optimizer
-    half = optax.tree_utils.tree_set(optimizer.init(params), count=jnp.int32(50_000))
+    half = optax.tree_utils.tree_set(optimizer.init(params), count=jnp.int32(2_500))
     updates, _ = optimizer.update(gradient, half, params)
     after = optax.apply_updates(params, updates)
     np.testing.assert_allclose(after.inner_state["nu"], [0.3, 0.5], rtol=1e-6)

@@ -142,9 +142,7 @@ def test_what_learns_faster_differs_in_what_it_says(algorithm):
         assert tuned.testing == published.testing
         assert tuned.published == published.published
         training = published.training
-        network = dataclasses.replace(
-            training.network, epsilon=1e-5, kernel_init=LECUN, head_kernel_init=LECUN
-        )
+        network = dataclasses.replace(training.network, epsilon=1e-5, head_kernel_init=LECUN)
         assert tuned.training == dataclasses.replace(
             training,
             network=network,
@@ -240,4 +238,4 @@ def test_networks(name, number):
     )
     assert (network.filters, network.padding) == (64, "SAME")
     assert training.normalize == ("support" if name == "matching" else "both")
-    assert (training.temperature, training.full_context, training.pixels) == (None, False, None)
+    assert (training.temperature, training.full_context, training.pixels) == (None, "none", None)

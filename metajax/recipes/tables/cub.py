@@ -67,8 +67,7 @@ _AVERAGES = "tested with running averages, here with the statistics of support a
 _NOTES: dict[Algorithm, str] = {
     "maml": "the code has a first-order switch; how it stood is not said there",
     "prototypical": _AVERAGES,
-    "matching": f"{_AVERAGES}; there the cosine is multiplied by 100, and each support item brings "
-    "a read step",
+    "matching": f"{_AVERAGES}; there each support item brings a read step",
     "relation": f"{_AVERAGES}; there the support is averaged, not added up, and a cross-entropy "
     "can take the place of the published loss",
 }
@@ -89,7 +88,8 @@ def _recipe(algorithm: Algorithm, shots: int) -> Recipe:
             meta_batch=4 if adapts else 1,
             query_batching="separate" if adapts else "joint",
             pixels=84,
-            full_context=algorithm == "matching",
+            full_context="embedding" if algorithm == "matching" else "none",
+            temperature=0.01 if algorithm == "matching" else None,
         ),
         testing=Testing(
             Drawing(Split("test"), 5, shots, queries=15),

@@ -89,7 +89,8 @@ def _reptile(shots: int) -> Recipe:
                 kernel_init="xavier_uniform",
                 head_kernel_init="xavier_uniform",
             ),
-            inner=Inner(1e-3, 8, optimizer="adam", batch_size=10),
+            # Their memory of 1,000 inner steps, of 5 tasks that come one after another.
+            inner=Inner(1e-3, 8, optimizer="adam", batch_size=10, decay=0.995, carried="replaced"),
             outer=Outer(1.0, optimizer="sgd", schedule="linear"),
             iterations=100_000,
             meta_batch=5,
@@ -106,7 +107,8 @@ def _reptile(shots: int) -> Recipe:
         published=Number(alone, _REPTILE_PAPER, half),
         transductive=Number(together, _REPTILE_PAPER, other_half),
         note="the tasks of a meta-step are computed side by side, and Adam's second moment is "
-        "their mean; in the authors' code each task goes on from the one before",
+        "their mean; in the authors' code each task goes on from the one before, with a decay of "
+        "0.999, at test as well",
     )
 
 
@@ -206,7 +208,7 @@ def _matching(shots: int, *, variant: str = "") -> Recipe:
             query_batching="joint",
             pixels=84,
             normalize="both" if bounded else "support",
-            full_context=full_context,
+            full_context="zeros" if full_context else "none",
         ),
         testing=Testing(Drawing(_TEST, 5, shots, queries=15), episodes=600, query_batching="joint"),
         source="open in both papers; chosen here",

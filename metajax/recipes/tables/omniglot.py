@@ -13,6 +13,7 @@ losses, these to the mean. Sources:
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from metajax.recipes.records import (
     Algorithm,
@@ -66,6 +67,13 @@ _FOMAML_NUMBERS: dict[Cell, tuple[float, float]] = {
 }
 
 
+def _unknown(algorithm: Algorithm, shots: int) -> Iterator[str]:
+    if algorithm == "fomaml":
+        yield "how the published numbers were made is not said; taken to be as MAML's"
+    if shots == 5:
+        yield "5-shot settings are those of 1 shot; none were published"
+
+
 def _maml(algorithm: Algorithm, cell: Cell) -> Recipe:
     ways, shots = cell
     exact = algorithm == "maml"
@@ -90,19 +98,17 @@ def _maml(algorithm: Algorithm, cell: Cell) -> Recipe:
         source="the authors' code" if exact else "MAML's code with its gradients stopped",
         published=Number(number[0], source, number[1]),
         reproductions=_MAML_AGAIN.get(cell, ()) if exact else (),
-        note="5-shot settings are those of 1 shot; none were published" if shots == 5 else "",
+        note="; ".join(_unknown(algorithm, shots)),
     )
 
 
 def _tuned(algorithm: Algorithm, cell: Cell) -> Recipe:
-    """With what made small runs learn fastest, one change at a time; the rest is as published."""
+    """With what made small runs of 20-way MAML learn much faster; the rest is as published."""
     recipe = _maml(algorithm, cell)
     training = recipe.training
     inner = training.inner
     assert inner is not None
-    network = dataclasses.replace(
-        training.network, epsilon=1e-5, kernel_init="lecun_normal", head_kernel_init="lecun_normal"
-    )
+    network = dataclasses.replace(training.network, epsilon=1e-5, head_kernel_init="lecun_normal")
     return dataclasses.replace(
         recipe,
         training=dataclasses.replace(
@@ -114,7 +120,8 @@ def _tuned(algorithm: Algorithm, cell: Cell) -> Recipe:
         source="chosen here, where the authors' settings learn more slowly",
         variant="tuned",
         reproductions=(),
-        note="inner rate, outer rate and its schedule, first values and epsilon are not published",
+        note="inner rate, outer rate and schedule, the head's first values and epsilon are not "
+        "the published ones",
     )
 
 
@@ -168,7 +175,8 @@ def _reptile(cell: Cell) -> Recipe:
         published=Number(alone, _REPTILE_PAPER, half),
         transductive=Number(together, _REPTILE_PAPER, other_half),
         note="the tasks of a meta-step are computed side by side, and Adam's second moment is "
-        "their mean; in the authors' code each task goes on from the one before",
+        "their mean; in the authors' code each task goes on from the one before, with a decay of "
+        "0.999, at test as well",
     )
 
 
