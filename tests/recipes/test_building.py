@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from functools import partial
 from typing import Any
 
 import jax
@@ -208,8 +209,10 @@ def test_a_recipes_learner_is_the_one_written_by_hand(name: str) -> None:
         params = jax.tree.map(lambda x: x.astype(jnp.float64), first)
         (our_loss, _), our_gradient = jax.jit(GRADIENT(ours.loss))(params, episode, KEY)
         (their_loss, _), their_gradient = jax.jit(GRADIENT(theirs.loss))(params, episode, KEY)
-        np.testing.assert_allclose(our_loss, their_loss, rtol=1e-12, atol=1e-14)
-        jax.tree.map(np.testing.assert_array_equal, our_gradient, their_gradient)
+        # Two programs, which may round differently.
+        close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
+        close(our_loss, their_loss)
+        jax.tree.map(close, our_gradient, their_gradient)
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(our_gradient)) > 0
 
 
