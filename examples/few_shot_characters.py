@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> mj.Evaluation:
         unseen = sampler(dataclasses.replace(drawing, split=split))
         validate = validation(args, testers[0], unseen)
 
-    shape = jax.eval_shape(sample, jax.random.key(0)).support.inputs.shape[1:]
+    shape = sample(jax.random.key(0)).support.inputs.shape[1:]
 
     def begin(seed: jax.Array) -> mj.TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
