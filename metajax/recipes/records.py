@@ -456,8 +456,8 @@ class Recipe:
         trained, tested = self.training.drawing.split, self.testing.drawing.split
         if (trained.protocol, trained.seed) != (tested.protocol, tested.seed):
             raise ValueError(
-                f"trained on {trained} and tested on {tested}; expected parts of one split: those "
-                "of another overlap"
+                f"training draws from {trained}, testing from {tested}; expected parts of one "
+                "split: those of another overlap"
             )
         ways = self.training.drawing.ways
         if self.training.algorithm in OF_FIXED_WAYS and ways != self.testing.drawing.ways:
