@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from metajax.recipes import RECIPES, Recipe, Split, Testing, Training
 
-# Where nothing else is asked for: what people ask for first comes first.
 # Of what is published on a random split, these are to be trained on Vinyals', too.
 AGAIN = (
     "maml-vinyals-omniglot-5w1s",
@@ -14,6 +13,7 @@ AGAIN = (
     "reptile-vinyals-omniglot-5w1s",
     "relation-vinyals-omniglot-5w1s",
 )
+# Where nothing else is asked for: what people ask for first comes first.
 FIRST = (
     "maml-omniglot-20w1s",
     "prototypical-omniglot-*@1x3",
@@ -68,16 +68,8 @@ def asked(words: Sequence[str]) -> list[tuple[Recipe, float, int]]:
     for word in words:
         pattern, _, changes = word.partition("@")
         scale, _, seeds = changes.partition("x")
-        again = [
-            strictly_split(each)
-            for each in RECIPES
-            if "random" in each.training.drawing.split.protocol
-        ]
-        fitting = [
-            recipe
-            for recipe in (again if "vinyals" in pattern else RECIPES)
-            if fnmatch.fnmatch(recipe.name, pattern)
-        ]
+        cells = again() if "vinyals" in pattern else RECIPES
+        fitting = [recipe for recipe in cells if fnmatch.fnmatch(recipe.name, pattern)]
         if not fitting:
             raise ValueError(f"{pattern!r} fits no cell; see metajax.recipes.RECIPES")
         for recipe in fitting:

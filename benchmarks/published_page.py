@@ -171,7 +171,8 @@ def _cells_run(recipe: Recipe, records: dict[str, dict[str, Any]]) -> list[str]:
     told["seconds"] = f"{sum(part['seconds'] for part in parts):.0f}"
     if len(seeds) > 1:
         told["seconds"] += f", {len(seeds)} seeds"
-    told["compiling"] = f"{parts[-1]['compile_seconds']:.0f}"
+    compiled = [part["compile_seconds"] for part in parts if part.get("compile_seconds")]
+    told["compiling"] = f"{compiled[-1]:.0f}" if compiled else ""
     told["device"] = ", ".join(dict.fromkeys(part["device"] for part in parts))
     return [told.get(column, "") for column in _COLUMNS]
 

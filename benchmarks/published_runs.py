@@ -274,7 +274,7 @@ def seconds_known(job: Job, results: Path) -> float | None:
     a_seed = part["ms_an_iteration"] / len(record["seeds"])
     tests = sum(test["seconds"] for test in record["tests"].values()) * len(job.recipes)
     training = a_seed * job.seeds * job.training.iterations / 1000
-    return training + part["compile_seconds"] + tests
+    return training + part.get("compile_seconds", 0.0) + tests
 
 
 def record_of(results: Path, recipe: Recipe) -> dict[str, Any] | None:

@@ -3,19 +3,8 @@
 from metajax.recipes.building import Built, build
 from metajax.recipes.finding import RECIPES, find
 from metajax.recipes.loading import sampler
-from metajax.recipes.records import (
-    ALGORITHMS,
-    DATA_SETS,
-    Drawing,
-    Inner,
-    Network,
-    Number,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import ALGORITHMS, DATA_SETS, Number, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 __all__ = [
     "ALGORITHMS",

@@ -26,7 +26,8 @@ from metajax.models.full_context_embeddings import full_context
 from metajax.models.perceptrons import mlp
 from metajax.models.relation_nets import relation_encoder, relation_module
 from metajax.query_batching import Batching
-from metajax.recipes.records import BY_GRADIENT, Inner, Network, Outer, Recipe, Training
+from metajax.recipes.records import BY_GRADIENT, Recipe, Training
+from metajax.recipes.settings import Inner, Network, Outer
 from metajax.types import Learner, Model
 
 _INITIALIZERS = {

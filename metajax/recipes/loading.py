@@ -19,7 +19,8 @@ from metajax.data.sinusoids import sinusoid_episodes
 from metajax.data.stroke_glyphs import glyphs
 from metajax.kinds import check_words
 from metajax.recipes.folders import NOT_RUN_HERE, image_folder_classes
-from metajax.recipes.records import DATA_SETS, DataSet, Drawing, Split
+from metajax.recipes.records import DATA_SETS, DataSet
+from metajax.recipes.settings import Drawing, Split
 from metajax.types import Episode, Key
 
 

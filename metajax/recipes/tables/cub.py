@@ -6,18 +6,8 @@ came from fewer episodes than the text has, and that arXiv has those that conver
 issue 42); arXiv's are as PaddleFSL cites them.
 """
 
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Number,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Number, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 SHOTS = (1, 5)
 Cell = tuple[Algorithm, int]

@@ -6,17 +6,8 @@ a class, Reptile trains on as many shots as it is tested with, and 20-way learne
 """
 
 from metajax.query_batching import Batching
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 _ADAM = Outer(1e-3, schedule="cosine")
 _EMBEDDING = Network("embedding")

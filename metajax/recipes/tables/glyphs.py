@@ -7,17 +7,8 @@ from typing import Literal
 
 from metajax.data.episode_draws import Rotations
 from metajax.query_batching import Batching
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 
 def _recipe(

@@ -8,18 +8,8 @@ losses, these to the mean. Sources are those of Omniglot's recipes, and:
   also cites learn2learn's numbers.
 """
 
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Number,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Number, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 SHOTS = (1, 5)
 

@@ -15,18 +15,8 @@ losses, these to the mean. Sources:
 import dataclasses
 from collections.abc import Iterator
 
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Number,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Number, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
 Cell = tuple[int, int]

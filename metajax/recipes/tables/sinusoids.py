@@ -3,18 +3,8 @@
 The paper draws its results and prints no number; those reported as a table are Li et al.'s (2017).
 """
 
-from metajax.recipes.records import (
-    Algorithm,
-    Drawing,
-    Inner,
-    Network,
-    Number,
-    Outer,
-    Recipe,
-    Split,
-    Testing,
-    Training,
-)
+from metajax.recipes.records import Algorithm, Number, Recipe, Testing, Training
+from metajax.recipes.settings import Drawing, Inner, Network, Outer, Split
 
 _DRAWN = {
     10: Number(0.15, "Finn et al. 2017, figure 2", 0.05, note="read off the figure, after 10 steps")
