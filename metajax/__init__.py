@@ -1,12 +1,12 @@
 """metajax: meta-learning and few-shot learning as pure functions of parameters and an episode.
 
 Learners, training and types are here; what they work on is in modules of its own: `metajax.data`,
-`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`.
+`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`, `metajax.rl`.
 """
 
 import sys
 
-from metajax import data, exporting, metric, models, parallel, recipes
+from metajax import data, exporting, metric, models, parallel, recipes, rl
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
@@ -85,6 +85,7 @@ __all__ = [
     "parallel",
     "recipes",
     "restore_state",
+    "rl",
     "squared_error",
     "supervised",
     "support_fit",
@@ -94,7 +95,7 @@ __all__ = [
     "weighted_mean",
 ]
 __all__ += public_names.__all__
-exporting.register(sys.modules[__name__], models)
+exporting.register(sys.modules[__name__], models, rl)
 
 
 def __dir__() -> list[str]:

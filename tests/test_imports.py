@@ -184,6 +184,19 @@ ALLOWED = {
         "training_step",
         "training",
     },
+    "rl": {
+        "signatures",
+        "types",
+        "checks",
+        "keys",
+        "checked_learners",
+        "inner",
+        "gradient_learners",
+        "meta_gradients",
+        "optimizer_states",
+        "training_step",
+        "kinds",
+    },
     "recipes": {
         "types",
         "losses",
@@ -198,7 +211,7 @@ ALLOWED = {
     },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes")
+PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes", "rl")
 
 
 def _imports(path: Path) -> set[str]:

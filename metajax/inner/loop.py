@@ -13,7 +13,7 @@ from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance, check_optimizer
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_flags
-from metajax.inner.backward import Backward, split_steps
+from metajax.inner.backward import Backward, join_steps, split_steps
 from metajax.inner.invariants import hoist
 from metajax.inner.mixed_mode import mixed_value_and_grad
 from metajax.inner.observation import all_seen, asked_steps, mapped, seen_at
@@ -116,12 +116,13 @@ class InnerLoop:
 
     def run(
         self,
-        loss: Callable[[Params, Any], Array],
+        loss: Callable[[Params, Any], Any],
         params: Params,
         *,
         per_step: Any = None,
         observe: Callable[[Params], Any] | None = None,
-    ) -> tuple[Params, Any]:
+        has_aux: bool = False,
+    ) -> tuple[Any, ...]:
         """Runs the steps on `loss`, by default as one `jax.lax.scan`.
 
         Args:
@@ -129,10 +130,12 @@ class InnerLoop:
           params: pytree of float arrays, theta.
           per_step: pytree of `[num_steps, ...]` arrays (keys, mini-batches), or None.
           observe: function of the parameters, evaluated before the first and after every step.
+          has_aux: `loss` returns a pair, of which the second, a pytree of arrays, leaves the loop:
+            what a step drew, say. Its derivative is exact in first order, too. Static.
 
         Returns:
           The adapted parameters, and what `observe` saw stacked to `[num_steps + 1, ...]` (None
-          without `observe`).
+          without `observe`). With `has_aux` a third, the seconds of all steps, `[num_steps, ...]`.
 
         Raises:
           TypeError: a function is none, or the parameters are no floats.
@@ -142,14 +145,28 @@ class InnerLoop:
         """
         check_functions(loss=loss)
         check_optional_functions(observe=observe)
+        check_flags(has_aux=has_aux)
         _check_per_step(per_step, self.num_steps)
+        phi, seen, aux = self._run(loss, params, per_step, observe, has_aux)
+        return (phi, seen, aux) if has_aux else (phi, seen)
+
+    def _run(
+        self,
+        loss: Callable[[Params, Any], Any],
+        params: Params,
+        per_step: Any,
+        observe: Callable[[Params], Any] | None,
+        has_aux: bool,
+    ) -> tuple[Params, Any, Any]:
         asked = asked_steps(observe, self.num_steps)
         if self.adapt is not None:
-            return self._run_part(loss, params, per_step, observe)
+            return self._run_part(loss, params, per_step, observe, has_aux)
         check_floats(params)
         if not self.num_steps:
-            return params, all_seen(observe, [], params, 0)
+            none = _of_no_step(loss, params, per_step) if has_aux else None
+            return params, all_seen(observe, [], params, 0), none
         update = checked_update(self.inner, params, exact=self.exact_steps > 0)
+        value_of = (lambda phi, data: loss(phi, data)[0]) if has_aux else loss
 
         def step(
             carry: tuple[Params, Any], given: tuple[Any, Any], *, exact: bool
@@ -157,13 +174,17 @@ class InnerLoop:
             (phi, opt_state), (data, asked) = carry, given
             seen = seen_at(observe, phi, asked)
 
-            def slope(params: Params) -> tuple[Array, Params]:
+            def slope(params: Params) -> tuple[Array, Params, Any]:
                 if self.backward.mixed and exact:
-                    return mixed_value_and_grad(loss, params, data)
-                both = jax.value_and_grad(loss)(params, data)
-                return both if exact else jax.lax.stop_gradient(both)
+                    aux = loss(params, data)[1] if has_aux else None
+                    return *mixed_value_and_grad(value_of, params, data), aux
+                given, gradient = jax.value_and_grad(loss, has_aux=has_aux)(params, data)
+                value, aux = given if has_aux else (given, None)
+                if not exact:
+                    value, gradient = jax.lax.stop_gradient((value, gradient))
+                return value, gradient, aux
 
-            value, gradient = slope(phi)
+            value, gradient, aux = slope(phi)
             updates, opt_state = update(
                 gradient,
                 opt_state,
@@ -171,47 +192,58 @@ class InnerLoop:
                 value=value,
                 grad=gradient,
                 # A line search of optax passes on to it what it does not know itself.
-                value_fn=lambda params, grad_fn=None: loss(params, data),
+                value_fn=lambda params, grad_fn=None: value_of(params, data),
                 grad_fn=lambda params, _: slope(params)[1],
             )
-            return (optax.apply_updates(phi, updates), opt_state), seen
+            return (optax.apply_updates(phi, updates), opt_state), (seen, aux)
 
         carry = (params, self.inner.init(params))
         exact = self.exact_steps
         early, late = split_steps((per_step, asked), self.num_steps - exact)
-        seen = []
+        seen, auxes = [], []
         if exact < self.num_steps:
             # No derivative goes through the gradients of these, so there is nothing to keep.
             plain = Backward(unroll=self.backward.unroll)
-            carry, before = plain.scan(
+            carry, (before, aux) = plain.scan(
                 partial(step, exact=False), carry, early, self.num_steps - exact
             )
             seen.append(before)
+            auxes.append(aux)
         if exact:
-            carry, before = self.backward.scan(partial(step, exact=True), carry, late, exact)
+            carry, (before, aux) = self.backward.scan(partial(step, exact=True), carry, late, exact)
             seen.append(before)
-        return carry[0], all_seen(observe, seen, carry[0], self.num_steps)
+            auxes.append(aux)
+        aux = auxes[0] if len(auxes) == 1 else join_steps(*auxes)
+        return carry[0], all_seen(observe, seen, carry[0], self.num_steps), aux
 
     def _run_part(
-        self, loss: Callable, params: Params, per_step: Any, observe: Callable | None
-    ) -> tuple[Params, Any]:
-        """`run` on what is adapted, of functions that what is not has been taken out of."""
+        self,
+        loss: Callable[[Params, Any], Any],
+        params: Params,
+        per_step: Any,
+        observe: Callable[[Params], Any] | None,
+        has_aux: bool,
+    ) -> tuple[Params, Any, Any]:
+        """`_run` on what is adapted, of functions that what is not has been taken out of."""
         assert self.adapt is not None
         part, whole = select(params, self.adapt)
         if not self.num_steps:
-            return params, all_seen(observe, [], params, 0)
+            return dataclasses.replace(self, adapt=None)._run(
+                loss, params, per_step, observe, has_aux
+            )
         one = jax.tree.map(lambda x: x[0], per_step)
-        phi, seen = dataclasses.replace(self, adapt=None).run(
+        phi, seen, aux = dataclasses.replace(self, adapt=None)._run(
             hoist(lambda phi, step: loss(whole(phi), step), part, one),
             part,
-            per_step=per_step,
-            observe=mapped(observe, lambda see: hoist(lambda phi: see(whole(phi)), part)),
+            per_step,
+            mapped(observe, lambda see: hoist(lambda phi: see(whole(phi)), part)),
+            has_aux,
         )
-        return whole(phi), seen
+        return whole(phi), seen, aux
 
 
 def inner_loop(
-    loss: Callable[[Params, Any], Array],
+    loss: Callable[[Params, Any], Any],
     params: Params,
     optimizer: optax.GradientTransformation,
     *,
@@ -221,7 +253,8 @@ def inner_loop(
     adapt: Selection | None = None,
     per_step: Any = None,
     observe: Callable[[Params], Any] | None = None,
-) -> tuple[Params, Any]:
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
     """`InnerLoop(optimizer, num_steps, first_order, backward, adapt)`, made and run at once.
 
     >>> import jax.numpy as jnp, optax, metajax
@@ -241,16 +274,25 @@ def inner_loop(
       adapt: see `InnerLoop`.
       per_step: see `InnerLoop.run`.
       observe: see `InnerLoop.run`.
+      has_aux: see `InnerLoop.run`.
 
     Returns:
-      The adapted parameters, and what `observe` saw, see `InnerLoop.run`.
+      The adapted parameters, what `observe` saw, and with `has_aux` what the loss gave beside, see
+      `InnerLoop.run`.
 
     Raises:
       TypeError, ValueError: see `InnerLoop` and `InnerLoop.run`.
     """
     check_optimizer(optimizer, "optimizer")
     loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
-    return loop.run(loss, params, per_step=per_step, observe=observe)
+    return loop.run(loss, params, per_step=per_step, observe=observe, has_aux=has_aux)
+
+
+def _of_no_step(loss: Callable, params: Params, per_step: Any) -> Any:
+    """What steps would give beside their losses, `[0, ...]`."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), per_step)
+    _, aux = jax.eval_shape(loss, params, one)
+    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), aux)
 
 
 def _check_per_step(per_step: Any, num_steps: int) -> None:

@@ -1,0 +1,35 @@
+"""Reinforcement learning: policies, environments, and steps that change them within bounds."""
+
+from metajax.rl.baselines import leave_one_out, linear_baseline
+from metajax.rl.distributions import Categorical, Distribution, Gaussian
+from metajax.rl.environments import Environment, observing_task, task_episodes
+from metajax.rl.navigation import navigation
+from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
+from metajax.rl.policy_gradients import Batch, PolicyGradient
+from metajax.rl.surrogates import Surrogate
+from metajax.rl.trajectories import Trajectories, roll_out
+
+__all__ = [
+    "Batch",
+    "Categorical",
+    "Distribution",
+    "Environment",
+    "Gaussian",
+    "GaussianParams",
+    "Policy",
+    "PolicyGradient",
+    "Surrogate",
+    "Trajectories",
+    "categorical_policy",
+    "gaussian_policy",
+    "leave_one_out",
+    "linear_baseline",
+    "navigation",
+    "observing_task",
+    "roll_out",
+    "task_episodes",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

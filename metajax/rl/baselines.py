@@ -1,0 +1,70 @@
+"""Baselines: what return is expected from a step on, so that actions are judged by the rest."""
+
+import jax
+import jax.numpy as jnp
+
+from metajax.rl.trajectories import Trajectories
+from metajax.types import Array
+
+_RIDGE = 1e-5
+
+
+def linear_baseline(trajectories: Trajectories, returns: Array) -> Array:
+    """A ridge regression of returns on features of observations and time, of the same roll-outs.
+
+    Features are those of Duan et al. (ICML 2016, arXiv 1604.06778, section 5), as MAML's code has
+    them: observations within -10 and 10, their squares, t/100 and its second and third power, and
+    1. Each is scaled to unit length, and the ridge is 1e-5 of that, which single precision takes.
+
+    Args:
+      trajectories: the roll-outs.
+      returns: `[rollouts, horizon]` sums of rewards from each step on.
+
+    Returns:
+      `[rollouts, horizon]`.
+    """
+    rollouts, horizon = returns.shape
+    leaves = jax.tree.leaves(trajectories.observations)
+    flat = [jnp.clip(x.reshape(rollouts, horizon, -1), -10, 10) for x in leaves]
+    seen = jnp.concatenate([x.astype(returns.dtype) for x in flat], axis=-1)
+    time = jnp.arange(horizon, dtype=returns.dtype) / 100
+    powers = jnp.stack([time, time**2, time**3, jnp.ones_like(time)], axis=-1)
+    powers = jnp.broadcast_to(powers[None], (rollouts, horizon, 4))
+    features = jnp.concatenate([seen, seen**2, powers], axis=-1)
+    counts = trajectories.mask.astype(returns.dtype)
+    if trajectories.weights is not None:
+        counts = counts * trajectories.weights[:, None]
+    features = features.reshape(rollouts * horizon, -1)
+    rows = features * jnp.sqrt(counts).reshape(-1, 1)
+    targets = (jnp.where(trajectories.mask, returns, 0) * jnp.sqrt(counts)).reshape(-1)
+    lengths = jnp.sqrt((rows**2).sum(axis=0))
+    lengths = jnp.where(lengths > 0, lengths, 1)
+    rows = rows / lengths[None]
+    with jax.default_matmul_precision("highest"):
+        gram = rows.T @ rows + _RIDGE * jnp.eye(rows.shape[1], dtype=rows.dtype)
+        factor = jax.scipy.linalg.cho_factor(gram)
+        slopes = jax.scipy.linalg.cho_solve(factor, rows.T @ targets)
+        return (features @ (slopes / lengths)).reshape(rollouts, horizon)
+
+
+def leave_one_out(trajectories: Trajectories, returns: Array) -> Array:
+    """The mean of the other roll-outs' returns from the same step on; 0 of those that ended.
+
+    Args:
+      trajectories: the roll-outs, of which each counts once.
+      returns: `[rollouts, horizon]` sums of rewards from each step on.
+
+    Returns:
+      `[rollouts, horizon]`.
+
+    Raises:
+      ValueError: there is one roll-out alone, or they have weights.
+    """
+    rollouts = returns.shape[0]
+    if rollouts < 2 or trajectories.weights is not None:
+        what = "weights" if rollouts > 1 else "no other"
+        raise ValueError(
+            f'baseline="leave_one_out" of {rollouts} roll-outs with {what}; expected rollouts=2 or '
+            "more, each counted once"
+        )
+    return (returns.sum(axis=0)[None] - returns) / (rollouts - 1)

@@ -1,0 +1,110 @@
+"""Distributions of actions: what a policy gives of observations, as pytrees of arrays."""
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Array, Key
+
+Actions = Any
+
+
+class Distribution(Protocol):
+    """A pytree of arrays that begin with the axes of the observations, `[...]`, and these methods.
+
+    `Gaussian` and `Categorical` are two.
+    """
+
+    def sample(self, key: Key) -> Actions:
+        """Actions `[..., ...]`."""
+        ...
+
+    def mode(self) -> Actions:
+        """The likeliest actions `[..., ...]`."""
+        ...
+
+    def log_prob(self, actions: Actions) -> Array:
+        """`[...]` logarithms of the actions' probability, or density."""
+        ...
+
+    def entropy(self) -> Array:
+        """`[...]` entropies, in nats."""
+        ...
+
+    def kl(self, other: Any) -> Array:
+        """`[...]` Kullback-Leibler divergences KL(self, other) to another of its kind, in nats."""
+        ...
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions of the components of an action.
+
+    Attributes:
+      mean: `[..., actions]`.
+      log_std: `[..., actions]` logarithms of the standard deviations.
+    """
+
+    mean: Array
+    log_std: Array
+
+    def sample(self, key: Key) -> Array:
+        """Actions `[..., actions]`."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> Array:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, actions: Array) -> Array:
+        """`[...]` logarithms of the density: the sum over an action's components."""
+        scaled = (actions - self.mean) * jnp.exp(-self.log_std)
+        return -(0.5 * scaled**2 + self.log_std + 0.5 * math.log(2 * math.pi)).sum(axis=-1)
+
+    def entropy(self) -> Array:
+        """`[...]` entropies, in nats."""
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=-1)
+
+    def kl(self, other: "Gaussian") -> Array:
+        """`[...]` divergences KL(self, other), in nats."""
+        moved = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
+        wider = jnp.exp(2 * (self.log_std - other.log_std))
+        return (0.5 * (moved + wider - 1) + other.log_std - self.log_std).sum(axis=-1)
+
+
+class Categorical(NamedTuple):
+    """One of a number of actions.
+
+    Attributes:
+      logits: `[..., actions]` logarithms of probabilities, up to a number that all share.
+    """
+
+    logits: Array
+
+    def sample(self, key: Key) -> Array:
+        """Integers `[...]` from 0 on."""
+        return jax.random.categorical(key, self.logits)
+
+    def mode(self) -> Array:
+        """Integers `[...]`, the likeliest."""
+        return self.logits.argmax(axis=-1)
+
+    def log_prob(self, actions: Array) -> Array:
+        """`[...]` logarithms of the probability of actions, integers `[...]`."""
+        given = jnp.take_along_axis(self._log_probs(), actions[..., None], axis=-1)
+        return given.squeeze(-1)
+
+    def entropy(self) -> Array:
+        """`[...]` entropies, in nats."""
+        log_probs = self._log_probs()
+        return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+
+    def kl(self, other: "Categorical") -> Array:
+        """`[...]` divergences KL(self, other), in nats."""
+        log_probs = self._log_probs()
+        return (jnp.exp(log_probs) * (log_probs - other._log_probs())).sum(axis=-1)
+
+    def _log_probs(self) -> Array:
+        return jax.nn.log_softmax(self.logits, axis=-1)

@@ -1,0 +1,140 @@
+"""Environments: pure functions with the task as an argument, so that tasks are mapped over."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metajax.checks.objects import check_instance
+from metajax.signatures import check_takes
+from metajax.types import Array, Episode, Examples, Inputs, Key
+
+Task = Any
+EnvironmentState = Any
+
+
+class Environment:
+    """A family of Markov decision processes that differ in the task.
+
+    >>> import jax, jax.numpy as jnp, metajax
+    >>> def reset(key, goal):
+    ...     return jnp.zeros(2), jnp.zeros(2)
+    >>> def step(key, position, action, goal):
+    ...     position = position + 0.1 * action
+    ...     return position, position, -jnp.linalg.norm(position - goal), False
+    >>> def sample_task(key):
+    ...     return jax.random.uniform(key, (2,), minval=-0.5, maxval=0.5)
+    >>> environment = metajax.rl.Environment(reset, step, sample_task)
+
+    Attributes:
+      reset: `(key, task) -> (state, observation)`.
+      step: `(key, state, action, task) -> (state, observation, reward, done)`.
+      sample_task: `key -> task`.
+    """
+
+    def __init__(
+        self,
+        reset: Callable[[Key, Task], tuple[EnvironmentState, Inputs]],
+        step: Callable[[Key, EnvironmentState, Any, Task], tuple[Any, Inputs, Any, Any]],
+        sample_task: Callable[[Key], Task],
+    ) -> None:
+        """Takes the functions, which are pure, and know one task at a time.
+
+        Args:
+          reset: `(key, task) -> (state, observation)`, where an episode begins. States and
+            observations are arrays, or pytrees of them.
+          step: `(key, state, action, task) -> (state, observation, reward, done)`. The reward is
+            `[]`, and counts where `done` is True too, after which nothing counts. State and
+            observation have the shapes and dtypes of those of `reset`.
+          sample_task: `key -> task`, the distribution of tasks: a pytree of arrays or numbers.
+
+        Raises:
+          TypeError: a function cannot be called so.
+        """
+        check_takes(reset, "reset", "key", "task")
+        check_takes(step, "step", "key", "state", "action", "task")
+        check_takes(sample_task, "sample_task", "key")
+        self.reset = reset
+        self.step = step
+        self.sample_task = sample_task
+
+
+def check_environment(environment: object) -> None:
+    """Raises a TypeError unless the argument `environment` is an `Environment`."""
+    check_instance(
+        environment,
+        Environment,
+        "environment",
+        "a metajax.rl.Environment, such as metajax.rl.navigation()",
+    )
+
+
+def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
+    """The sampler of an environment's tasks, for `metajax.train` and `metajax.evaluate`.
+
+    Args:
+      environment: whose `sample_task` draws them.
+
+    Returns:
+      The pure function `key -> Episode`: support and query set alike hold the task as their one
+      item, from which an objective draws its own roll-outs.
+
+    Raises:
+      TypeError: `environment` is no `Environment`.
+    """
+    check_environment(environment)
+
+    def sample(key: Key) -> Episode:
+        task = as_examples(environment.sample_task(key))
+        return Episode(task, task)
+
+    return sample
+
+
+def as_examples(task: Task) -> Examples:
+    """The set whose one item is the task."""
+    return Examples(jax.tree.map(lambda x: jnp.asarray(x)[None], task), jnp.zeros(1))
+
+
+def task_of(examples: Examples) -> Task:
+    """The one item of a set.
+
+    Raises:
+      ValueError: it holds several.
+    """
+    for leaf in jax.tree.leaves(examples.inputs):
+        if leaf.shape[:1] != (1,):
+            raise ValueError(
+                f"the episode's inputs hold an array of shape {leaf.shape}; expected [1, ...], one "
+                "task an episode, as metajax.rl.task_episodes(environment) samples them"
+            )
+    return jax.tree.map(lambda x: x[0], examples.inputs)
+
+
+def observing_task(environment: Environment) -> Environment:
+    """The same environment, whose observations end with the task: for a policy that is told it.
+
+    It is the oracle of Finn et al. (2017, section 5.3), which bounds what adapting can reach.
+
+    Args:
+      environment: with observations `[features]`. The task's arrays are put behind them, flat.
+
+    Raises:
+      TypeError: `environment` is no `Environment`.
+    """
+    check_environment(environment)
+
+    def told(observation: Array, task: Task) -> Array:
+        parts = [jnp.ravel(x).astype(observation.dtype) for x in jax.tree.leaves(task)]
+        return jnp.concatenate([observation, *parts])
+
+    def reset(key: Key, task: Task) -> tuple[EnvironmentState, Array]:
+        state, observation = environment.reset(key, task)
+        return state, told(observation, task)
+
+    def step(key: Key, state: EnvironmentState, action: Any, task: Task) -> Any:
+        state, observation, reward, done = environment.step(key, state, action, task)
+        return state, told(observation, task), reward, done
+
+    return Environment(reset, step, environment.sample_task)

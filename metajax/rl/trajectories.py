@@ -1,0 +1,112 @@
+"""Roll-outs of a policy, frozen: no derivative goes through them, nor through the environment."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.rl.distributions import Actions
+from metajax.rl.environments import Environment, Task
+from metajax.rl.policies import Policy
+from metajax.types import Array, Inputs, Key, Params
+
+
+class Trajectories(NamedTuple):
+    """Roll-outs of one policy in one task.
+
+    Attributes:
+      observations: `[rollouts, horizon, ...]`, before each action; one array or a pytree of them.
+      actions: `[rollouts, horizon, ...]`.
+      rewards: `[rollouts, horizon]`, of each action; 0 after the end of an episode.
+      mask: `[rollouts, horizon]` booleans, whether the episode still went on.
+      log_probs: `[rollouts, horizon]` logarithms of the actions' probability under that policy.
+      distribution: `[rollouts, horizon, ...]` that policy's, a `Distribution`.
+      weights: `[rollouts]`, how often each counts; None counts every one once.
+    """
+
+    observations: Inputs
+    actions: Actions
+    rewards: Array
+    mask: Array
+    log_probs: Array
+    distribution: Any
+    weights: Array | None = None
+
+
+def roll_out(
+    policy: Policy,
+    environment: Environment,
+    params: Params,
+    task: Task,
+    key: Key,
+    *,
+    horizon: int,
+    rollouts: int,
+) -> Trajectories:
+    """Lets a policy act, in all roll-outs at once.
+
+    The derivative is stopped before: at the parameters, so that none is traced of the environment.
+
+    Args:
+      policy: the policy.
+      environment: the environment.
+      params: the policy's parameters.
+      task: of the environment.
+      key: of what is drawn: where episodes begin, actions, what the environment draws.
+      horizon: actions of a roll-out at most, 1 or more; static.
+      rollouts: their number, 1 or more; static.
+
+    Returns:
+      `Trajectories`. After the end of an episode its state stands still, and `mask` is False.
+    """
+    params = jax.lax.stop_gradient(params)
+    begin, go = jax.random.split(key)
+    begins = jax.random.split(begin, rollouts)
+    state, observation = jax.vmap(environment.reset, in_axes=(0, None))(begins, task)
+
+    def move(carry: Any, key: Key) -> tuple[Any, Any]:
+        state, observation, alive = carry
+        act, go_on = jax.random.split(key)
+        distribution = policy.distribution(params, observation)
+        actions = distribution.sample(act)
+        after, seen, reward, done = jax.vmap(environment.step, in_axes=(0, 0, 0, None))(
+            jax.random.split(go_on, rollouts), state, actions, task
+        )
+        reward = jnp.where(alive, reward, jnp.zeros_like(reward))
+        log_probs = distribution.log_prob(actions)
+        step = (observation, actions, reward, alive, log_probs, distribution)
+        goes_on = alive & ~jnp.asarray(done, bool)
+
+        def kept(new: Array, old: Array) -> Array:
+            which = goes_on.reshape(-1, *[1] * (jnp.ndim(new) - 1))
+            return jnp.where(which, new, old)
+
+        state, observation = jax.tree.map(kept, (after, seen), (state, observation))
+        return (state, observation, goes_on), step
+
+    carry = (state, observation, jnp.ones(rollouts, bool))
+    _, steps = jax.lax.scan(move, carry, jax.random.split(go, horizon))
+    return Trajectories(*jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+
+
+def mean_return(trajectories: Trajectories, discount: float = 1.0) -> Array:
+    """`[]` the mean over roll-outs of the (discounted) sum of rewards."""
+    rewards, mask = trajectories.rewards, trajectories.mask
+    discounts = discount ** jnp.arange(rewards.shape[1], dtype=rewards.dtype)
+    returns = (jnp.where(mask, rewards, 0) * discounts[None]).sum(axis=1)
+    return path_mean(returns, trajectories.weights)
+
+
+def path_mean(values: Array, weights: Array | None) -> Array:
+    """`[]` the mean of `[rollouts]` values by the roll-outs' weights."""
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum()
+
+
+def step_mean(values: Array, trajectories: Trajectories) -> Array:
+    """`[]` the mean of `[rollouts, horizon]` values over the steps before the episodes' ends."""
+    counted = trajectories.mask.astype(values.dtype)
+    if trajectories.weights is not None:
+        counted = counted * trajectories.weights[:, None]
+    return (jnp.where(trajectories.mask, values, 0) * counted).sum() / counted.sum()
