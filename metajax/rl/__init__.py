@@ -8,6 +8,7 @@ from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaus
 from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.surrogates import Surrogate
 from metajax.rl.trajectories import Trajectories, roll_out
+from metajax.rl.trpo import trpo_step
 
 __all__ = [
     "Batch",
@@ -29,6 +30,7 @@ __all__ = [
     "roll_out",
     "task_episodes",
     "task_examples",
+    "trpo_step",
 ]
 
 
