@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks.objects import check_instance
+from metajax.given_data import as_arrays
 from metajax.signatures import check_takes
 from metajax.types import Array, Episode, Examples, Inputs, Key
 
@@ -94,7 +95,8 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
 
 def as_examples(task: Task) -> Examples:
     """The set whose one item is the task."""
-    return Examples(jax.tree.map(lambda x: jnp.asarray(x)[None], task), jnp.zeros(1))
+    arrays = as_arrays(task, "the task of the environment's sample_task")
+    return Examples(jax.tree.map(lambda x: x[None], arrays), jnp.zeros(1))
 
 
 def task_of(examples: Examples) -> Task:
@@ -122,10 +124,17 @@ def observing_task(environment: Environment) -> Environment:
 
     Raises:
       TypeError: `environment` is no `Environment`.
+      ValueError: from the environment: an observation is something else.
     """
     check_environment(environment)
 
     def told(observation: Array, task: Task) -> Array:
+        if len(getattr(observation, "shape", ())) != 1:
+            shapes = [*map(jnp.shape, jax.tree.leaves(observation))]
+            raise ValueError(
+                f"the environment's observation has arrays of the shapes {shapes}; expected one, "
+                "[features], behind which the task is put"
+            )
         parts = [jnp.ravel(x).astype(observation.dtype) for x in jax.tree.leaves(task)]
         return jnp.concatenate([observation, *parts])
 
