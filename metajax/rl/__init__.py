@@ -2,7 +2,7 @@
 
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
-from metajax.rl.environments import Environment, observing_task, task_episodes
+from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
 from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
@@ -28,6 +28,7 @@ __all__ = [
     "observing_task",
     "roll_out",
     "task_episodes",
+    "task_examples",
 ]
 
 
