@@ -9,6 +9,8 @@ from metajax.rl.environments import Environment
 from metajax.rl.policies import Policy
 from metajax.types import Key
 
+_ITEMS = 7  # As many as hardly anything else.
+
 
 def check_fitting(policy: Policy, environment: Environment) -> None:
     """Raises unless a policy can act in an environment, as shapes and dtypes tell.
@@ -32,23 +34,28 @@ def check_fitting(policy: Policy, environment: Environment) -> None:
         )
 
     def act(key: Key, observation: Any) -> Any:
-        items = jax.tree.map(lambda x: x[None], observation)
+        items = jax.tree.map(lambda x: jnp.stack([x] * _ITEMS), observation)
         params = policy.init(key, items)
         distribution = policy.distribution(params, items)
         actions = distribution.sample(key)
-        return actions, distribution.log_prob(actions)
+        return distribution, actions, distribution.log_prob(actions)
 
     try:
-        actions, log_probs = jax.eval_shape(act, key, observation)
+        distribution, actions, log_probs = jax.eval_shape(act, key, observation)
     except Exception as error:
         raise ValueError(
             "the policy takes no observations like those of the environment, "
             f"{_shapes(observation)} each: {_why(error)}; expected a model of them"
         ) from error
-    if getattr(log_probs, "shape", None) != (1,):
+    if any(jnp.shape(leaf)[:1] != (_ITEMS,) for leaf in jax.tree.leaves((distribution, actions))):
         raise ValueError(
-            f"the policy's log_prob gave {_shapes(log_probs)} for one item; expected [items], the "
-            "sum over an action's components"
+            f"the policy's distribution of {_ITEMS} items holds {_shapes(distribution)}, and its "
+            f"sample {_shapes(actions)}; expected arrays [items, ...], those that items share too"
+        )
+    if getattr(log_probs, "shape", None) != (_ITEMS,):
+        raise ValueError(
+            f"the policy's log_prob gave {_shapes(log_probs)} for {_ITEMS} items; expected "
+            "[items], the sum over an action's components"
         )
     action = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), actions)
     try:

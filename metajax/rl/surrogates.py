@@ -125,20 +125,20 @@ class Surrogate:
           log_probs: `[rollouts, horizon]` of the actions, under the policy at hand.
           trajectories: the roll-outs.
           advantages: `[rollouts, horizon]`, from `advantages`.
-          clip: how far from 1 a ratio of probabilities is let to go, above 0, see PPO; the past
-            does not count then. None is as far as it goes. Static.
+          clip: how far from 1 a ratio of probabilities is let to go, above 0, see PPO; it is
+            that of PPO whatever `dice_lambda` is. None is as far as it goes. Static.
         """
         mask = trajectories.mask
         box = jnp.where(mask, log_probs - jax.lax.stop_gradient(log_probs), 0)
-        if self.dice_lambda is None:
+        ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
+        if clip is not None:
+            clipped = jnp.clip(jnp.exp(ratio), 1 - clip, 1 + clip) - 1
+            gains = jnp.minimum(jnp.expm1(ratio) * advantages, clipped * advantages)
+        elif self.dice_lambda is None:
             gains = box * advantages
         else:
-            ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
             gains = jnp.expm1(ratio) * advantages
-            if clip is not None:
-                clipped = jnp.clip(jnp.exp(ratio), 1 - clip, 1 + clip) - 1
-                gains = jnp.minimum(gains, clipped * advantages)
-            elif self.dice_lambda:
+            if self.dice_lambda:
                 gains = jnp.exp(self.dice_lambda * _past(box, self.dice_lambda)) * gains
         if self.scale == "step":
             return step_mean(gains, trajectories)
