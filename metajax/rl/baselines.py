@@ -14,7 +14,8 @@ def linear_baseline(trajectories: Trajectories, returns: Array) -> Array:
 
     Features are those of Duan et al. (ICML 2016, arXiv 1604.06778, section 5), as MAML's code has
     them: observations within -10 and 10, their squares, t/100 and its second and third power, and
-    1. Each is scaled to unit length, and the ridge is 1e-5 of that, which single precision takes.
+    1. Each is scaled to unit length, and the ridge is 1e-5 of that, which single precision takes;
+    of more than 20 features it takes a wider one, by their number.
 
     Args:
       trajectories: the roll-outs.
@@ -30,8 +31,8 @@ def linear_baseline(trajectories: Trajectories, returns: Array) -> Array:
     returns = _returns(trajectories, returns)
     rollouts, horizon = returns.shape
     leaves = jax.tree.leaves(trajectories.observations)
-    flat = [jnp.clip(x.reshape(rollouts, horizon, -1), -10, 10) for x in leaves]
-    seen = jnp.concatenate([x.astype(returns.dtype) for x in flat], axis=-1)
+    flat = [x.reshape(rollouts, horizon, -1).astype(returns.dtype) for x in leaves]
+    seen = jnp.clip(jnp.concatenate(flat, axis=-1), -10, 10)
     time = jnp.arange(horizon, dtype=returns.dtype) / 100
     powers = jnp.stack([time, time**2, time**3, jnp.ones_like(time)], axis=-1)
     powers = jnp.broadcast_to(powers[None], (rollouts, horizon, 4))
@@ -45,8 +46,11 @@ def linear_baseline(trajectories: Trajectories, returns: Array) -> Array:
     lengths = jnp.sqrt((rows**2).sum(axis=0))
     lengths = jnp.where(lengths > 0, lengths, 1)
     rows = rows / lengths[None]
+    size = rows.shape[1]
+    # The eigenvalues of features that are alike are rounded by their number, and below 0.
+    ridge = max(_RIDGE, 4 * size * float(jnp.finfo(rows.dtype).eps))
     with jax.default_matmul_precision("highest"):
-        gram = rows.T @ rows + _RIDGE * jnp.eye(rows.shape[1], dtype=rows.dtype)
+        gram = rows.T @ rows + ridge * jnp.eye(size, dtype=rows.dtype)
         factor = jax.scipy.linalg.cho_factor(gram)
         slopes = jax.scipy.linalg.cho_solve(factor, rows.T @ targets)
         return (features @ (slopes / lengths)).reshape(rollouts, horizon)

@@ -105,7 +105,8 @@ class Categorical(NamedTuple):
     """One of a number of actions.
 
     Attributes:
-      logits: `[..., actions]` logarithms of probabilities, up to a number that all share.
+      logits: `[..., actions]` logarithms of probabilities, up to a number that all share; minus
+        infinity is an action that is never taken.
     """
 
     logits: Array
@@ -143,10 +144,10 @@ class Categorical(NamedTuple):
     def entropy(self) -> Array:
         """`[...]` entropies, in nats."""
         log_probs = self._log_probs()
-        return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+        return -_expected(log_probs, log_probs)
 
     def kl(self, other: "Categorical") -> Array:
-        """`[...]` divergences KL(self, other), in nats.
+        """`[...]` divergences KL(self, other), in nats; infinite where `other` never does so.
 
         Args:
           other: another of the same shape.
@@ -158,10 +159,15 @@ class Categorical(NamedTuple):
         check_instance(other, Categorical, "other", "a metajax.rl.Categorical(logits)")
         _check_shape("other's logits", other.logits, jnp.shape(self.logits))
         log_probs = self._log_probs()
-        return (jnp.exp(log_probs) * (log_probs - other._log_probs())).sum(axis=-1)
+        return _expected(log_probs, log_probs - other._log_probs())
 
     def _log_probs(self) -> Array:
         return jax.nn.log_softmax(self.logits, axis=-1)
+
+
+def _expected(log_probs: Array, values: Array) -> Array:
+    """`[...]` means of values, of which those of probability 0 do not count."""
+    return (jnp.exp(log_probs) * jnp.where(log_probs > -jnp.inf, values, 0)).sum(axis=-1)
 
 
 def _check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:

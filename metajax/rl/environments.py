@@ -87,7 +87,7 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
     check_environment(environment)
 
     def sample(key: Key) -> Episode:
-        task = task_examples(environment.sample_task(key))
+        task = _set_of(environment.sample_task(key), "the task of the environment's sample_task")
         return Episode(task, task)
 
     return sample
@@ -102,8 +102,11 @@ def task_examples(task: Task) -> Examples:
     Raises:
       TypeError: it holds something else.
     """
-    arrays = as_arrays(task, "the task")
-    return Examples(jax.tree.map(lambda x: x[None], arrays), jnp.zeros(1))
+    return _set_of(task, "the task")
+
+
+def _set_of(task: Task, name: str) -> Examples:
+    return Examples(jax.tree.map(lambda x: x[None], as_arrays(task, name)), jnp.zeros(1))
 
 
 def task_of(examples: Examples) -> Task:

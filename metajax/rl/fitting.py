@@ -15,6 +15,7 @@ from metajax.rl.policies import Policy
 from metajax.types import Inputs, Key, Params
 
 _METHODS = ("sample", "mode", "log_prob", "entropy", "kl")
+_ITEMS = 7  # As many as hardly anything else.
 
 
 class Shapes(NamedTuple):
@@ -45,7 +46,7 @@ def check_fitting(policy: Policy, environment: Environment) -> Shapes:
     def act_once(key: Key) -> tuple[Any, ...]:
         task = _arrays("sample_task", "the task", environment.sample_task(key))
         state, observation = _checked_reset(environment.reset(key, task))
-        items = jax.tree.map(lambda x: x[None], observation)
+        items = jax.tree.map(lambda x: jnp.stack([x] * _ITEMS), observation)
         given = _shapes(observation)
         with _saying(
             f"the policy takes no observations like those of the environment, {given} each",
@@ -55,11 +56,17 @@ def check_fitting(policy: Policy, environment: Environment) -> Shapes:
             distribution: Any = policy.distribution(params, items)
         _check_distribution(distribution)
         actions = distribution.sample(key)
-        log_probs = distribution.log_prob(actions)
-        if jnp.shape(log_probs) != (1,):
+        if any(size[:1] != (_ITEMS,) for size in _sizes((distribution, actions))):
             raise ValueError(
-                f"the policy's log_prob gave {_shapes(log_probs)} for one item; expected [items], "
-                "the sum over an action's components"
+                f"the policy's distribution of {_ITEMS} items holds {_shapes(distribution)}, and "
+                f"its sample {_shapes(actions)}; expected arrays [items, ...], those that items "
+                "share too"
+            )
+        log_probs = distribution.log_prob(actions)
+        if jnp.shape(log_probs) != (_ITEMS,):
+            raise ValueError(
+                f"the policy's log_prob gave {_shapes(log_probs)} for {_ITEMS} items; expected "
+                "[items], the sum over an action's components"
             )
         action = jax.tree.map(lambda x: x[0], actions)
         with _saying(

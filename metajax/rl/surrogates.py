@@ -141,13 +141,12 @@ class Surrogate:
           log_probs: `[rollouts, horizon]` of the actions, under the policy at hand.
           trajectories: the roll-outs.
           advantages: `[rollouts, horizon]`, from `advantages`.
-          clip: how far from 1 a ratio of probabilities is let to go, above 0, see PPO; the past
-            does not count then. None is as far as it goes. Static.
+          clip: how far from 1 a ratio of probabilities is let to go, above 0, see PPO; it is
+            that of PPO whatever `dice_lambda` is. None is as far as it goes. Static.
 
         Raises:
           TypeError: an argument is of another kind.
-          ValueError: arrays do not fit one another, or `clip` is out of range, or given where the
-            plain surrogate has no ratio.
+          ValueError: arrays do not fit one another, or `clip` is out of range.
         """
         check_trajectories(trajectories)
         log_probs = of_steps(trajectories, "log_probs", log_probs)
@@ -155,22 +154,17 @@ class Surrogate:
         if clip is not None:
             above = "a finite number above 0, or None"
             check_numbers(lambda x: 0 < x < math.inf, above, clip=clip)
-            if self.dice_lambda is None:
-                raise ValueError(
-                    f"clip={clip} of the surrogate with dice_lambda=None, which has no ratio of "
-                    "probabilities; expected dice_lambda=0.0, or clip=None"
-                )
         mask = trajectories.mask
         box = jnp.where(mask, log_probs - jax.lax.stop_gradient(log_probs), 0)
-        if self.dice_lambda is None:
+        ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
+        if clip is not None:
+            clipped = jnp.clip(jnp.exp(ratio), 1 - clip, 1 + clip) - 1
+            gains = jnp.minimum(jnp.expm1(ratio) * advantages, clipped * advantages)
+        elif self.dice_lambda is None:
             gains = box * advantages
         else:
-            ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
             gains = jnp.expm1(ratio) * advantages
-            if clip is not None:
-                clipped = jnp.clip(jnp.exp(ratio), 1 - clip, 1 + clip) - 1
-                gains = jnp.minimum(gains, clipped * advantages)
-            elif self.dice_lambda:
+            if self.dice_lambda:
                 gains = jnp.exp(self.dice_lambda * _past(box, self.dice_lambda)) * gains
         if self.scale == "step":
             return step_mean(gains, trajectories)

@@ -356,6 +356,16 @@ ENVIRONMENTS = (
         },
     ),
     Call(
+        "metajax.rl.task_examples",
+        rl.task_examples,
+        lambda: {"task": goal()},
+        {
+            "task": k.Kind(
+                "any task", lambda: {"a text": "goal", "a function": abs, "texts": {"a": "goal"}}
+            )
+        },
+    ),
+    Call(
         "metajax.rl.task_episodes",
         lambda environment: rl.task_episodes(environment)(things.KEY),
         lambda: {"environment": environment()},
@@ -423,14 +433,6 @@ ROLL_OUTS = (
         lambda baseline: rl.Surrogate(baseline=baseline).advantages(batch().trajectories),
         lambda: {"baseline": rl.linear_baseline},
         {"baseline": OF_BASELINE},
-    ),
-    Call(
-        "a plain surrogate",
-        lambda clip: rl.Surrogate(dice_lambda=None)(
-            batch().trajectories.log_probs, *batch(), clip=clip
-        ),
-        lambda: {"clip": None},
-        {"clip": k.Kind("clip of no ratio", lambda: {"0.2": 0.2})},
     ),
     Call(
         "a surrogate",
