@@ -1,5 +1,7 @@
 """Reinforcement learning: policies, environments, and steps that change them within bounds."""
 
+from metajax.rl.adapters.brax import from_brax
+from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
 from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
@@ -7,6 +9,7 @@ from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.surrogates import Surrogate
+from metajax.rl.tabular import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
 
 __all__ = [
@@ -19,14 +22,18 @@ __all__ = [
     "Policy",
     "PolicyGradient",
     "Surrogate",
+    "TabularTask",
     "Trajectories",
     "categorical_policy",
+    "from_brax",
+    "from_gymnax",
     "gaussian_policy",
     "leave_one_out",
     "linear_baseline",
     "navigation",
     "observing_task",
     "roll_out",
+    "tabular",
     "task_episodes",
     "task_examples",
 ]
