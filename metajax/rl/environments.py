@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from metajax.checks.objects import check_instance
 from metajax.given_data import as_arrays
 from metajax.signatures import check_takes
-from metajax.types import Array, Episode, Examples, Inputs, Key
+from metajax.types import Array, Episode, Examples, Inputs, Key, Task
 
-Task = Any
 EnvironmentState = Any
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from metajax.checks.parameters import check_floats, check_parameters
 from metajax.kinds import check_key, in_brief, is_array
-from metajax.rl.environments import Environment, Task
+from metajax.rl.environments import Environment
 from metajax.rl.policies import Policy
-from metajax.types import Inputs, Key, Params
+from metajax.types import Inputs, Key, Params, Task
 
 _METHODS = ("sample", "mode", "log_prob", "entropy", "kl")
 _ITEMS = 7  # As many as hardly anything else.
@@ -194,7 +194,8 @@ def _sizes(tree: Any) -> list[tuple[int, ...]]:
 
 def _shapes(tree: Any) -> str:
     return ", ".join(
-        f"{jnp.result_type(leaf)}{[*jnp.shape(leaf)]}" for leaf in jax.tree.leaves(tree)
+        f"{getattr(leaf, 'dtype', type(leaf).__name__)}{[*jnp.shape(leaf)]}"
+        for leaf in jax.tree.leaves(tree)
     )
 
 

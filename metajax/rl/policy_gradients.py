@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance
 from metajax.rl.distributions import Actions, Distribution
-from metajax.rl.environments import Environment, Task, check_environment, task_of
+from metajax.rl.environments import Environment, check_environment, task_of
 from metajax.rl.fitting import check_fitting, check_given, check_observations, check_params
 from metajax.rl.policies import Policy, check_policy
 from metajax.rl.surrogates import Surrogate, check_surrogate
@@ -20,7 +20,7 @@ from metajax.rl.trajectories import (
     rolled_out,
     step_mean,
 )
-from metajax.types import Array, Examples, Inputs, Key, Objective, ObjectiveAux, Params
+from metajax.types import Array, Examples, Inputs, Key, Objective, ObjectiveAux, Params, Task
 
 
 class Batch(NamedTuple):

@@ -9,10 +9,10 @@ from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance
 from metajax.kinds import as_array, check_arrays
 from metajax.rl.distributions import Actions
-from metajax.rl.environments import Environment, Task, check_environment
+from metajax.rl.environments import Environment, check_environment
 from metajax.rl.fitting import check_fitting, check_given
 from metajax.rl.policies import Policy, check_policy
-from metajax.types import Array, Inputs, Key, Params
+from metajax.types import Array, Inputs, Key, Params, Task
 
 
 class Trajectories(NamedTuple):
