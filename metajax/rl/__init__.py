@@ -4,7 +4,7 @@ from metajax.rl.adapters.brax import from_brax
 from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
-from metajax.rl.environments import Environment, observing_task, task_episodes
+from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
 from metajax.rl.navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
@@ -35,6 +35,7 @@ __all__ = [
     "roll_out",
     "tabular",
     "task_episodes",
+    "task_examples",
 ]
 
 

@@ -86,14 +86,18 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
     check_environment(environment)
 
     def sample(key: Key) -> Episode:
-        task = as_examples(environment.sample_task(key))
+        task = task_examples(environment.sample_task(key))
         return Episode(task, task)
 
     return sample
 
 
-def as_examples(task: Task) -> Examples:
-    """The set whose one item is the task."""
+def task_examples(task: Task) -> Examples:
+    """The set whose one item is a task: what a learner's `adapt` takes.
+
+    Args:
+      task: of an environment, a pytree of arrays or numbers.
+    """
     return Examples(jax.tree.map(lambda x: jnp.asarray(x)[None], task), jnp.zeros(1))
 
 
