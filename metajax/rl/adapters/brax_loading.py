@@ -24,19 +24,22 @@ def running_brax() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_mujoco_warnings() -> Iterator[None]:
+def _without_mujoco_messages() -> Iterator[None]:
     """Leaves out what MuJoCo says of a model that it loads, which are brax's own files.
 
-    It would go to standard error, and to a file MUJOCO_LOG.TXT in the current folder.
+    It would go to standard error, and to a file MUJOCO_LOG.TXT in the current folder. To standard
+    output it prints which of its own backends are missing.
     """
     import mujoco
 
-    handler = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
+    callbacks: Any = mujoco  # Written in C++, and without types.
+    handler = callbacks.get_mju_user_warning()
+    callbacks.set_mju_user_warning(lambda message: None)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
-        mujoco.set_mju_user_warning(handler)
+        callbacks.set_mju_user_warning(handler)
 
 
 def load_environment(name: str, backend: str | None) -> Any:
@@ -46,21 +49,19 @@ def load_environment(name: str, backend: str | None) -> Any:
       ImportError: brax is missing.
       ValueError: there is none of that name.
     """
+    options = {} if backend is None else {"backend": backend}
     try:
-        # MuJoCo prints which of its own backends are missing.
-        with running_brax(), contextlib.redirect_stdout(io.StringIO()):
+        with running_brax(), _without_mujoco_messages():
             from brax import envs
+
+            return envs.get_environment(name, **options)
     except ImportError as error:
         raise ImportError(
             f"from_brax({name!r}) needs brax, which cannot be imported ({error}); "
             'run: pip install "metajax[rl]"'
         ) from error
-    options = {} if backend is None else {"backend": backend}
-    with running_brax(), _without_mujoco_warnings():
-        try:
-            return envs.get_environment(name, **options)
-        except KeyError as error:
-            raise ValueError(
-                f"brax has no environment {name!r}; expected one that "
-                "brax.envs.get_environment knows, such as 'halfcheetah' or 'ant'"
-            ) from error
+    except KeyError as error:
+        raise ValueError(
+            f"brax has no environment {name!r}; expected one that brax.envs.get_environment "
+            "knows, such as 'halfcheetah' or 'ant'"
+        ) from error
