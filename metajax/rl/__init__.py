@@ -9,7 +9,7 @@ from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.surrogates import Surrogate
-from metajax.rl.tabular import TabularTask, tabular
+from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
 
 __all__ = [
