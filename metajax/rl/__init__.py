@@ -11,6 +11,7 @@ from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.surrogates import Surrogate
 from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
+from metajax.rl.trpo import trpo_step
 
 __all__ = [
     "Batch",
@@ -36,6 +37,7 @@ __all__ = [
     "tabular",
     "task_episodes",
     "task_examples",
+    "trpo_step",
 ]
 
 

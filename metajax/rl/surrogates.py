@@ -11,10 +11,11 @@ DiCE (Farquhar, Whiteson, Foerster, "Loaded DiCE", NeurIPS 2019, arXiv 1909.1054
 probabilities at equality *is* the magic box of DiCE (Foerster et al., ICML 2018, arXiv 1802.05098).
 With :math:`\lambda = 1` all its derivatives are unbiased; with :math:`\lambda = 0` it is the "low
 variance curvature" of ProMP (Rothfuss et al., ICLR 2019, arXiv 1810.06784, eq. 12), whose Hessian
-lacks :math:`H_{12} + H_{12}^T`. Away from equality the past counts by its derivative alone,
-:math:`v_t = 0`, since products of ratios over many steps explode: what is left is the surrogate of
-TRPO (Schulman et al., ICML 2015, arXiv 1502.05477, eq. 14) and, clipped, of PPO (Schulman et al.
-2017, arXiv 1707.06347, eq. 7).
+lacks :math:`H_{12} + H_{12}^T`. Away from equality :math:`e^{v_t}` would be a product of ratios
+over many steps, which explodes: its value is that to first order, 1 and the decayed sum of past
+:math:`r_t`, or 0 where that is below, so that the surrogate moves as its derivative says. What is
+left with :math:`\lambda = 0` is the surrogate of TRPO (Schulman et al., ICML 2015, arXiv
+1502.05477, eq. 14) and, clipped, of PPO (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 """
 
 import dataclasses
@@ -165,7 +166,9 @@ class Surrogate:
         else:
             gains = jnp.expm1(ratio) * advantages
             if self.dice_lambda:
-                gains = jnp.exp(self.dice_lambda * _past(box, self.dice_lambda)) * gains
+                before = self.dice_lambda * _past(box, self.dice_lambda)
+                moved = self.dice_lambda * _past(ratio, self.dice_lambda)
+                gains = jnp.exp(before) * jax.lax.stop_gradient(jnp.maximum(1 + moved, 0)) * gains
         if self.scale == "step":
             return step_mean(gains, trajectories)
         discounts = self.discount ** jnp.arange(gains.shape[1], dtype=gains.dtype)
