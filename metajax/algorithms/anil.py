@@ -14,19 +14,19 @@ from collections.abc import Mapping, Sequence
 
 import optax
 
-from metajax.chains import chain
+from metajax.chains import in_head, in_parts
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
-from metajax.task_objectives import supervised
-from metajax.types import Learner, LossFn, Model
+from metajax.task_objectives import as_objective
+from metajax.types import Learner, LossFn, Model, Objective
 
 
 def anil(
-    body: Model,
-    head: Model,
+    body: Model | Objective,
+    head: Model | None = None,
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
@@ -56,9 +56,11 @@ def anil(
     ... )
 
     Args:
-      body: from inputs to features.
-      head: from features to outputs. Slots of a head are memorised unless each episode shuffles its
-        labels, as the library's samplers do.
+      body: from inputs to features. Or an `Objective` of a model with both parts, a policy say:
+        its head is what a part of that name holds, `model/head/...` of
+        `metajax.rl.gaussian_policy(metajax.models.chain(body, head))`.
+      head: from features to outputs; None with an `Objective`. Slots of a head are memorised unless
+        each episode shuffles its labels, as the library's samplers do.
       inner: the inner optimiser of the head, see `InnerLoop`.
       num_steps: inner steps, see `InnerLoop`.
       first_order: stop the inner gradients, see `InnerLoop`.
@@ -74,13 +76,14 @@ def anil(
       A `Learner`.
 
     Raises:
-      TypeError: `body` or `head` is not a `Model`; see `InnerLoop`.
-      ValueError: see `InnerLoop`. From the learner's functions: an episode or parameters that do
-        not fit the models.
+      TypeError: `body` is neither a `Model` nor an `Objective`, or `head` not a `Model` beside a
+        `Model`; see `InnerLoop`.
+      ValueError: a `head` or the options of a `Model` come with an `Objective`; see `InnerLoop`.
+        From the learner's functions: an episode or parameters that do not fit the models, or
+        parameters of an `Objective` of which none, or all, are the head's.
     """
-    objective = supervised(
-        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching, ways=ways
-    )
-    loop = InnerLoop(inner, num_steps, first_order, backward, adapt="head")
+    model = in_parts(body, head)
+    objective = as_objective(model, loss_fn, metrics, query_batching, ways)
+    loop = InnerLoop(inner, num_steps, first_order, backward, adapt=in_head)
     fit = support_fit(objective, loop)
     return gradient_learner(objective, fit, record_steps=record_steps, title=f"anil({loop})")

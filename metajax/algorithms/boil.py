@@ -14,19 +14,19 @@ from collections.abc import Mapping, Sequence
 
 import optax
 
-from metajax.chains import chain
+from metajax.chains import in_body, in_parts
 from metajax.gradient_learners import gradient_learner, support_fit
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.losses import cross_entropy
 from metajax.query_batching import Batching
-from metajax.task_objectives import supervised
-from metajax.types import Learner, LossFn, Model
+from metajax.task_objectives import as_objective
+from metajax.types import Learner, LossFn, Model, Objective
 
 
 def boil(
-    body: Model,
-    head: Model,
+    body: Model | Objective,
+    head: Model | None = None,
     *,
     inner: optax.GradientTransformation,
     num_steps: int,
@@ -57,9 +57,11 @@ def boil(
     ... )
 
     Args:
-      body: from inputs to features.
-      head: from features to outputs. A head of zeros passes no gradient on to the body, and a small
-        one little.
+      body: from inputs to features. Or an `Objective` of a model with both parts, a policy say,
+        of which all is adapted but what a part named `head` holds: of
+        `metajax.rl.gaussian_policy(metajax.models.chain(body, head))` the standard deviations too.
+      head: from features to outputs; None with an `Objective`. A head of zeros passes no gradient
+        on to the body, and a small one little.
       inner: the inner optimiser of the body, see `InnerLoop`.
       num_steps: inner steps, see `InnerLoop`.
       first_order: stop the inner gradients, see `InnerLoop`.
@@ -76,13 +78,14 @@ def boil(
       A `Learner`.
 
     Raises:
-      TypeError: `body` or `head` is not a `Model`; see `InnerLoop`.
-      ValueError: see `InnerLoop`. From the learner's functions: an episode or parameters that do
-        not fit the models.
+      TypeError: `body` is neither a `Model` nor an `Objective`, or `head` not a `Model` beside a
+        `Model`; see `InnerLoop`.
+      ValueError: a `head` or the options of a `Model` come with an `Objective`; see `InnerLoop`.
+        From the learner's functions: an episode or parameters that do not fit the models, or
+        parameters of an `Objective` of which none, or all, are the head's.
     """
-    objective = supervised(
-        chain(body, head), loss_fn, metrics=metrics, query_batching=query_batching, ways=ways
-    )
-    loop = InnerLoop(inner, num_steps, first_order, backward, adapt="body")
+    model = in_parts(body, head)
+    objective = as_objective(model, loss_fn, metrics, query_batching, ways)
+    loop = InnerLoop(inner, num_steps, first_order, backward, adapt=in_body)
     fit = support_fit(objective, loop)
     return gradient_learner(objective, fit, record_steps=record_steps, title=f"boil({loop})")

@@ -5,12 +5,14 @@ from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
 from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
-from metajax.rl.navigation import navigation
+from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
+from metajax.rl.ppo import ppo_step
 from metajax.rl.surrogates import Surrogate
-from metajax.rl.tabular import TabularTask, tabular
+from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
+from metajax.rl.trpo import trpo_step
 
 __all__ = [
     "Batch",
@@ -32,10 +34,12 @@ __all__ = [
     "linear_baseline",
     "navigation",
     "observing_task",
+    "ppo_step",
     "roll_out",
     "tabular",
     "task_episodes",
     "task_examples",
+    "trpo_step",
 ]
 
 

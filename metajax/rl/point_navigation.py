@@ -42,6 +42,11 @@ def navigation(*, stride: float = 0.1, reach: float = 0.5, radius: float = 0.01)
         key: Key, position: Array, action: Array, goal: Array
     ) -> tuple[Array, Array, Array, Array]:
         del key
+        if jnp.shape(action) != goal.shape:
+            raise ValueError(
+                f"an action of shape {jnp.shape(action)}; expected {goal.shape}, a move in both "
+                "components"
+            )
         position = position + stride * jnp.clip(action, -1, 1)
         away = position - goal
         reward = -jnp.sqrt((away**2).sum())
