@@ -45,7 +45,8 @@ def roll_out(
 ) -> Trajectories:
     """Lets a policy act, in all roll-outs at once.
 
-    The derivative is stopped before: at the parameters, so that none is traced of the environment.
+    The derivative is stopped before: at parameters and task, so that none is traced of the
+    environment.
 
     Args:
       policy: the policy.
@@ -59,7 +60,7 @@ def roll_out(
     Returns:
       `Trajectories`. After the end of an episode its state stands still, and `mask` is False.
     """
-    params = jax.lax.stop_gradient(params)
+    params, task = jax.lax.stop_gradient((params, task))
     begin, go = jax.random.split(key)
     begins = jax.random.split(begin, rollouts)
     state, observation = jax.vmap(environment.reset, in_axes=(0, None))(begins, task)
