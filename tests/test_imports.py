@@ -187,6 +187,7 @@ ALLOWED = {
     "rl": {
         "signatures",
         "types",
+        "given_data",
         "checks",
         "keys",
         "checked_learners",

@@ -138,7 +138,8 @@ class InnerLoop:
           without `observe`). With `has_aux` a third, the seconds of all steps, `[num_steps, ...]`.
 
         Raises:
-          TypeError: a function is none, or the parameters are no floats.
+          TypeError: a function is none, the parameters are no floats, or `loss` gives no pair under
+            `has_aux`.
           TypeError, ValueError: `adapt` does not fit the parameters, see `select`.
           ValueError: an array of `per_step` has not one slice a step, or the result of `inner` is
             another point than its iterate (`optax.lookahead`, `optax.contrib.schedule_free`).
@@ -147,6 +148,8 @@ class InnerLoop:
         check_optional_functions(observe=observe)
         check_flags(has_aux=has_aux)
         _check_per_step(per_step, self.num_steps)
+        if has_aux:
+            loss = _of_pairs(loss)
         phi, seen, aux = self._run(loss, params, per_step, observe, has_aux)
         return (phi, seen, aux) if has_aux else (phi, seen)
 
@@ -286,6 +289,19 @@ def inner_loop(
     check_optimizer(optimizer, "optimizer")
     loop = InnerLoop(optimizer, num_steps, first_order, backward, adapt)
     return loop.run(loss, params, per_step=per_step, observe=observe, has_aux=has_aux)
+
+
+def _of_pairs(loss: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+    """A loss with something beside it, which is looked at."""
+
+    def pair(params: Params, step: Any) -> Any:
+        given = loss(params, step)
+        if not isinstance(given, tuple) or len(given) != 2:
+            kind = f"a tuple of {len(given)}" if isinstance(given, tuple) else "no pair"
+            raise TypeError(f"has_aux=True and loss gave {kind}; expected (loss, aux)")
+        return given
+
+    return pair
 
 
 def _of_no_step(loss: Callable, params: Params, per_step: Any) -> Any:

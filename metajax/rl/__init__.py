@@ -1,13 +1,17 @@
 """Reinforcement learning: policies, environments, and steps that change them within bounds."""
 
+from metajax.rl.adapters.brax import from_brax
+from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
-from metajax.rl.environments import Environment, observing_task, task_episodes
-from metajax.rl.navigation import navigation
+from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
+from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.surrogates import Surrogate
+from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
+from metajax.rl.trpo import trpo_step
 
 __all__ = [
     "Batch",
@@ -19,15 +23,21 @@ __all__ = [
     "Policy",
     "PolicyGradient",
     "Surrogate",
+    "TabularTask",
     "Trajectories",
     "categorical_policy",
+    "from_brax",
+    "from_gymnax",
     "gaussian_policy",
     "leave_one_out",
     "linear_baseline",
     "navigation",
     "observing_task",
     "roll_out",
+    "tabular",
     "task_episodes",
+    "task_examples",
+    "trpo_step",
 ]
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from metajax.rl.trajectories import Trajectories
+from metajax.rl.trajectories import Trajectories, check_trajectories, of_steps
 from metajax.types import Array
 
 _RIDGE = 1e-5
@@ -23,7 +23,12 @@ def linear_baseline(trajectories: Trajectories, returns: Array) -> Array:
 
     Returns:
       `[rollouts, horizon]`.
+
+    Raises:
+      TypeError: `trajectories` are none, or `returns` no array.
+      ValueError: arrays do not fit one another.
     """
+    returns = _returns(trajectories, returns)
     rollouts, horizon = returns.shape
     leaves = jax.tree.leaves(trajectories.observations)
     flat = [x.reshape(rollouts, horizon, -1).astype(returns.dtype) for x in leaves]
@@ -62,13 +67,20 @@ def leave_one_out(trajectories: Trajectories, returns: Array) -> Array:
       `[rollouts, horizon]`.
 
     Raises:
-      ValueError: there is one roll-out alone, or they have weights.
+      TypeError: `trajectories` are none, or `returns` no array.
+      ValueError: there is one roll-out alone, or they have weights, or arrays do not fit one
+        another.
     """
+    returns = _returns(trajectories, returns)
     rollouts = returns.shape[0]
     if rollouts < 2 or trajectories.weights is not None:
-        what = "weights" if rollouts > 1 else "no other"
+        what = "trajectories with weights" if rollouts > 1 else "trajectories of one roll-out"
         raise ValueError(
-            f'baseline="leave_one_out" of {rollouts} roll-outs with {what}; expected rollouts=2 or '
-            "more, each counted once"
+            f'baseline="leave_one_out" of {what}; expected rollouts=2 or more, each counted once'
         )
     return (returns.sum(axis=0)[None] - returns) / (rollouts - 1)
+
+
+def _returns(trajectories: Trajectories, returns: Array) -> Array:
+    check_trajectories(trajectories)
+    return of_steps(trajectories, "returns", returns)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks.objects import check_instance
+from metajax.given_data import as_arrays
 from metajax.signatures import check_takes
-from metajax.types import Array, Episode, Examples, Inputs, Key
+from metajax.types import Array, Episode, Examples, Inputs, Key, Task
 
-Task = Any
 EnvironmentState = Any
 
 
@@ -86,15 +86,26 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
     check_environment(environment)
 
     def sample(key: Key) -> Episode:
-        task = as_examples(environment.sample_task(key))
+        task = _set_of(environment.sample_task(key), "the task of the environment's sample_task")
         return Episode(task, task)
 
     return sample
 
 
-def as_examples(task: Task) -> Examples:
-    """The set whose one item is the task."""
-    return Examples(jax.tree.map(lambda x: jnp.asarray(x)[None], task), jnp.zeros(1))
+def task_examples(task: Task) -> Examples:
+    """The set whose one item is a task: what a learner's `adapt` takes.
+
+    Args:
+      task: of an environment, a pytree of arrays or numbers.
+
+    Raises:
+      TypeError: it holds something else.
+    """
+    return _set_of(task, "the task")
+
+
+def _set_of(task: Task, name: str) -> Examples:
+    return Examples(jax.tree.map(lambda x: x[None], as_arrays(task, name)), jnp.zeros(1))
 
 
 def task_of(examples: Examples) -> Task:
@@ -122,10 +133,17 @@ def observing_task(environment: Environment) -> Environment:
 
     Raises:
       TypeError: `environment` is no `Environment`.
+      ValueError: from the environment: an observation is something else.
     """
     check_environment(environment)
 
     def told(observation: Array, task: Task) -> Array:
+        if len(getattr(observation, "shape", ())) != 1:
+            shapes = [*map(jnp.shape, jax.tree.leaves(observation))]
+            raise ValueError(
+                f"the environment's observation has arrays of the shapes {shapes}; expected one, "
+                "[features], behind which the task is put"
+            )
         parts = [jnp.ravel(x).astype(observation.dtype) for x in jax.tree.leaves(task)]
         return jnp.concatenate([observation, *parts])
 

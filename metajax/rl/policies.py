@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks.numbers import check_numbers
-from metajax.checks.objects import check_model
+from metajax.checks.objects import check_instance, check_model
+from metajax.kinds import check_arrays
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
 from metajax.signatures import check_takes
 from metajax.types import Array, Inputs, Key, Model, Params
@@ -49,11 +50,27 @@ class Policy:
         Args:
           params: the policy's.
           observations: one array or a pytree of them.
+
+        Raises:
+          TypeError: observations are no arrays.
+          ValueError: they have less than two axes.
         """
+        check_arrays(observations, "observations")
+        if any(jnp.ndim(x) < 2 for x in jax.tree.leaves(observations)):
+            raise ValueError(
+                f"observations have the shapes {[*map(jnp.shape, jax.tree.leaves(observations))]}; "
+                "expected [rollouts, horizon, ...]: those of one axis of items are for distribution"
+            )
         axes = jax.tree.leaves(observations)[0].shape[:2]
         items = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observations)
         distribution: Any = self.distribution(params, items)
         return jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), distribution)
+
+
+def check_policy(policy: object) -> None:
+    """Raises a TypeError unless the argument `policy` is a `Policy`."""
+    expected = "a metajax.rl.Policy, such as metajax.rl.gaussian_policy(model)"
+    check_instance(policy, Policy, "policy", expected)
 
 
 class GaussianParams(NamedTuple):
@@ -85,12 +102,17 @@ def gaussian_policy(model: Model, *, std: float = 1.0, min_std: float = 1e-6) ->
 
     Raises:
       TypeError: `model` is no `Model`, or a number none.
-      ValueError: a number is out of range. From the policy: the model's outputs are not
-        `[items, actions]`.
+      ValueError: a number is out of range, or `std` below `min_std`. From the policy: the model's
+        outputs are not `[items, actions]`.
     """
     check_model(model, "model")
     check_numbers(lambda x: 0 < x < math.inf, "a finite number above 0", std=std)
     check_numbers(lambda x: 0 <= x < math.inf, "a finite number, 0 or more", min_std=min_std)
+    if std < min_std:
+        raise ValueError(
+            f"std={std} is below min_std={min_std}, where it has no gradient; expected {min_std} "
+            "or more"
+        )
 
     def init(key: Key, observations: Inputs) -> GaussianParams:
         params = model.init(key, observations)

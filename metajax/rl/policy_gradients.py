@@ -7,13 +7,20 @@ import jax.numpy as jnp
 
 from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance
-from metajax.rl.distributions import Actions
-from metajax.rl.environments import Environment, Task, check_environment, task_of
-from metajax.rl.fitting import check_fitting
-from metajax.rl.policies import Policy
-from metajax.rl.surrogates import Surrogate
-from metajax.rl.trajectories import Trajectories, mean_return, roll_out, step_mean
-from metajax.types import Array, Examples, Inputs, Key, Objective, ObjectiveAux, Params
+from metajax.rl.distributions import Actions, Distribution
+from metajax.rl.environments import Environment, check_environment, task_of
+from metajax.rl.fitting import check_fitting, check_given, check_observations, check_params
+from metajax.rl.policies import Policy, check_policy
+from metajax.rl.surrogates import Surrogate, check_surrogate
+from metajax.rl.trajectories import (
+    Trajectories,
+    check_trajectories,
+    mean_return,
+    of_steps,
+    rolled_out,
+    step_mean,
+)
+from metajax.types import Array, Examples, Inputs, Key, Objective, ObjectiveAux, Params, Task
 
 
 class Batch(NamedTuple):
@@ -76,19 +83,17 @@ class PolicyGradient(Objective):
           ValueError: a number is out of range, policy and environment are not made for one another,
             or a function of theirs returns something else than it is to.
         """
-        check_instance(
-            policy, Policy, "policy", "a metajax.rl.Policy, such as gaussian_policy(...)"
-        )
+        check_policy(policy)
         check_environment(environment)
         check_integers(1, horizon=horizon, rollouts=rollouts)
-        check_instance(surrogate, Surrogate, "surrogate", "a metajax.rl.Surrogate(...)")
+        check_surrogate(surrogate)
         self.policy = policy
         self.environment = environment
         self.horizon = int(horizon)
         self.rollouts = int(rollouts)
         self.surrogate = surrogate
         super().__init__(self._init, self._loss, self._predict, lambda params, support: ())
-        check_fitting(policy, environment)
+        self._shapes = check_fitting(policy, environment)
 
     def roll_out(self, params: Params, task: Task, key: Key) -> Trajectories:
         """Lets the policy act in a task; no derivative goes through it.
@@ -97,19 +102,24 @@ class PolicyGradient(Objective):
           params: the policy's.
           task: of the environment.
           key: of what is drawn.
+
+        Raises:
+          TypeError, ValueError: parameters or task are not of policy and environment, or `key` is
+            none.
         """
-        return roll_out(
-            self.policy,
-            self.environment,
-            params,
-            task,
-            key,
-            horizon=self.horizon,
-            rollouts=self.rollouts,
+        check_given(self._shapes, params, task, key)
+        return rolled_out(
+            self.policy, self.environment, params, task, key, self.horizon, self.rollouts
         )
 
     def draw(self, params: Params, task: Task, key: Key) -> Batch:
-        """Roll-outs with their advantages; see `roll_out`."""
+        """Roll-outs with their advantages; see `roll_out`.
+
+        Args:
+          params: the policy's.
+          task: of the environment.
+          key: of what is drawn.
+        """
         trajectories = self.roll_out(params, task, key)
         return Batch(trajectories, self.surrogate.advantages(trajectories))
 
@@ -128,34 +138,43 @@ class PolicyGradient(Objective):
           batch: the roll-outs.
           surrogate: how they become a loss; None is the objective's own.
           clip: see `Surrogate`.
+
+        Raises:
+          TypeError, ValueError: an argument is of another kind, or `clip` out of range.
         """
+        _check_batch(batch)
+        if surrogate is not None:
+            check_surrogate(surrogate)
         trajectories = batch.trajectories
-        distribution = self.policy.over_steps(params, trajectories.observations)
-        log_probs = distribution.log_prob(trajectories.actions)
+        log_probs = self._distribution(params, batch).log_prob(trajectories.actions)
         value = self.surrogate if surrogate is None else surrogate
         return -value(log_probs, trajectories, batch.advantages, clip=clip)
 
     def kl(self, params: Params, batch: Batch) -> Array:
-        """`[]` the mean over steps of KL(policy of the roll-outs, policy of `params`), in nats."""
+        """`[]` the mean over steps of KL(policy of the roll-outs, policy of `params`), in nats.
+
+        Args:
+          params: the policy's.
+          batch: the roll-outs.
+        """
+        _check_batch(batch)
         trajectories = batch.trajectories
-        distribution = self.policy.over_steps(params, trajectories.observations)
-        return step_mean(trajectories.distribution.kl(distribution), trajectories)
+        divergences = trajectories.distribution.kl(self._distribution(params, batch))
+        return step_mean(divergences, trajectories)
 
     def value(self, batch: Batch) -> Array:
-        """`[]` the mean discounted return of roll-outs."""
+        """`[]` the mean discounted return of roll-outs.
+
+        Args:
+          batch: the roll-outs.
+        """
+        _check_batch(batch)
         return mean_return(batch.trajectories, self.surrogate.discount)
 
     def _init(self, key: Key, inputs: Inputs) -> Params:
         del inputs  # Tasks; a policy begins with observations.
-        first, second = jax.random.split(key)
-
-        def begin(key: Key) -> Inputs:
-            task = self.environment.sample_task(key)
-            return self.environment.reset(key, task)[1]
-
-        observation = jax.eval_shape(begin, first)
-        zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), observation)
-        return self.policy.init(second, zeros)
+        zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), self._shapes.observation)
+        return self.policy.init(key, zeros)
 
     def _loss(
         self, params: Params, examples: Examples, key: Key | None, context: Examples | None
@@ -172,4 +191,17 @@ class PolicyGradient(Objective):
 
     def _predict(self, params: Params, inputs: Inputs, kept: Any) -> Actions:
         del kept
+        check_observations(self._shapes, inputs)
         return self.policy.distribution(params, inputs).mode()
+
+    def _distribution(self, params: Params, batch: Batch) -> Distribution:
+        check_params(self._shapes, params)
+        return self.policy.over_steps(params, batch.trajectories.observations)
+
+
+def _check_batch(batch: object) -> None:
+    """Raises unless the argument `batch` is a `Batch` of one task."""
+    check_instance(batch, Batch, "batch", "a metajax.rl.Batch, as PolicyGradient.draw returns it")
+    assert isinstance(batch, Batch)
+    check_trajectories(batch.trajectories)
+    of_steps(batch.trajectories, "the batch's advantages", batch.advantages)

@@ -11,10 +11,11 @@ DiCE (Farquhar, Whiteson, Foerster, "Loaded DiCE", NeurIPS 2019, arXiv 1909.1054
 probabilities at equality *is* the magic box of DiCE (Foerster et al., ICML 2018, arXiv 1802.05098).
 With :math:`\lambda = 1` all its derivatives are unbiased; with :math:`\lambda = 0` it is the "low
 variance curvature" of ProMP (Rothfuss et al., ICLR 2019, arXiv 1810.06784, eq. 12), whose Hessian
-lacks :math:`H_{12} + H_{12}^T`. Away from equality the past counts by its derivative alone,
-:math:`v_t = 0`, since products of ratios over many steps explode: what is left is the surrogate of
-TRPO (Schulman et al., ICML 2015, arXiv 1502.05477, eq. 14) and, clipped, of PPO (Schulman et al.
-2017, arXiv 1707.06347, eq. 7).
+lacks :math:`H_{12} + H_{12}^T`. Away from equality :math:`e^{v_t}` would be a product of ratios
+over many steps, which explodes: its value is that to first order, 1 and the decayed sum of past
+:math:`r_t`, or 0 where that is below, so that the surrogate moves as its derivative says. What is
+left with :math:`\lambda = 0` is the surrogate of TRPO (Schulman et al., ICML 2015, arXiv
+1502.05477, eq. 14) and, clipped, of PPO (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 """
 
 import dataclasses
@@ -26,10 +27,18 @@ import jax
 import jax.numpy as jnp
 
 from metajax.checks.numbers import check_numbers
+from metajax.checks.objects import check_instance
 from metajax.checks.settings import check_flags
 from metajax.kinds import check_words
 from metajax.rl.baselines import leave_one_out, linear_baseline
-from metajax.rl.trajectories import Trajectories, path_mean, step_mean
+from metajax.rl.trajectories import (
+    Trajectories,
+    check_trajectories,
+    of_steps,
+    path_mean,
+    step_mean,
+)
+from metajax.signatures import check_takes
 from metajax.types import Array
 
 Baseline = Literal["linear", "leave_one_out"] | Callable[[Trajectories, Array], Array]
@@ -67,7 +76,7 @@ class Surrogate:
         by its time: the expected discounted return itself.
 
     Raises:
-      TypeError: a number is none, `normalize` no bool.
+      TypeError: a number is none, `normalize` no bool, or a function cannot be called so.
       ValueError: a number is out of range, or a word unknown.
     """
 
@@ -82,7 +91,9 @@ class Surrogate:
         if self.dice_lambda is not None:
             check_numbers(_in_unit, f"{_UNIT}, or None", dice_lambda=self.dice_lambda)
         check_numbers(_in_unit, _UNIT, discount=self.discount, gae_lambda=self.gae_lambda)
-        if self.baseline is not None and not callable(self.baseline):
+        if callable(self.baseline):
+            check_takes(self.baseline, "baseline", "trajectories", "returns")
+        elif self.baseline is not None:
             check_words(tuple(_BASELINES), baseline=self.baseline)
         check_flags(normalize=self.normalize)
         check_words(("step", "return"), scale=self.scale)
@@ -92,7 +103,12 @@ class Surrogate:
 
         Args:
           trajectories: the roll-outs.
+
+        Raises:
+          TypeError: `trajectories` are none.
+          ValueError: they are of several tasks, or the baseline does not give a number a step.
         """
+        check_trajectories(trajectories)
         mask = trajectories.mask
         rewards = jnp.where(mask, trajectories.rewards, 0)
         returns = discounted_sums(rewards, self.discount)
@@ -101,7 +117,8 @@ class Surrogate:
             estimate = (
                 _BASELINES[self.baseline] if isinstance(self.baseline, str) else self.baseline
             )
-            values = jnp.where(mask, estimate(trajectories, returns), 0)
+            values = of_steps(trajectories, "the baseline", estimate(trajectories, returns))
+            values = jnp.where(mask, values, 0)
         following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
         errors = rewards + self.discount * following - values
         advantages = jnp.where(mask, discounted_sums(errors, self.discount * self.gae_lambda), 0)
@@ -127,7 +144,17 @@ class Surrogate:
           advantages: `[rollouts, horizon]`, from `advantages`.
           clip: how far from 1 a ratio of probabilities is let to go, above 0, see PPO; it is
             that of PPO whatever `dice_lambda` is. None is as far as it goes. Static.
+
+        Raises:
+          TypeError: an argument is of another kind.
+          ValueError: arrays do not fit one another, or `clip` is out of range.
         """
+        check_trajectories(trajectories)
+        log_probs = of_steps(trajectories, "log_probs", log_probs)
+        advantages = of_steps(trajectories, "advantages", advantages)
+        if clip is not None:
+            above = "a finite number above 0, or None"
+            check_numbers(lambda x: 0 < x < math.inf, above, clip=clip)
         mask = trajectories.mask
         box = jnp.where(mask, log_probs - jax.lax.stop_gradient(log_probs), 0)
         ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
@@ -139,11 +166,18 @@ class Surrogate:
         else:
             gains = jnp.expm1(ratio) * advantages
             if self.dice_lambda:
-                gains = jnp.exp(self.dice_lambda * _past(box, self.dice_lambda)) * gains
+                before = self.dice_lambda * _past(box, self.dice_lambda)
+                moved = self.dice_lambda * _past(ratio, self.dice_lambda)
+                gains = jnp.exp(before) * jax.lax.stop_gradient(jnp.maximum(1 + moved, 0)) * gains
         if self.scale == "step":
             return step_mean(gains, trajectories)
         discounts = self.discount ** jnp.arange(gains.shape[1], dtype=gains.dtype)
         return path_mean((gains * discounts[None]).sum(axis=1), trajectories.weights)
+
+
+def check_surrogate(surrogate: object) -> None:
+    """Raises a TypeError unless the argument `surrogate` is a `Surrogate`."""
+    check_instance(surrogate, Surrogate, "surrogate", "a metajax.rl.Surrogate(...)")
 
 
 def discounted_sums(values: Array, discount: float) -> Array:

@@ -5,10 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.checks.numbers import check_integers
+from metajax.checks.objects import check_instance
+from metajax.kinds import as_array, check_arrays
 from metajax.rl.distributions import Actions
-from metajax.rl.environments import Environment, Task
-from metajax.rl.policies import Policy
-from metajax.types import Array, Inputs, Key, Params
+from metajax.rl.environments import Environment, check_environment
+from metajax.rl.fitting import check_fitting, check_given
+from metajax.rl.policies import Policy, check_policy
+from metajax.types import Array, Inputs, Key, Params, Task
 
 
 class Trajectories(NamedTuple):
@@ -59,7 +63,28 @@ def roll_out(
 
     Returns:
       `Trajectories`. After the end of an episode its state stands still, and `mask` is False.
+
+    Raises:
+      TypeError, ValueError: an argument is of another kind or out of range, policy and environment
+        are not made for one another, or parameters or task not for them.
     """
+    check_policy(policy)
+    check_environment(environment)
+    check_integers(1, horizon=horizon, rollouts=rollouts)
+    check_given(check_fitting(policy, environment), params, task, key)
+    return rolled_out(policy, environment, params, task, key, horizon, rollouts)
+
+
+def rolled_out(
+    policy: Policy,
+    environment: Environment,
+    params: Params,
+    task: Task,
+    key: Key,
+    horizon: int,
+    rollouts: int,
+) -> Trajectories:
+    """`roll_out` of arguments that fit."""
     params, task = jax.lax.stop_gradient((params, task))
     begin, go = jax.random.split(key)
     begins = jax.random.split(begin, rollouts)
@@ -88,6 +113,47 @@ def roll_out(
     carry = (state, observation, jnp.ones(rollouts, bool))
     _, steps = jax.lax.scan(move, carry, jax.random.split(go, horizon))
     return Trajectories(*jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+
+
+def check_trajectories(trajectories: Any) -> None:
+    """Raises unless they are the roll-outs of one task.
+
+    Raises:
+      TypeError: they are no `Trajectories` of arrays.
+      ValueError: their shapes are not those of one another, or there is a further axis.
+    """
+    expected = "metajax.rl.Trajectories, as metajax.rl.roll_out returns them"
+    check_instance(trajectories, Trajectories, "trajectories", expected)
+    check_arrays(trajectories, "trajectories")
+    axes = jnp.shape(trajectories.rewards)
+    if len(axes) != 2:
+        raise ValueError(
+            f"the trajectories' rewards have the shape {axes}; expected [rollouts, horizon], of "
+            "one task: a function of one takes several under jax.vmap"
+        )
+    for name in ("mask", "log_probs"):
+        of_steps(trajectories, f"the trajectories' {name}", getattr(trajectories, name))
+    if trajectories.weights is not None and jnp.shape(trajectories.weights) != axes[:1]:
+        raise ValueError(
+            f"the trajectories' weights have the shape {jnp.shape(trajectories.weights)}; expected "
+            f"{axes[:1]}, one a roll-out"
+        )
+
+
+def of_steps(trajectories: Trajectories, name: str, given: Any) -> Array:
+    """What is called `name` as an array `[rollouts, horizon]`.
+
+    Raises:
+      TypeError: it is none.
+      ValueError: it is of another shape.
+    """
+    array, axes = as_array(given, name), jnp.shape(trajectories.rewards)
+    if array.shape != axes:
+        raise ValueError(
+            f"{name} has the shape {array.shape}; expected [rollouts, horizon], {axes}: a number "
+            "a step"
+        )
+    return array
 
 
 def mean_return(trajectories: Trajectories, discount: float = 1.0) -> Array:

@@ -208,6 +208,7 @@ FACTORIES = (
                 "per step", lambda: {"a text": "abc", "a length": jax.numpy.ones(3)}
             ),
             "observe": k.OPTIONAL_FUNCTION,
+            "has_aux": k.FLAG.also(lambda: {"of a loss alone": True}),
         },
         slow=True,
     ),
@@ -229,6 +230,7 @@ FACTORIES = (
                 "per step", lambda: {"a text": "abc", "a length": jax.numpy.ones(3)}
             ),
             "observe": k.OPTIONAL_FUNCTION,
+            "has_aux": k.FLAG.also(lambda: {"of a loss alone": True}),
         },
         slow=True,
     ),

@@ -17,10 +17,13 @@ _WHOLE = {
     "metajax.Model.sharing": "asks the model's own function",
     "metajax.Backward.scan": "jax.lax.scan's arguments",
 }
+_PROTOCOL = "a protocol: metajax.rl.Gaussian and Categorical have rows"
+
 _OF_ITERABLES = "called by train and evaluate alone"
 _ALONE = {
     "metajax.Model.apply": {"params": "the model's own function says what they are"},
     "metajax.apply_queries": {"params": "the model's own function says what they are"},
+    "metajax.rl.Policy.over_steps": {"params": "the policy's own function says what they are"},
     "metajax.data.ImageEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.fetch": {"indices": "from evaluate"},
@@ -45,6 +48,7 @@ def reason(name: str, argument: str) -> str | None:
     for group, why in (
         ("metajax.data.IterableEpisodes.", _OF_ITERABLES),
         ("metajax.models.BatchStatistics.", _FLAX),
+        ("metajax.rl.Distribution.", _PROTOCOL),
     ):
         if name.startswith(group):
             whole = why

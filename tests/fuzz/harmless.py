@@ -114,6 +114,10 @@ NOT_HERE = {
     ("metajax.Model.apply", "a list of numbers"): "inputs are a pytree there: a list is a node",
     ("metajax.apply_queries", "a list of numbers"): "queries are a pytree: a list is a node",
     ("metajax.apply_queries", "a tuple"): "it is for those who write algorithms, of whole sets",
+    (
+        "metajax.rl.Policy.over_steps",
+        "a list of numbers",
+    ): "observations are a pytree: a list is a node",
     ("metajax.data.ImageClasses", "a list of numbers"): "images are an array, or act like one",
 }
 

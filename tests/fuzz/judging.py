@@ -21,6 +21,7 @@ ALSO_CALLED = {
     "name": ("metric",),
     "names": ("class",),
     "model": ("module",),
+    "batch": ("trajectories",),
     "episode": ("support", "query"),
     "episodes": ("the episode", "meta-batch", "support", "query"),
     "sample": ("source", "iterator", "episode", "support"),

@@ -17,6 +17,7 @@ from fuzz import (
     learning,
     publishing,
     reading,
+    reinforcing,
     running,
 )
 from fuzz.harmless import HARMLESS, NOT_HERE, harmless_of, same
@@ -24,6 +25,7 @@ from fuzz.judging import Outcome, judge
 from fuzz.table import Call, cases_of, public_arguments
 
 TABLES = (algorithms, learning, running, drawing, computing, reading, publishing)
+TABLES += (reinforcing,)
 CALLS = tuple(call for table in TABLES for call in table.CALLS)
 SEED = 20
 counts: collections.Counter = collections.Counter()

@@ -1,0 +1,250 @@
+"""Environments of gymnax and brax."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metajax as mj
+
+gymnax = pytest.importorskip("gymnax", reason="gymnax is optional")
+
+# Importing it here would hide what it says as it is imported.
+needs_brax = pytest.mark.skipif(find_spec("brax") is None, reason="brax is optional")
+
+KEY = jax.random.key(0)
+
+
+def _episode(environment: mj.rl.Environment, task: Any, actions: jax.Array, key: Any = KEY) -> Any:
+    """`(first observation, (observations, rewards, done))` of given actions."""
+    state, first = environment.reset(key, task)
+
+    def move(state: Any, given: Any) -> Any:
+        state, *after = environment.step(given[1], state, given[0], task)
+        return state, tuple(after)
+
+    return first, jax.lax.scan(move, state, (actions, jax.random.split(key, len(actions))))[1]
+
+
+def _point_robot(radius: jax.Array | float) -> Any:
+    params = gymnax.make("PointRobot-misc")[1]
+    return params.replace(circle_radius=radius, dense_reward=True, center_init=True)
+
+
+def _sample_point_robot(key: jax.Array) -> Any:
+    return _point_robot(jax.random.uniform(key, minval=1.0, maxval=3.0))
+
+
+def test_gymnax_tasks_are_parameters() -> None:
+    environment = mj.rl.from_gymnax("PointRobot-misc", _sample_point_robot)
+    tasks = jax.jit(jax.vmap(environment.sample_task))(jax.random.split(KEY, 3))
+    steps = 0.1 * jnp.ones((4, 2))
+    first, (seen, rewards, done) = jax.jit(
+        jax.vmap(lambda task: _episode(environment, task, steps))
+    )(tasks)
+    np.testing.assert_array_equal(first[:, :2], 0)
+    np.testing.assert_allclose(seen[:, -1, :2], 0.4, rtol=1e-6)
+    # Its reward is of the position before the move: at first, how far the goals are.
+    np.testing.assert_allclose(-rewards[:, 0], tasks.circle_radius, rtol=1e-5)
+    assert not np.asarray(done).any()
+
+
+def test_gymnax_serves_a_gaussian_policy() -> None:
+    environment = mj.rl.from_gymnax(gymnax.make("PointRobot-misc")[0], _sample_point_robot)
+    policy = mj.rl.gaussian_policy(mj.models.mlp((2,), stddev=0.1))
+    objective = mj.rl.PolicyGradient(policy, environment, horizon=3, rollouts=2)
+    params = policy.init(KEY, jnp.zeros((1, 6)))
+    tasks = jax.vmap(mj.rl.task_episodes(environment))(jax.random.split(KEY, 2))
+    batch = jax.jit(jax.vmap(lambda task: objective.draw(params, task, KEY)))(
+        jax.tree.map(lambda x: x[:, 0], tasks.support.inputs)
+    )
+    assert batch.trajectories.observations.shape == (2, 2, 3, 6)
+    assert batch.trajectories.mask.all()
+
+
+def test_all_episodes_of_a_gymnax_task_can_begin_alike() -> None:
+    environment = mj.rl.from_gymnax("BernoulliBandit-misc", same_start=True)
+    policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=0.1))
+    mj.rl.PolicyGradient(policy, environment, horizon=1, rollouts=1)  # Looks whether they fit.
+    tasks = jax.vmap(environment.sample_task)(jax.random.split(KEY, 20))
+
+    def paid(task: Any, key: jax.Array) -> jax.Array:
+        return _episode(environment, task, jnp.zeros(50, int), key)[1][1].mean()
+
+    shares = jax.jit(jax.vmap(jax.vmap(paid, in_axes=(None, 0)), in_axes=(0, None)))(
+        tasks, jax.random.split(jax.random.key(1), 6)
+    )
+    # The first arm pays one time of ten or nine of ten: of all episodes of a task the same.
+    good = np.asarray(shares) > 0.5
+    np.testing.assert_array_equal(good, good[:, :1] & np.ones_like(good))
+    assert 0 < good[:, 0].sum() < 20
+
+    anew = mj.rl.from_gymnax("BernoulliBandit-misc")
+    begun = jax.vmap(lambda key: anew.reset(key, anew.sample_task(key))[0].reward_probs[0])
+    assert len(np.unique(begun(jax.random.split(KEY, 20)))) == 2
+
+
+def test_gymnax_episodes_end() -> None:
+    with jax.enable_x64(True):  # Its states mix dtypes then.
+        environment = mj.rl.from_gymnax("CartPole-v1")
+        policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=10.0))
+        params = policy.init(KEY, jnp.zeros((1, 4)))
+        task = environment.sample_task(KEY)
+        paths = mj.rl.roll_out(policy, environment, params, task, KEY, horizon=30, rollouts=4)
+        lengths = np.asarray(paths.mask.sum(axis=1))
+        assert (lengths < 30).any()
+        np.testing.assert_array_equal(paths.rewards.sum(axis=1), lengths)
+        np.testing.assert_array_equal(paths.mask, np.arange(30) < lengths[:, None])
+        short = task.replace(max_steps_in_episode=2)
+        _, (_, _, done) = _episode(environment, short, jnp.zeros(3, int))
+        np.testing.assert_array_equal(done, [False, True, True])
+
+
+def test_gymnax_grids_are_floats() -> None:
+    environment = mj.rl.from_gymnax("Breakout-MinAtar")
+    task = environment.sample_task(KEY)
+    state, grid = jax.eval_shape(environment.reset, KEY, task)
+    _, seen, reward, _ = jax.eval_shape(environment.step, KEY, state, jnp.asarray(0), task)
+    for each in (grid, seen):
+        assert (each.shape, each.dtype) == ((10, 10, 4), jnp.float32)
+    assert reward.dtype == jnp.float32
+
+
+def test_what_is_no_environment_of_gymnax() -> None:
+    with pytest.raises(ValueError, match="no environment 'CartPole'; expected one of CartPole-v1,"):
+        mj.rl.from_gymnax("CartPole")
+    with pytest.raises(TypeError, match=r"environment is \(.*, without reset_env; expected a name"):
+        mj.rl.from_gymnax(gymnax.make("CartPole-v1"))
+    with pytest.raises(TypeError, match="sample_task has the parameters"):
+        mj.rl.from_gymnax("CartPole-v1", lambda: 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="same_start=1; expected True or False"):
+        mj.rl.from_gymnax("CartPole-v1", same_start=1)  # type: ignore[arg-type]
+
+
+class _State(NamedTuple):
+    """What of brax's state is used."""
+
+    pipeline_state: jax.Array
+    obs: Any
+    done: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class _Cart:
+    """A cart on a line, of whom brax's conventions are kept: it ends beyond 1."""
+
+    def reset(self, rng: jax.Array) -> _State:
+        place = 0.1 * jax.random.normal(rng)
+        return _State(place, place[None], jnp.zeros(()), {"velocity": jnp.zeros(())})
+
+    def step(self, state: _State, action: jax.Array) -> _State:
+        place = state.pipeline_state + action[0]
+        state.metrics.update(velocity=action[0])  # As brax does, in the state it was given.
+        done = jnp.where(place > 1, 1.0, 0.0)
+        return state._replace(pipeline_state=place, obs=place[None], done=done)
+
+
+def _pay(task: jax.Array, action: jax.Array, state: Any) -> jax.Array:
+    return task * state.metrics["velocity"] - 0.05 * (action**2).sum()
+
+
+def _sample_sign(key: jax.Array) -> jax.Array:
+    return jax.random.rademacher(key, dtype=jnp.float32)
+
+
+def test_brax_steps_are_pure_and_paid_by_the_task() -> None:
+    environment = mj.rl.from_brax(_Cart(), reward=_pay, sample_task=_sample_sign)
+    state, observation = environment.reset(KEY, jnp.ones(()))
+    before = jax.tree.map(np.asarray, state)
+    after, seen, reward, done = environment.step(KEY, state, jnp.array([0.4]), -jnp.ones(()))
+    jax.tree.map(np.testing.assert_array_equal, state, before)
+    np.testing.assert_allclose(seen, observation + 0.4)
+    np.testing.assert_allclose(reward, -0.4 - 0.05 * 0.16, rtol=1e-6)
+    np.testing.assert_allclose(after.metrics["velocity"], 0.4)
+    assert done.dtype == bool
+    assert not done
+    again = environment.step(KEY, state, jnp.array([0.4]), -jnp.ones(()))[0]
+    jax.tree.map(np.testing.assert_array_equal, again, after)
+
+
+def test_brax_episodes_end() -> None:
+    environment = mj.rl.from_brax(_Cart(), reward=_pay, sample_task=_sample_sign)
+    policy = mj.rl.gaussian_policy(mj.models.mlp((1,), stddev=0.1))
+    mj.rl.PolicyGradient(policy, environment, horizon=6, rollouts=3)  # Looks whether they fit.
+    params = policy.init(KEY, jnp.zeros((1, 1)))
+    paths = mj.rl.roll_out(policy, environment, params, jnp.ones(()), KEY, horizon=6, rollouts=8)
+    places = paths.observations[..., 0] + paths.actions[..., 0]
+    ended = np.asarray(places > 1)
+    assert ended.any()
+    lengths = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, 6)
+    np.testing.assert_array_equal(paths.mask.sum(axis=1), lengths)
+
+
+def test_what_is_no_environment_of_brax() -> None:
+    def make(environment: Any, backend: Any = None, reward: Any = _pay) -> mj.rl.Environment:
+        return mj.rl.from_brax(
+            environment, reward=reward, sample_task=_sample_sign, backend=backend
+        )
+
+    with pytest.raises(TypeError, match="environment is 3; expected a name such as 'halfcheetah'"):
+        make(3)
+    with pytest.raises(ValueError, match="backend='spring' beside an environment already made"):
+        make(_Cart(), "spring")
+    with pytest.raises(ValueError, match='backend=\'springs\'; expected "generalized", "pos'):
+        make("halfcheetah", "springs")
+    with pytest.raises(TypeError, match=r"reward has the parameters .*\(task, action, state\)"):
+        make(_Cart(), reward=lambda action, state: 0.0)
+
+
+def test_a_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = 'needs {}, which cannot be imported .*pip install "metajax\\[rl\\]"'
+    for library in ("gymnax", "brax"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=said.format("gymnax")):
+        mj.rl.from_gymnax("CartPole-v1")
+    with pytest.raises(ImportError, match=said.format("brax")):
+        mj.rl.from_brax("halfcheetah", reward=_pay, sample_task=_sample_sign)
+
+
+def _run(direction: jax.Array, action: jax.Array, state: Any) -> jax.Array:
+    return direction * state.metrics["x_velocity"] - 0.05 * (action**2).sum()
+
+
+@needs_brax
+@pytest.mark.slow
+def test_half_cheetah(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = mj.rl.from_brax(
+        "halfcheetah", reward=_run, sample_task=_sample_sign, backend="spring"
+    )
+    policy = mj.rl.gaussian_policy(mj.models.mlp((6,), stddev=0.1))
+    mj.rl.PolicyGradient(policy, environment, horizon=3, rollouts=2)  # Looks whether they fit.
+    params = policy.init(KEY, jnp.zeros((1, 17)))
+
+    @jax.jit
+    def roll_out(direction: jax.Array) -> mj.rl.Trajectories:
+        return mj.rl.roll_out(policy, environment, params, direction, KEY, horizon=3, rollouts=2)
+
+    forth, back = roll_out(jnp.ones(())), roll_out(-jnp.ones(()))
+    np.testing.assert_array_equal(forth.observations, back.observations)
+    cost = 0.05 * (forth.actions**2).sum(axis=-1)
+    np.testing.assert_allclose(forth.rewards + cost, -(back.rewards + cost), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(forth.rewards).all()
+    assert forth.mask.all()
+    assert os.listdir(tmp_path) == []  # MuJoCo would write down what it warns of.
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_brax
+@pytest.mark.slow
+def test_no_environment_of_that_name() -> None:
+    with pytest.raises(ValueError, match="no environment 'cheetah'; expected one that brax"):
+        mj.rl.from_brax("cheetah", reward=_run, sample_task=_sample_sign)

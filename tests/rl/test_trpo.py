@@ -1,0 +1,214 @@
+"""TRPO against dense linear algebra on all paths, and what a step may never do."""
+
+import functools
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from enumerated_paths import (
+    HORIZON,
+    REWARDS,
+    THETA,
+    EveryPath,
+    all_tasks,
+    ascend,
+    expected_return,
+    path_log_probs,
+    probabilities,
+)
+
+import metajax as mj
+from metajax.rl.frozen import collect
+from metajax.rl.trpo import adapted_distributions, fisher_product, line_search, mean_kl
+
+RATE = 0.7
+KEY = jax.random.key(0)
+ENVIRONMENT = mj.rl.navigation()
+SAMPLE = mj.rl.task_episodes(ENVIRONMENT)
+OBJECTIVE = mj.rl.PolicyGradient(
+    mj.rl.gaussian_policy(mj.models.mlp((4, 2), stddev=0.3)), ENVIRONMENT, horizon=5, rollouts=4
+)
+
+
+def _state(params: object, key: jax.Array = KEY) -> mj.TrainState:
+    return mj.init_state(params, optax.identity(), key)
+
+
+def _step(objective: mj.rl.PolicyGradient, num_steps: int = 1, **options: object) -> Callable:
+    return mj.rl.trpo_step(objective, inner=optax.sgd(RATE), num_steps=num_steps, **options)
+
+
+def _dense(theta: jax.Array, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The Fisher matrix of adapted policies a step, and the gradient of minus the mean return."""
+
+    def of_task(rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def adapt(theta: jax.Array) -> jax.Array:
+            return ascend(theta, rewards, RATE, num_steps)
+
+        phi = adapt(theta)
+        scores = jax.jacobian(path_log_probs)(phi).reshape(-1, theta.size)
+        fisher = jnp.einsum("p,pi,pj->ij", probabilities(phi), scores, scores) / HORIZON
+        slope = jax.jacobian(adapt)(theta).reshape(theta.size, theta.size)
+        gradient = jax.grad(lambda theta: -expected_return(adapt(theta), rewards))(theta)
+        return slope.T @ fisher @ slope, gradient.ravel()
+
+    fishers, gradients = zip(*map(jax.jit(of_task), REWARDS), strict=True)
+    return np.mean(fishers, axis=0), np.mean(gradients, axis=0)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2])
+def test_a_step_is_that_of_dense_linear_algebra_on_all_paths(num_steps: int, float64: None) -> None:
+    damping, max_kl = 1e-3, 1e-8
+    theta = jnp.asarray(THETA)
+    fisher, gradient = _dense(theta, num_steps)
+    options = {"max_kl": max_kl, "damping": damping, "cg_steps": 8}
+    step = jax.jit(_step(EveryPath(), num_steps, **options))
+    state, metrics = step(_state(theta), all_tasks())
+    damped = fisher + damping * np.eye(theta.size)
+    direction = np.linalg.solve(damped, gradient)
+    length = np.sqrt(2 * max_kl / (direction @ damped @ direction))
+    tries = int(metrics["backtracks"])
+    moved = np.asarray(theta - state.params).ravel()
+    np.testing.assert_allclose(moved, length * 0.8**tries * direction, rtol=1e-9)
+    assert tries < 3
+    assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
+    assert metrics["kl"] == pytest.approx(moved @ fisher @ moved / 2, rel=0.05)
+    assert metrics["improvement"] == pytest.approx(moved @ gradient, rel=0.05)
+    value = np.mean([expected_return(ascend(theta, r, RATE, num_steps), r) for r in REWARDS])
+    assert metrics["loss"] == pytest.approx(-value, rel=1e-12)
+    assert ("return_before" in metrics) == (num_steps > 0)
+
+
+def test_products_are_with_the_fisher_matrix(float64: None) -> None:
+    theta = jnp.asarray(THETA)
+    objective, loop = EveryPath(), mj.InnerLoop(optax.sgd(RATE), 2)
+    keys = jax.random.split(KEY, 2)
+
+    @jax.jit
+    def matrix(theta: jax.Array) -> jax.Array:
+        draw = functools.partial(collect, objective, loop, theta)
+        experience = jax.vmap(draw)(all_tasks(), keys)
+        distributions = functools.partial(adapted_distributions, objective, loop, experience)
+        old, push = jax.linearize(distributions, theta)
+        pull = jax.linear_transpose(push, theta)
+        divergence = functools.partial(mean_kl, experience.query)
+        product = functools.partial(fisher_product, push, pull, divergence, old)
+        basis = jnp.eye(theta.size).reshape(-1, *theta.shape)
+        return jax.vmap(product)(basis).reshape(theta.size, theta.size)
+
+    np.testing.assert_allclose(matrix(theta), _dense(theta, 2)[0], rtol=0, atol=1e-13)
+
+
+def _tasks() -> mj.Episode:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), all_tasks())
+
+
+def test_a_slope_that_is_zero_or_not_finite_moves_nothing() -> None:
+    theta = jnp.asarray(THETA, jnp.float32)
+    step = jax.jit(_step(EveryPath(), damping=0.0))
+    for reward in (0.0, jnp.nan, jnp.inf):
+        inputs = jnp.zeros((2, 1, 2, 2)).at[0, 0, 1, 1].set(reward)
+        tasks = mj.Examples(inputs, jnp.zeros((2, 1)))
+        state, metrics = step(_state(theta), mj.Episode(tasks, tasks))
+        np.testing.assert_array_equal(state.params, theta)
+        assert float(metrics["accepted"]) == float(metrics["backtracks"]) == 0
+        assert float(metrics["kl"]) == float(metrics["improvement"]) == 0 or reward != 0
+        assert bool(jnp.isfinite(metrics["loss"])) == (reward == 0)
+        assert int(state.step) == 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "kls", "expected"),
+    [
+        ([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], None),
+        ([-1.0, -0.5, -0.2], [3.0, 0.5, 0.0], 1),
+        ([-1.0, -0.5, -0.2], [3.0, 3.0, 3.0], None),
+        ([jnp.nan, -jnp.inf, -0.25], [0.0, 0.0, 0.1], 2),
+        ([-1.0, -0.5, -0.2], [jnp.nan, -1.0, 0.1], 1),
+    ],
+)
+def test_the_first_try_that_is_better_and_not_too_far(
+    losses: list, kls: list, expected: int | None
+) -> None:
+    lengths = jnp.array([4.0, 2.0, 1.0])
+
+    def judge(params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        index = (2 - jnp.log2(1 - params)).astype(int)
+        return jnp.array(losses)[index], jnp.array(kls)[index]
+
+    found = line_search(judge, jnp.ones(()), jnp.ones(()), lengths, jnp.zeros(()), 1.0)
+    assert bool(found.accepted) == (expected is not None)
+    assert int(found.rejected) == (3 if expected is None else expected)
+    if expected is None:
+        assert [float(x) for x in found[:3]] == [1.0, 0.0, 0.0]
+    else:
+        assert float(found.params) == 1 - float(lengths[expected])
+        assert float(found.loss) == losses[expected]
+
+
+@jax.custom_jvp
+def _without_derivative(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_without_derivative.defjvp
+def _refuse(primals: tuple, tangents: tuple) -> tuple:
+    raise AssertionError("the environment is differentiated")
+
+
+def test_navigation_improves_within_bounds_and_is_not_differentiated() -> None:
+    def move(key: jax.Array, state: jax.Array, action: jax.Array, goal: jax.Array) -> tuple:
+        return ENVIRONMENT.step(key, state, _without_derivative(action), goal)
+
+    environment = mj.rl.Environment(ENVIRONMENT.reset, move, ENVIRONMENT.sample_task)
+    objective = mj.rl.PolicyGradient(
+        mj.rl.gaussian_policy(mj.models.mlp((8, 2), stddev=0.3)),
+        environment,
+        horizon=10,
+        rollouts=10,
+    )
+    step = _step(objective, backward=mj.Backward(checkpoint="steps"), adapt="model")
+    params = objective.init(KEY, SAMPLE(KEY).support.inputs)
+    result = mj.train(
+        step, None, _state(params), SAMPLE, iterations=20, meta_batch=8, dispatch=2, progress=False
+    )
+    for record in result.history:
+        assert record["kl"] <= 0.01
+        assert record["improvement"] > 0
+        assert record["accepted"] == 1
+    returns = [record["return"] for record in result.history]
+    assert np.mean(returns[-3:]) > np.mean(returns[:3])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        ({"objective": mj.models.mlp((4, 2))}, TypeError, "expected a PolicyGradient, such as"),
+        ({"max_kl": 0}, ValueError, "max_kl=0; expected a finite number above 0"),
+        ({"damping": -1.0}, ValueError, "damping=-1.0; expected a finite number, 0 or more"),
+        ({"cg_steps": 0}, ValueError, "cg_steps=0; expected an integer of 1 or more"),
+        ({"backtracks": 0}, ValueError, "backtracks=0; expected an integer of 1 or more"),
+        ({"backtrack_ratio": 1}, ValueError, "backtrack_ratio=1; expected a number between 0 and"),
+        ({"backward": mj.Backward(mixed=True)}, ValueError, "expected mixed=False"),
+        ({"axis_name": 1}, TypeError, "axis_name=1; expected a string"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_step(options: dict, kind: type, expected: str) -> None:
+    with pytest.raises(kind, match=re.escape(expected)):
+        _step(**{"objective": OBJECTIVE, **options})
+
+
+def test_states_and_episodes_that_are_not_a_steps_own() -> None:
+    step, key = _step(EveryPath()), KEY
+    theta = jnp.asarray(THETA, jnp.float32)
+    with pytest.raises(ValueError, match=re.escape("init_state(params, optax.identity(), key)")):
+        step(mj.init_state(theta, optax.adam(1.0), key), _tasks())
+    with pytest.raises(TypeError, match=re.escape("expected a metajax.Episode of tasks")):
+        step(_state(theta), _tasks().support)
+    with pytest.raises(ValueError, match=re.escape("has shape (3, 2); the model expects (2, 2)")):
+        step(_state(jnp.ones((3, 2))), _tasks())
