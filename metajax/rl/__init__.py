@@ -4,10 +4,12 @@ from metajax.rl.adapters.brax import from_brax
 from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
+from metajax.rl.e_maml import e_maml
 from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
 from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
+from metajax.rl.ppo import ppo_step
 from metajax.rl.surrogates import Surrogate
 from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
@@ -26,6 +28,7 @@ __all__ = [
     "TabularTask",
     "Trajectories",
     "categorical_policy",
+    "e_maml",
     "from_brax",
     "from_gymnax",
     "gaussian_policy",
@@ -33,6 +36,7 @@ __all__ = [
     "linear_baseline",
     "navigation",
     "observing_task",
+    "ppo_step",
     "roll_out",
     "tabular",
     "task_episodes",
