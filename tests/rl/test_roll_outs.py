@@ -267,12 +267,12 @@ def test_junk_behind_the_end_is_seen_by_none() -> None:
 
 
 def test_the_objective_begins_with_an_observation_and_answers_with_the_mode() -> None:
-    learner = mj.maml(objective(), inner=optax.sgd(0.1), num_steps=1)
+    learner = mj.maml(objective(), inner=optax.sgd(0.1), num_steps=0)
     params = learner.init(KEY, EPISODE.support.inputs)
     assert jax.tree.map(jnp.shape, params) == rl.GaussianParams(
         mj.models.ChainParams((3, 4), (4, 2)), (2,)
     )
-    task = jax.jit(learner.adapt)(params, EPISODE.support, KEY)
+    task = learner.adapt(params, EPISODE.support, KEY)
     observations = {"position": jnp.ones((3, 2)), "age": jnp.zeros((3, 1))}
     found = learner.predict(params, task, observations)
     oracles.assert_close(found, POLICY.distribution(task.params, observations).mean, 1e-6)
