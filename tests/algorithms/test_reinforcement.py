@@ -81,7 +81,7 @@ def reinforce(params: rl.GaussianParams, paths: rl.Trajectories) -> rl.GaussianP
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("factory", [mj.maml, mj.reptile])
+@pytest.mark.parametrize("factory", [mj.maml, pytest.param(mj.reptile, marks=pytest.mark.slow)])
 def test_inner_gradient_is_reinforce(factory: Callable[..., mj.Learner]) -> None:
     objective, params, key = objective_of(3, 4), some_params(), jax.random.key(1)
     learner = factory(objective, inner=optax.sgd(1.0), num_steps=1)
@@ -108,6 +108,7 @@ def test_loss_is_a_function_of_the_key() -> None:
     assert jax.tree.reduce(jnp.maximum, jax.tree.map(lambda g: jnp.abs(g).max(), first[1])) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_exact_maml_follows_the_expected_return() -> None:
     """One move and a squared distance, where the expected return has a closed form."""
@@ -177,6 +178,7 @@ def evaluate(learner: mj.Learner, params: Any) -> np.ndarray:
     return mj.evaluate(learner, params, SAMPLE, episodes=100).mean("return_per_step")
 
 
+@pytest.mark.slow
 def test_meta_training_improves_the_adapted_return() -> None:
     learner = mj.maml(navigating(), inner=optax.sgd(0.3), num_steps=1, record_steps=True)
     before, after = (evaluate(learner, params) for params in train(learner, 60))
@@ -228,7 +230,9 @@ def test_every_learner_trains_and_is_evaluated(name: str) -> None:
     assert name == "reptile" or after[-1] > before[-1]
 
 
-@pytest.mark.parametrize(("factory", "moves"), [(mj.anil, "head"), (mj.boil, "rest")])
+@pytest.mark.parametrize(
+    ("factory", "moves"), [(mj.anil, "head"), pytest.param(mj.boil, "rest", marks=pytest.mark.slow)]
+)
 def test_anil_and_boil_take_a_policys_parts(factory: Callable[..., mj.Learner], moves: str) -> None:
     """They are `maml` of the same selection; deviations are no head's."""
     objective, given, key = navigating(), SAMPLE(jax.random.key(1)), jax.random.key(2)

@@ -85,25 +85,33 @@ def by_hand(num_steps: int, exact_steps: int, moving: str | None = None) -> Call
     return jax.jit(jax.value_and_grad(number, has_aux=True))
 
 
-WAYS: dict[str, tuple[dict[str, Any], int, str | None]] = {
-    "exact": ({}, STEPS, None),
-    "first order": ({"first_order": True}, 0, None),
-    "truncated": ({"backward": mj.Backward(last_steps=2)}, 2, None),
-    "mixed": ({"backward": mj.Backward(mixed=True)}, STEPS, None),
-    "mixed, truncated, unrolled": (
-        {"backward": mj.Backward(mixed=True, last_steps=1, unroll=True)},
+def way(
+    name: str, exact_steps: int, moving: str | None = None, *, slow: bool = False, **options: Any
+) -> Any:
+    marks = [pytest.mark.slow] if slow else []
+    return pytest.param(options, exact_steps, moving, id=name, marks=marks)
+
+
+WAYS = [
+    way("exact", STEPS),
+    way("first order", 0, first_order=True),
+    way("truncated", 2, backward=mj.Backward(last_steps=2)),
+    way("mixed", STEPS, backward=mj.Backward(mixed=True)),
+    way(
+        "mixed, truncated, unrolled",
         1,
-        None,
+        slow=True,
+        backward=mj.Backward(mixed=True, last_steps=1, unroll=True),
     ),
-    "checkpoints": ({"backward": mj.Backward(checkpoint="steps")}, STEPS, None),
-    "nested checkpoints": ({"backward": mj.Backward(checkpoint="nested")}, STEPS, None),
-    "head": ({"adapt": "head"}, STEPS, "head"),
-    "head, mixed": ({"adapt": "head", "backward": mj.Backward(mixed=True)}, STEPS, "head"),
-    "head, first order": ({"adapt": "head", "first_order": True}, 0, "head"),
-}
+    way("checkpoints", STEPS, backward=mj.Backward(checkpoint="steps")),
+    way("nested checkpoints", STEPS, slow=True, backward=mj.Backward(checkpoint="nested")),
+    way("head", STEPS, "head", adapt="head"),
+    way("head, mixed", STEPS, "head", slow=True, adapt="head", backward=mj.Backward(mixed=True)),
+    way("head, first order", 0, "head", slow=True, adapt="head", first_order=True),
+]
 
 
-@pytest.mark.parametrize(("options", "exact_steps", "moving"), WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("options", "exact_steps", "moving"), WAYS)
 def test_values_and_derivative_are_those_of_the_unrolled_loop(
     options: dict[str, Any], exact_steps: int, moving: str | None
 ) -> None:

@@ -91,7 +91,7 @@ def test_linear_reads_a_tree_of_any_numbers() -> None:
     oracles.assert_close(found, least_squares(flat, returns), 1e-2)
 
 
-@pytest.mark.parametrize("features", [2, 100])
+@pytest.mark.parametrize("features", [pytest.param(2, marks=pytest.mark.slow), 100])
 def test_linear_over_long_horizons_of_features_that_are_alike(features: int) -> None:
     """A thousand steps, of which none tells more than the time; single precision takes it."""
     shape = (4, 1000)

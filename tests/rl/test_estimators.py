@@ -107,11 +107,14 @@ def hessians_by_theory(ending: bool, discount: float) -> tuple[Array, Array]:
 
 # One loss, by the order of its derivatives.
 
-CASES = {
-    "no baseline": (ENDLESS, 1.0, False),
-    "ending, discounted, values": (ENDING, 0.9, True),
-}
-cases = pytest.mark.parametrize(("ending", "discount", "values"), CASES.values(), ids=CASES)
+SLOW = pytest.mark.slow
+cases = pytest.mark.parametrize(
+    ("ending", "discount", "values"),
+    [
+        pytest.param(ENDLESS, 1.0, False, id="no baseline", marks=SLOW),
+        pytest.param(ENDING, 0.9, True, id="ending, discounted, values"),
+    ],
+)
 
 
 def case(ending: bool, discount: float, values: bool, **options: Any) -> rl.Surrogate:
@@ -212,7 +215,7 @@ def two_tasks() -> mj.Episode:
     return rewards_episode(some_rewards(), some_rewards(3))
 
 
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=SLOW), 2])
 def test_maml_has_the_exact_meta_gradient(steps: int) -> None:
     surrogate = dataclasses.replace(UNBIASED, discount=0.9)
     learner = mj.maml(
@@ -288,7 +291,7 @@ def test_reptile_walks_to_the_adapted_policy() -> None:
     oracles.assert_close(gradient, some_theta() - last(some_theta()))
 
 
-@pytest.mark.parametrize("part", [pytest.param("body", marks=pytest.mark.slow), "head"])
+@pytest.mark.parametrize("part", [pytest.param("body", marks=SLOW), "head"])
 def test_anil_and_boil_adapt_a_part_of_a_policy(part: str) -> None:
     def matrix(*shape: int) -> mj.Model:
         return mj.Model(lambda key, x: jnp.zeros(shape), lambda params, x: x @ params)
@@ -318,7 +321,7 @@ def test_anil_and_boil_adapt_a_part_of_a_policy(part: str) -> None:
 # Baselines that are estimated too.
 
 
-@pytest.mark.parametrize("baseline", ["leave_one_out", "linear"])
+@pytest.mark.parametrize("baseline", ["leave_one_out", pytest.param("linear", marks=SLOW)])
 def test_of_two_roll_outs_the_other_is_an_unbiased_baseline(baseline: str) -> None:
     """The mean over all pairs of paths; not so with a baseline that has seen the same path."""
     paths, theta = paths_of(PROCESSES[ENDING]), some_theta()
