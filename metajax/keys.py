@@ -19,6 +19,10 @@
     `-- ENCODERS, cut in 3 ......... dropout of support, queries,
                                      comparison                      encoder_keys
 
+    a key of roll-outs, cut in two
+    |-- cut by roll-outs ........... where they begin                metajax.rl.roll_out
+    `-- cut by time, each in two ... actions; what the environment draws, cut by roll-outs
+
     an episode's key
     |-- cut in parts ............... classes, items, turns (image_episodes); ways, classes, size,
     |                                weights, items (varying_episodes); amplitude, phase, inputs

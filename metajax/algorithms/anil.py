@@ -42,7 +42,8 @@ def anil(
 
     The learner's parameters are `metajax.models.ChainParams`, and it is
     `maml(metajax.models.chain(body, head), adapt="head", ...)`, which serves where a model is not
-    made of two. The body sees each set once, however many inner steps there are.
+    made of two. The body sees each set once, however many inner steps there are, unless they draw
+    anew, as those of an `Objective` may.
 
     The paper gives MAML's settings. Its other finding, that at test time the head may go too (NIL),
     is `matching_network(body)` with the learned body.

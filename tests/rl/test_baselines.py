@@ -91,7 +91,7 @@ def test_linear_reads_a_tree_of_any_numbers() -> None:
     oracles.assert_close(found, least_squares(flat, returns), 1e-2)
 
 
-@pytest.mark.parametrize("features", [2, 100])
+@pytest.mark.parametrize("features", [pytest.param(2, marks=pytest.mark.slow), 100])
 def test_linear_over_long_horizons_of_features_that_are_alike(features: int) -> None:
     """A thousand steps, of which none tells more than the time; single precision takes it."""
     shape = (4, 1000)
@@ -106,9 +106,8 @@ def test_linear_over_long_horizons_of_features_that_are_alike(features: int) -> 
 
 def test_linear_of_one_step() -> None:
     """More features than steps: the ridge decides, and what is fitted is close to the return."""
-    found = rl.linear_baseline(
-        trajectories(jnp.ones((1, 1, 3)), shape=(1, 1)), jnp.full((1, 1), 7.0)
-    )
+    one = trajectories(jnp.ones((1, 1, 3)), shape=(1, 1))
+    found = jax.jit(rl.linear_baseline)(one, jnp.full((1, 1), 7.0))
     np.testing.assert_allclose(found, 7.0, rtol=1e-4)
 
 

@@ -148,6 +148,22 @@ def test_episodes_end_where_they_do_and_stand_still() -> None:
         assert len(np.unique(moved)) == moved.size
 
 
+def test_an_episode_that_ended_does_not_go_on() -> None:
+    """Where the next draw would not have ended it."""
+
+    def step(key: Array, state: Array, action: Array, task: Array) -> Any:
+        return state, state, jnp.ones(()), jax.random.bernoulli(key, 0.3)
+
+    tossing = rl.Environment(lambda key, task: (jnp.zeros(2), jnp.zeros(2)), step, lambda key: 0.0)
+    policy = rl.gaussian_policy(mj.models.mlp((1,)))
+    params = policy.init(KEY, jnp.zeros((1, 2)))
+    found = rl.roll_out(policy, tossing, params, 0.0, KEY, horizon=5, rollouts=40)
+    lengths = found.mask.sum(axis=1)
+    assert len(set(lengths.tolist())) == 5
+    assert (found.mask == (jnp.arange(5)[None] < lengths[:, None])).all()
+    assert (found.rewards == found.mask).all()
+
+
 @pytest.mark.usefixtures("float64")
 def test_log_probs_are_the_policys_at_its_own_observations() -> None:
     params, found = some_params(), rolled(some_params(), KEY)
@@ -238,7 +254,12 @@ def test_junk_behind_the_end_is_seen_by_none() -> None:
 
     @jax.jit
     def run(junk: Array) -> Any:
-        learner = mj.maml(objective(walking(junk)), inner=optax.sgd(0.1), num_steps=2)
+        learner = mj.maml(
+            objective(walking(junk)),
+            inner=optax.sgd(0.1),
+            num_steps=1,
+            backward=mj.Backward(unroll=True),
+        )
         return jax.value_and_grad(learner.loss, has_aux=True)(some_params(), EPISODE, KEY)
 
     (_, gradient), spoilt = run(1.0), run(jnp.nan)
@@ -251,12 +272,12 @@ def test_junk_behind_the_end_is_seen_by_none() -> None:
 
 
 def test_the_objective_begins_with_an_observation_and_answers_with_the_mode() -> None:
-    learner = mj.maml(objective(), inner=optax.sgd(0.1), num_steps=1)
+    learner = mj.maml(objective(), inner=optax.sgd(0.1), num_steps=0)
     params = learner.init(KEY, EPISODE.support.inputs)
     assert jax.tree.map(jnp.shape, params) == rl.GaussianParams(
         mj.models.ChainParams((3, 4), (4, 2)), (2,)
     )
-    task = jax.jit(learner.adapt)(params, EPISODE.support, KEY)
+    task = learner.adapt(params, EPISODE.support, KEY)
     observations = {"position": jnp.ones((3, 2)), "age": jnp.zeros((3, 1))}
     found = learner.predict(params, task, observations)
     oracles.assert_close(found, POLICY.distribution(task.params, observations).mean, 1e-6)
