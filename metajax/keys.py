@@ -19,6 +19,10 @@
     `-- ENCODERS, cut in 3 ......... dropout of support, queries,
                                      comparison                      encoder_keys
 
+    a policy gradient's key, of a step or of the queries
+    `-- cut in two ................. beginnings, one a roll-out; the moves, one key each, cut in
+                                     two: actions, and the environment's, one a roll-out
+
     an episode's key
     |-- cut in parts ............... classes, items, turns (image_episodes); ways, classes, size,
     |                                weights, items (varying_episodes); amplitude, phase, inputs
