@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from fuzz import kinds as k
 from fuzz import things
+from fuzz.algorithms import INNER
 from fuzz.table import Call
 
 import metajax as mj
@@ -69,6 +70,7 @@ def _several(tree: Any) -> Any:
 ABOVE = k.number(0.0, -1.0, float("inf"))
 FROM_ZERO = k.number(-1.0, float("inf"))
 SHARE = k.number(-0.1, 1.1)
+BETWEEN = k.number(0.0, 1.0, -0.5)
 POLICY = k.Kind(
     "policy",
     lambda: {
@@ -188,8 +190,26 @@ OF_BASELINE = k.Kind(
         "a text": lambda trajectories, returns: "baseline",
     },
 )
+FOREIGN = k.Kind(
+    "another library's environment",
+    lambda: {
+        "None": None,
+        "an unknown name": "halfcheetahs",
+        "a number": 3,
+        "one of this library": environment(),
+        "a function": environment().step,
+    },
+)
 MODEL = {"model": k.MODEL}
 ACTING = {"params": PARAMS, "task": TASK, "key": k.KEY}
+
+
+class _Body:
+    """What acts as an environment of brax does, as far as it takes to see the arguments."""
+
+    def reset(self, rng: Any) -> None: ...
+
+    def step(self, state: Any, action: Any) -> None: ...
 
 
 def _nothing(key: Any, inputs: Any) -> Any:
@@ -334,6 +354,39 @@ ENVIRONMENTS = (
         {"stride": ABOVE, "reach": ABOVE, "radius": FROM_ZERO},
     ),
     Call(
+        "metajax.rl.tabular",
+        rl.tabular,
+        lambda: {"states": 3, "actions": 2, "noise": 0.5},
+        {"states": k.integer(1), "actions": k.integer(1), "noise": FROM_ZERO},
+    ),
+    Call(
+        "metajax.rl.from_gymnax",
+        rl.from_gymnax,
+        lambda: {"environment": "CartPole-v1"},
+        {
+            "environment": FOREIGN,
+            "sample_task": k.OPTIONAL_FUNCTION,
+            "same_start": k.FLAG,
+        },
+        needs=("gymnax",),
+    ),
+    Call(
+        "metajax.rl.from_brax",
+        rl.from_brax,
+        lambda: {
+            "environment": _Body(),
+            "reward": lambda task, action, state: state,
+            "sample_task": lambda key: key,
+        },
+        {
+            "environment": FOREIGN,
+            "reward": k.FUNCTION,
+            "sample_task": k.FUNCTION,
+            "backend": k.choice("MJX").without("None"),
+        },
+        needs=("brax",),
+    ),
+    Call(
         "metajax.rl.observing_task",
         rl.observing_task,
         lambda: {"environment": environment()},
@@ -451,6 +504,58 @@ ROLL_OUTS = (
     ),
 )
 
+IN_STEPS = {
+    "objective": k.OBJECTIVE.also(lambda: {"of a model": things.objective()}),
+    **INNER,
+    "axis_name": k.TEXT.without("None"),
+}
+STEPPING = {
+    "state": k.STATE.also(
+        lambda: {
+            "another policy's": _state(rl.GaussianParams(params().model, jnp.zeros(3))),
+            "an optimiser's": mj.init_state(params(), things.OUTER, things.KEY),
+        }
+    ),
+    "episodes": k.EPISODES.also(
+        lambda: {
+            "another environment's": things.episodes(),
+            "two items": _several(jax.tree.map(lambda x: jnp.concatenate([x, x]), episode())),
+        }
+    ).without("one episode"),
+}
+
+
+def _stepped() -> dict[str, Any]:
+    return {"objective": objective(), "inner": things.INNER, "num_steps": 1}
+
+
+def _state(params: Any) -> mj.TrainState:
+    return mj.init_state(params, optax.identity(), things.KEY)
+
+
+META_STEPS = (
+    Call(
+        "metajax.rl.trpo_step",
+        rl.trpo_step,
+        _stepped,
+        {
+            **IN_STEPS,
+            "max_kl": ABOVE,
+            "cg_steps": k.integer(1),
+            "damping": FROM_ZERO,
+            "backtracks": k.integer(1),
+            "backtrack_ratio": BETWEEN,
+        },
+    ),
+    Call(
+        "a step of trpo_step",
+        lambda **given: rl.trpo_step(**_stepped())(**given),
+        lambda: {"state": _state(params()), "episodes": _several(episode())},
+        STEPPING,
+        slow=True,
+    ),
+)
+
 LEARNERS = (
     Call(
         "a policy's learner.loss",
@@ -521,4 +626,4 @@ OBJECTIVES = (
     _of_objective("value", lambda: {"batch": batch()}, {"batch": BATCH}),
 )
 
-CALLS = (*POLICIES, *ENVIRONMENTS, *ROLL_OUTS, *OBJECTIVES, *LEARNERS)
+CALLS = (*POLICIES, *ENVIRONMENTS, *ROLL_OUTS, *OBJECTIVES, *META_STEPS, *LEARNERS)
