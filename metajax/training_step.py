@@ -155,7 +155,7 @@ def train_step(
     check_optional_functions(task_weight=task_weight)
     if axis_name is not None:
         check_texts(axis_name=axis_name)
-    update = accepting(optimizer)
+    update = outer_update(optimizer)
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
@@ -177,10 +177,27 @@ def train_step(
             axis_name=axis_name,
         )
         check_metrics(metrics, "loss", "grad_norm")
+        params, opt_state = update(gradient, state.opt_state, state.params, loss)
+        metrics = {**metrics, "loss": loss, "grad_norm": gradient_norm(gradient)}
+        return TrainState(params, opt_state, state.step + 1, state.key), metrics
+
+    return step
+
+
+def outer_update(
+    optimizer: optax.GradientTransformation,
+) -> Callable[[Params, optax.OptState, Params, Array], tuple[Params, optax.OptState]]:
+    """An outer optimiser as `(gradient, opt_state, params, meta-loss) -> (params, opt_state)`.
+
+    What it gives raises a TypeError of one that searches along a line.
+    """
+    update = accepting(optimizer)
+
+    def moved(
+        gradient: Params, opt_state: optax.OptState, params: Params, loss: Array
+    ) -> tuple[Params, optax.OptState]:
         try:
-            updates, opt_state = update(
-                gradient, state.opt_state, state.params, value=loss, grad=gradient
-            )
+            updates, opt_state = update(gradient, opt_state, params, value=loss, grad=gradient)
         except TypeError as error:
             if "'value_fn'" not in str(error):
                 raise
@@ -189,11 +206,9 @@ def train_step(
                 "a function, which a meta-step does not give; expected one without a search, such "
                 "as optax.lbfgs(rate, scale_init_precond=False, linesearch=None)"
             ) from error
-        params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "loss": loss, "grad_norm": _norm(gradient)}
-        return TrainState(params, opt_state, state.step + 1, state.key), metrics
+        return optax.apply_updates(params, updates), opt_state
 
-    return step
+    return moved
 
 
 def _weigh(task_weight: Callable[[Episode], Array], episodes: Episode) -> Array:
@@ -205,7 +220,7 @@ def _weigh(task_weight: Callable[[Episode], Array], episodes: Episode) -> Array:
     return jax.vmap(weigh)(episodes)
 
 
-def _norm(tree: Params) -> Array:
+def gradient_norm(tree: Params) -> Array:
     """The norm in single precision at least: half precision would overflow."""
     leaves = jax.tree.leaves(tree)
     return optax.tree.norm([x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in leaves])

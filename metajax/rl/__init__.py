@@ -8,6 +8,7 @@ from metajax.rl.environments import Environment, observing_task, task_episodes, 
 from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
+from metajax.rl.ppo import ppo_step
 from metajax.rl.surrogates import Surrogate
 from metajax.rl.tabular_processes import TabularTask, tabular
 from metajax.rl.trajectories import Trajectories, roll_out
@@ -33,6 +34,7 @@ __all__ = [
     "linear_baseline",
     "navigation",
     "observing_task",
+    "ppo_step",
     "roll_out",
     "tabular",
     "task_episodes",

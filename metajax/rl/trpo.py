@@ -40,7 +40,7 @@ from metajax.rl.frozen import (
 )
 from metajax.rl.policy_gradients import Batch, PolicyGradient
 from metajax.rl.trajectories import step_mean
-from metajax.training_step import TrainState, TrainStep, check_state
+from metajax.training_step import TrainState, TrainStep, check_state, gradient_norm
 from metajax.types import Array, Episode, Params
 
 
@@ -154,7 +154,7 @@ def trpo_step(
         found = line_search(judge, state.params, direction, lengths, loss, max_kl)
         metrics |= {
             "loss": metrics["loss"] + loss,
-            "grad_norm": jnp.sqrt(dot(gradient, gradient)),
+            "grad_norm": gradient_norm(gradient),
             "kl": found.kl,
             "improvement": loss - found.loss,
             "backtracks": found.rejected,
