@@ -14,6 +14,7 @@ import metajax as mj
 from metajax import rl
 
 HORIZON, ROLLOUTS = 3, 2
+NO_OPTIMIZER = optax.identity()
 
 
 @things.made_once
@@ -513,7 +514,7 @@ STEPPING = {
     "state": k.STATE.also(
         lambda: {
             "another policy's": _state(rl.GaussianParams(params().model, jnp.zeros(3))),
-            "an optimiser's": mj.init_state(params(), things.OUTER, things.KEY),
+            "another optimiser's": _state(params(), optax.sgd(0.1, momentum=0.9)),
         }
     ),
     "episodes": k.EPISODES.also(
@@ -529,8 +530,8 @@ def _stepped() -> dict[str, Any]:
     return {"objective": objective(), "inner": things.INNER, "num_steps": 1}
 
 
-def _state(params: Any) -> mj.TrainState:
-    return mj.init_state(params, optax.identity(), things.KEY)
+def _state(params: Any, optimizer: Any = NO_OPTIMIZER) -> mj.TrainState:
+    return mj.init_state(params, optimizer, things.KEY)
 
 
 META_STEPS = (
@@ -546,6 +547,25 @@ META_STEPS = (
             "backtracks": k.integer(1),
             "backtrack_ratio": BETWEEN,
         },
+    ),
+    Call(
+        "metajax.rl.ppo_step",
+        rl.ppo_step,
+        lambda: {**_stepped(), "optimizer": things.OUTER},
+        {
+            **IN_STEPS,
+            "optimizer": k.OPTIMIZER,
+            "clip": ABOVE,
+            "inner_kl": FROM_ZERO,
+            "epochs": k.integer(1),
+        },
+    ),
+    Call(
+        "a step of ppo_step",
+        lambda **given: rl.ppo_step(**_stepped(), optimizer=things.OUTER)(**given),
+        lambda: {"state": _state(params(), things.OUTER), "episodes": _several(episode())},
+        STEPPING,
+        slow=True,
     ),
     Call(
         "a step of trpo_step",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.rl.environments import as_examples, task_of
+from metajax.rl.environments import task_examples, task_of
 
 KEY = jax.random.key(0)
 
@@ -116,7 +116,7 @@ def test_an_episode_is_one_task() -> None:
     jax.tree.map(np.testing.assert_array_equal, support.inputs, query.inputs)
     with pytest.raises(ValueError, match=r"array of shape \(2, 1\); expected \[1, ...\]"):
         task_of(mj.Examples(jnp.zeros((2, 1)), jnp.zeros(2)))
-    numbers = as_examples({"goal": 2.0, "on": True})
+    numbers = task_examples({"goal": 2.0, "on": True})
     jax.tree.map(np.testing.assert_array_equal, task_of(numbers), {"goal": 2.0, "on": True})
     with pytest.raises(TypeError, match=r"expected a metajax\.rl\.Environment"):
         mj.rl.task_episodes(environment.step)  # type: ignore[arg-type]
