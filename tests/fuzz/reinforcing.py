@@ -33,6 +33,14 @@ def objective() -> rl.PolicyGradient:
 
 
 @things.made_once
+def plain_objective() -> rl.PolicyGradient:
+    """Whose inner derivative takes the roll-outs as they are."""
+    surrogate = rl.Surrogate(dice_lambda=None)
+    options = {"horizon": HORIZON, "rollouts": ROLLOUTS, "surrogate": surrogate}
+    return rl.PolicyGradient(policy(), environment(), **options)
+
+
+@things.made_once
 def params() -> Any:
     return policy().init(things.KEY, jnp.zeros((1, 2)))
 
@@ -577,6 +585,15 @@ META_STEPS = (
 )
 
 LEARNERS = (
+    Call(
+        "metajax.rl.e_maml",
+        rl.e_maml,
+        lambda: {**_stepped(), "objective": plain_objective()},
+        {
+            **{name: IN_STEPS[name] for name in ("inner", "num_steps", "backward", "adapt")},
+            "objective": IN_STEPS["objective"].also(lambda: {"of a box": objective()}),
+        },
+    ),
     Call(
         "a policy's learner.loss",
         lambda **given: learner().loss(**given),
