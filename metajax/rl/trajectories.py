@@ -49,7 +49,8 @@ def roll_out(
 ) -> Trajectories:
     """Lets a policy act, in all roll-outs at once.
 
-    The derivative is stopped before: at the parameters, so that none is traced of the environment.
+    The derivative is stopped before: at parameters and task, so that none is traced of the
+    environment.
 
     Args:
       policy: the policy.
@@ -84,7 +85,7 @@ def rolled_out(
     rollouts: int,
 ) -> Trajectories:
     """`roll_out` of arguments that fit."""
-    params = jax.lax.stop_gradient(params)
+    params, task = jax.lax.stop_gradient((params, task))
     begin, go = jax.random.split(key)
     begins = jax.random.split(begin, rollouts)
     state, observation = jax.vmap(environment.reset, in_axes=(0, None))(begins, task)
