@@ -357,7 +357,7 @@ FITTING = {
     ),
     "other actions": (
         ValueError,
-        r"takes no actions like the policy's, float32\[3\] each: .*; expected a policy of as many",
+        r"takes no actions like the policy's, float32\[3\] each: an action of shape .*; expected \(2,\)",
         {"policy": rl.gaussian_policy(mj.models.mlp((3,))), "environment": rl.navigation()},
     ),
     "actions that would be broadcast": (
@@ -392,22 +392,22 @@ FITTING = {
     ),
     "another state": (
         ValueError,
-        "reset gives a state of .*; expected the same structure",
+        "reset gives the state .*; expected the same structure",
         stepping(lambda state, *rest: (state["position"], *rest)),
     ),
     "a state of another shape": (
         ValueError,
-        r"reset gives a state .*float32\[2\], and its step .*float32\[3\]; expected the same",
+        r"reset gives the state .*float32\[2\], and its step .*float32\[3\]; expected the same",
         stepping(lambda state, *rest: (state | {"position": jnp.zeros(3)}, *rest)),
     ),
     "a state without its key": (
         ValueError,
-        r"reset gives a state .*key<fry>\[\].*; expected the same shapes",
+        r"reset gives the state .*key<fry>\[\].*; expected the same shapes",
         stepping(lambda state, *rest: (state | {"key": jnp.zeros(2)}, *rest)),
     ),
     "another observation": (
         ValueError,
-        "reset gives a observation of .*; expected the same structure",
+        "reset gives the observation .*; expected the same structure",
         stepping(lambda state, seen, *rest: (state, seen["age"], *rest)),
     ),
     "an observation of integers": (
