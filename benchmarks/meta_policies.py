@@ -2,12 +2,12 @@
 
 At the size of Finn et al. (2017, section 5.3), 20 goals of 20 roll-outs of 100 moves, in the
 numbers of the authors' code: a policy of two layers of 100, inner rate 0.5, TRPO outside (KL 0.01).
-Trains each way from several seeds, and scores it after 0, 1, 2 and 3 updates on 40 fresh goals,
-with twice the roll-outs and half the rate after the first. Inside MAML are the plain surrogate
-(`naive`), that of low variance, and the unbiased one; beside it first order, ANIL (the last layer
-adapts), ProMP, a plain policy gradient with Adam outside, Reptile, pre-training on all goals, and a
-policy that is told the goal. Prints returns with 95 % intervals over the seeds (Student's), and
-what a meta-step costs.
+Trains each way from several seeds, and scores it after 0, 1, 2 and 3 updates on 40 fresh goals, at
+each of several rates, with twice the roll-outs and half the rate after the first. Inside MAML are
+the plain surrogate (`naive`), that of low variance, and the unbiased one; beside it first order,
+ANIL (the last layer adapts), ProMP, a plain policy gradient with Adam outside, Reptile,
+pre-training on all goals, and a policy that is told the goal. Prints returns with 95 % intervals
+over the seeds (Student's), and what a meta-step costs.
 """
 
 import argparse
@@ -127,26 +127,33 @@ def measure(args: argparse.Namespace, name: str, way: Way) -> dict[str, Any]:
         progress=False,
     )
     told = name == "told"
-    rate = optax.piecewise_constant_schedule(args.inner_rate, {1: 0.5})
-    tester = mj.maml(
-        objective_of(args, 2 * args.rollouts, told=told),
-        inner=optax.sgd(rate),
-        num_steps=UPDATES,
-        first_order=True,
-        adapt=way.adapt,
-        record_steps=True,
-    )
-    scores = mj.evaluate(tester, result.state, sample, episodes=args.goals)
-    returns = scores.mean("return_per_step")
-    half = scores.over_runs("return_per_step")[1] if args.seeds > 1 else None
+    objective, tests = objective_of(args, 2 * args.rollouts, told=told), []
+    for rate in args.test_rates[:1] if told else args.test_rates:
+        tester = mj.maml(
+            objective,
+            inner=optax.sgd(optax.piecewise_constant_schedule(rate, {1: 0.5})),
+            num_steps=0 if told else UPDATES,
+            first_order=True,
+            adapt=way.adapt,
+            record_steps=True,
+        )
+        scores = mj.evaluate(tester, result.state, sample, episodes=args.goals)
+        returns = scores.mean("return_per_step")
+        half = scores.over_runs("return_per_step")[1].tolist() if args.seeds > 1 else None
+        tests.append(
+            {
+                "rate": rate,
+                "returns": returns.mean(axis=0).tolist(),
+                "half_widths": half,
+                "of_seeds": returns.tolist(),
+            }
+        )
     moves = args.tasks * args.rollouts * args.horizon * way.batches
     meta_steps = args.iterations * args.seeds
     return {
         "way": name,
         "stopped": result.stopped,
-        "returns": returns.mean(axis=0).tolist(),
-        "half_widths": None if half is None else half.tolist(),
-        "of_seeds": returns.tolist(),
+        "tests": tests,
         "ms_a_meta_step": 1e3 * result.run_seconds / meta_steps,
         "moves_a_second": moves * meta_steps / result.run_seconds,
         "temporary_mb": temporary_mb(args, way, sample, jax.tree.map(lambda x: x[0], states)),
@@ -167,15 +174,19 @@ def temporary_mb(args: argparse.Namespace, way: Way, sample: Any, state: mj.Trai
     return memory.temp_size_in_bytes / 1e6
 
 
-def row(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as the table shows it."""
-    halves = record["half_widths"] or [None] * (UPDATES + 1)
-    shown = {
-        f"after {update}": f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
-        for update, (mean, half) in enumerate(zip(record["returns"], halves, strict=True))
-    }
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record as the table shows it, a row a rate."""
     costs = ("ms_a_meta_step", "moves_a_second", "temporary_mb", "compile_s")
-    return {"way": record["way"], **shown, **{name: record[name] for name in costs}}
+    out = []
+    for test in record["tests"]:
+        shown = dict.fromkeys([f"after {update}" for update in range(UPDATES + 1)], "")
+        halves = test["half_widths"] or [None] * (UPDATES + 1)
+        for update, (mean, half) in enumerate(zip(test["returns"], halves, strict=False)):
+            around = "" if half is None else f" ± {half:.2f}"
+            shown[f"after {update}"] = f"{mean:.2f}{around}"
+        row = {"way": record["way"], "rate": test["rate"], **shown}
+        out.append(row | {name: record[name] for name in costs})
+    return out
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -191,8 +202,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         device = jax.devices()[0].device_kind
         about = {"device": device, "processor": processor(), "jax": jax.__version__}
         write({**about, "settings": settings, "ways": records}, args.out)
-    rows = [row(record) for record in records]
-    console.print(plain_table(f"returns, {args.seeds} seeds", rows, list(rows[0])))
+    table = [row for record in records for row in rows(record)]
+    console.print(plain_table(f"returns, {args.seeds} seeds", table, list(table[0])))
     return records
 
 
@@ -211,6 +222,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--rollouts", type=int, default=20, help="of a goal, before an update")
     out.add_argument("--horizon", type=int, default=100, help="moves of a roll-out")
     out.add_argument("--inner-rate", type=float, default=0.5)
+    out.add_argument(
+        "--test-rates", type=float, nargs="+", default=[0.5, 0.1], help="of the first update"
+    )
     out.add_argument("--outer-rate", type=float, default=1e-3, help="of Adam, where it is outside")
     out.add_argument("--hidden", type=int, nargs="+", default=[100, 100], help="widths of layers")
     out.add_argument("--goals", type=int, default=40, help="test goals")

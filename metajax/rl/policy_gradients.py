@@ -180,12 +180,7 @@ class PolicyGradient(Objective):
         self, params: Params, examples: Examples, key: Key | None, context: Examples | None
     ) -> tuple[Array, ObjectiveAux]:
         del context
-        if key is None:
-            raise ValueError(
-                "roll-outs are drawn, and there is no key; expected one: learner.loss(params, "
-                "episode, key), learner.adapt(params, support, key)"
-            )
-        batch = self.draw(params, task_of(examples), key)
+        batch = self.draw(params, task_of(examples), drawing_key(key))
         loss = self.surrogate_loss(params, batch) - self.value(batch)
         return loss, ObjectiveAux(None, {"return": mean_return(batch.trajectories)})
 
@@ -197,6 +192,20 @@ class PolicyGradient(Objective):
     def _distribution(self, params: Params, batch: Batch) -> Distribution:
         check_params(self._shapes, params)
         return self.policy.over_steps(params, batch.trajectories.observations)
+
+
+def drawing_key(key: Key | None) -> Key:
+    """A learner's key, of which roll-outs are drawn.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if key is None:
+        raise ValueError(
+            "roll-outs are drawn, and there is no key; expected one: learner.loss(params, episode, "
+            "key), learner.adapt(params, support, key)"
+        )
+    return key
 
 
 def _check_batch(batch: object) -> None:

@@ -61,17 +61,15 @@ def ppo_step(
     >>> import jax, optax, metajax
     >>> environment = metajax.rl.navigation()
     >>> objective = metajax.rl.PolicyGradient(
-    ...     metajax.rl.gaussian_policy(metajax.models.mlp((16, 2), stddev=0.1)),
-    ...     environment, horizon=5, rollouts=4)
+    ...     metajax.rl.gaussian_policy(metajax.models.mlp((64, 64, 2), stddev=0.1)),
+    ...     environment, horizon=100, rollouts=20)
     >>> optimizer = optax.adam(1e-3)
     >>> step = metajax.rl.ppo_step(objective, optimizer, inner=optax.sgd(0.1), num_steps=1)
     >>> sample = metajax.rl.task_episodes(environment)
     >>> params = objective.init(jax.random.key(0), sample(jax.random.key(0)).support.inputs)
     >>> state = metajax.init_state(params, optimizer, jax.random.key(1))
-    >>> result = metajax.train(
-    ...     step, None, state, sample, iterations=2, meta_batch=4, progress=False)
-    >>> result.history[-1]["step"]
-    2
+
+    and `metajax.train(step, None, state, sample, iterations=1000, meta_batch=40)` trains.
 
     Args:
       objective: the policy, the environment, and how many roll-outs a task takes.

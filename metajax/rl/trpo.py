@@ -68,14 +68,14 @@ def trpo_step(
     >>> import jax, optax, metajax
     >>> environment = metajax.rl.navigation()
     >>> objective = metajax.rl.PolicyGradient(
-    ...     metajax.rl.gaussian_policy(metajax.models.mlp((16, 2), stddev=0.1)),
-    ...     environment, horizon=5, rollouts=4)
+    ...     metajax.rl.gaussian_policy(metajax.models.mlp((2,), stddev=0.1)),
+    ...     environment, horizon=5, rollouts=2)
     >>> step = metajax.rl.trpo_step(objective, inner=optax.sgd(0.1), num_steps=1)
     >>> sample = metajax.rl.task_episodes(environment)
     >>> params = objective.init(jax.random.key(0), sample(jax.random.key(0)).support.inputs)
     >>> state = metajax.init_state(params, optax.identity(), jax.random.key(1))
     >>> result = metajax.train(
-    ...     step, None, state, sample, iterations=2, meta_batch=4, progress=False)
+    ...     step, None, state, sample, iterations=1, meta_batch=2, progress=False)
     >>> bool(result.history[-1]["kl"] <= 0.01)
     True
 

@@ -99,6 +99,16 @@ def expected_return(paths: Paths, theta: Array, rewards: Array, discount: float 
     return (chances(paths, theta) * path_returns(paths, rewards, discount)).sum()
 
 
+def ascend(
+    paths: Paths, theta: Array, rewards: Array, discount: float, rate: float, steps: int
+) -> Array:
+    """Steps along the exact policy gradient."""
+    slope = jax.grad(lambda theta: expected_return(paths, theta, rewards, discount))
+    for _ in range(steps):
+        theta = theta + rate * slope(theta)
+    return theta
+
+
 def action_values(
     process: Decisions, theta: Array, rewards: Array, discount: float = 1.0
 ) -> tuple[Array, Array]:

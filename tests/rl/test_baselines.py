@@ -123,8 +123,8 @@ def test_leave_one_out_is_the_mean_of_the_others() -> None:
 
 def test_leave_one_out_asks_for_others() -> None:
     one = trajectories(jnp.zeros((1, 3, 1)), shape=(1, 3))
-    with pytest.raises(ValueError, match="of 1 roll-outs with no other; expected rollouts=2"):
+    with pytest.raises(ValueError, match="of trajectories of one roll-out; expected rollouts=2"):
         rl.leave_one_out(one, jnp.zeros((1, 3)))
     weighted = trajectories(jnp.zeros((2, 3, 1)), weights=jnp.ones(2), shape=(2, 3))
-    with pytest.raises(ValueError, match="of 2 roll-outs with weights; expected"):
+    with pytest.raises(ValueError, match="of trajectories with weights; expected"):
         rl.leave_one_out(weighted, jnp.zeros((2, 3)))

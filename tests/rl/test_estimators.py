@@ -364,7 +364,7 @@ def made(junk: float = np.nan, *, weights: bool = False) -> tuple[rl.Trajectorie
     trajectories = rl.Trajectories(
         observations, jnp.zeros(shape, int), rewards, mask, old, None, counts
     )
-    return trajectories, old + 0.5 * (new - old), jnp.where(mask, advantages, 0)
+    return trajectories, old + 2 * (new - old), jnp.where(mask, advantages, 0)
 
 
 def counts_of(trajectories: rl.Trajectories) -> np.ndarray:
@@ -377,25 +377,36 @@ weighted = pytest.mark.parametrize("weights", [False, True], ids=["once", "weigh
 
 @weighted
 @pytest.mark.parametrize("scale", ["step", "return"])
-@pytest.mark.parametrize("clip", [None, 0.2])
-def test_ratios_and_clipped_ratios(clip: float | None, scale: str, weights: bool) -> None:
-    """The surrogates of TRPO (eq. 14) and PPO (eq. 7), less what they are at equality."""
+@pytest.mark.parametrize(
+    ("dice_lambda", "clip"), [(0.0, None), (0.5, None), (None, 0.2), (0.5, 0.2)]
+)
+def test_ratios_and_clipped_ratios(
+    dice_lambda: float | None, clip: float | None, scale: str, weights: bool
+) -> None:
+    """The surrogates of TRPO (eq. 14) and PPO (eq. 7), less what they are at equality.
+
+    Without `clip` each counts as often as the past has changed, to first order, or not at all.
+    """
     trajectories, log_probs, advantages = made(weights=weights)
-    for dice_lambda in (0.0, 1.0, *(() if clip is None else (None,))):
-        surrogate = rl.Surrogate(dice_lambda=dice_lambda, discount=0.9, scale=scale)
-        found = surrogate(log_probs, trajectories, advantages, clip=clip)
-        total, steps, counts = 0.0, 0.0, counts_of(trajectories)
-        for n, length in enumerate(LENGTHS):
-            for t in range(length):
-                ratio = np.exp(float(log_probs[n, t] - trajectories.log_probs[n, t]))
-                gain = ratio * advantages[n, t]
-                if clip is not None:
-                    gain = min(gain, np.clip(ratio, 1 - clip, 1 + clip) * advantages[n, t])
-                discount = 0.9**t if scale == "return" else 1.0
-                total += counts[n] * discount * (gain - advantages[n, t])
-                steps += counts[n]
-        expected = total / (steps if scale == "step" else counts.sum())
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    surrogate = rl.Surrogate(dice_lambda=dice_lambda, discount=0.9, scale=scale)
+    found = surrogate(log_probs, trajectories, advantages, clip=clip)
+    total, steps, counts, often = 0.0, 0.0, counts_of(trajectories), set()
+    for n, length in enumerate(LENGTHS):
+        moved = np.asarray(log_probs[n, :length] - trajectories.log_probs[n, :length])
+        for t in range(length):
+            ratio, advantage, past = np.exp(moved[t]), float(advantages[n, t]), 1.0
+            gain = ratio * advantage
+            if clip is not None:
+                gain = min(gain, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
+            else:
+                past += sum(dice_lambda ** (t - k) * moved[k] for k in range(t))
+            often.add(past)
+            discount = 0.9**t if scale == "return" else 1.0
+            total += counts[n] * discount * max(past, 0.0) * (gain - advantage)
+            steps += counts[n]
+    assert (min(often) < 0) == (dice_lambda == 0.5 and clip is None)
+    expected = total / (steps if scale == "step" else counts.sum())
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("clip", [None, 0.2])

@@ -9,24 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from enumerated_paths import (
-    DISCOUNT,
-    DYNAMICS,
-    EXACT,
-    HORIZON,
-    REWARDS,
-    TAKEN,
-    THETA,
-    VISITED,
-    EveryPath,
-    all_tasks,
+from rl.enumeration import (
+    Enumerated,
     ascend,
+    decisions,
     expected_return,
+    paths_of,
+    rewards_episode,
 )
 
 import metajax as mj
 
-INNER, OUTER = 0.7, 0.5
+INNER, OUTER, DISCOUNT = 0.7, 0.5, 0.9
+PROCESS = decisions(ending=True)
+PATHS = paths_of(PROCESS)
+REWARDS = np.random.default_rng(1).normal(size=(2, 2, 2))
+THETA = np.random.default_rng(2).normal(size=(2, 2))
+EXACT = mj.rl.Surrogate(
+    dice_lambda=1.0, discount=DISCOUNT, baseline=None, normalize=False, scale="return"
+)
 KEY = jax.random.key(0)
 
 
@@ -35,18 +36,30 @@ def _step(objective: object, optimizer: object = optax.sgd(OUTER), **options: ob
     return mj.rl.ppo_step(objective, optimizer, **options)  # type: ignore[arg-type]
 
 
+def _tasks() -> mj.Episode:
+    return jax.vmap(rewards_episode)(jnp.asarray(REWARDS, float))
+
+
 def _policy(theta: np.ndarray) -> np.ndarray:
     weights = np.exp(theta)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _weights(theta: np.ndarray) -> np.ndarray:
-    return DYNAMICS * _policy(theta)[VISITED, TAKEN].prod(axis=1)
+def _steps(path: int) -> list[tuple[int, int]]:
+    length = PATHS.mask[path].sum()
+    return list(zip(PATHS.states[path, :length], PATHS.actions[path, :length], strict=True))
 
 
-def _to_go(rewards: np.ndarray, path: int, step: int) -> float:
-    pairs = zip(VISITED[path, step:], TAKEN[path, step:], strict=True)
-    return sum(DISCOUNT**k * rewards[pair] for k, pair in enumerate(pairs))
+def _weights(theta: np.ndarray) -> list[float]:
+    policy = _policy(theta)
+    return [
+        chance * np.prod([policy[step] for step in _steps(path)])
+        for path, chance in enumerate(PATHS.moves)
+    ]
+
+
+def _worth(rewards: np.ndarray, path: int, t: int) -> float:
+    return sum(DISCOUNT**k * rewards[step] for k, step in enumerate(_steps(path)[t:]))
 
 
 def _adapt(theta: np.ndarray, old: np.ndarray, rewards: np.ndarray) -> np.ndarray:
@@ -54,18 +67,20 @@ def _adapt(theta: np.ndarray, old: np.ndarray, rewards: np.ndarray) -> np.ndarra
     policy, before = _policy(theta), _policy(old)
     slope = np.zeros_like(theta)
     for path, weight in enumerate(_weights(old)):
-        for t in range(HORIZON):
-            s, a = VISITED[path, t], TAKEN[path, t]
-            ratio = policy[s, a] / before[s, a]
-            score = np.eye(2)[a] - policy[s]
-            slope[s] += weight * DISCOUNT**t * ratio * _to_go(rewards, path, t) * score
+        for t, (s, a) in enumerate(_steps(path)):
+            gain = policy[s, a] / before[s, a] * _worth(rewards, path, t)
+            slope[s] += weight * DISCOUNT**t * gain * (np.eye(2)[a] - policy[s])
     return theta + INNER * slope
 
 
 def _kl(theta: np.ndarray, old: np.ndarray) -> float:
     policy, before = _policy(theta), _policy(old)
     each = (before * np.log(before / policy)).sum(axis=1)
-    return sum(w * each[VISITED[p]].mean() for p, w in enumerate(_weights(old)))
+    total = count = 0.0
+    for path, weight in enumerate(_weights(old)):
+        total += weight * sum(each[s] for s, _ in _steps(path))
+        count += weight * len(_steps(path))
+    return total / count
 
 
 def _promp(theta: np.ndarray, clip: float, inner_kl: float) -> tuple[float, float, int]:
@@ -76,11 +91,10 @@ def _promp(theta: np.ndarray, clip: float, inner_kl: float) -> tuple[float, floa
         phi = _adapt(theta, THETA, rewards)
         gain = 0.0
         for path, weight in enumerate(_weights(old)):
-            for t in range(HORIZON):
-                at = VISITED[path, t], TAKEN[path, t]
-                ratio = _policy(phi)[at] / _policy(old)[at]
+            for t, step in enumerate(_steps(path)):
+                ratio = _policy(phi)[step] / _policy(old)[step]
                 kept = np.clip(ratio, 1 - clip, 1 + clip)
-                worth = _to_go(rewards, path, t)
+                worth = _worth(rewards, path, t)
                 gain += weight * DISCOUNT**t * (min(ratio * worth, kept * worth) - worth)
                 clips += kept * worth < ratio * worth
         total += (-gain + inner_kl * _kl(theta, THETA)) / 2
@@ -99,10 +113,10 @@ def _slope(theta: np.ndarray, *settings: float) -> np.ndarray:
 
 def test_two_epochs_are_those_of_the_equations_in_loops(float64: None) -> None:
     settings = (0.05, 0.3)
-    objective = EveryPath(dataclasses.replace(EXACT, dice_lambda=0.0))
+    objective = Enumerated(PROCESS, dataclasses.replace(EXACT, dice_lambda=0.0))
     step = jax.jit(_step(objective, clip=settings[0], inner_kl=settings[1], epochs=2))
     state = mj.init_state(jnp.asarray(THETA), optax.sgd(OUTER), KEY)
-    state, metrics = step(state, all_tasks())
+    state, metrics = step(state, _tasks())
     slope = _slope(THETA, *settings)
     once = THETA - OUTER * slope
     twice = once - OUTER * _slope(once, *settings)
@@ -119,12 +133,15 @@ def test_two_epochs_are_those_of_the_equations_in_loops(float64: None) -> None:
 def test_one_epoch_without_bounds_is_the_meta_gradient(num_steps: int, float64: None) -> None:
     theta = jnp.asarray(THETA)
     options = {"num_steps": num_steps, "clip": 1e6, "inner_kl": 0.0, "epochs": 1}
-    step = jax.jit(_step(EveryPath(), **options))
-    state, metrics = step(mj.init_state(theta, optax.sgd(OUTER), KEY), all_tasks())
+    step = jax.jit(_step(Enumerated(PROCESS, EXACT), **options))
+    state, metrics = step(mj.init_state(theta, optax.sgd(OUTER), KEY), _tasks())
 
     def loss(theta: jax.Array) -> jax.Array:
-        values = [expected_return(ascend(theta, r, INNER, num_steps), r) for r in REWARDS]
-        return -jnp.stack(values).mean()
+        def of_task(rewards: jax.Array) -> jax.Array:
+            phi = ascend(PATHS, theta, rewards, DISCOUNT, INNER, num_steps)
+            return expected_return(PATHS, phi, rewards, DISCOUNT)
+
+        return -jax.vmap(of_task)(jnp.asarray(REWARDS)).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(theta)
     np.testing.assert_allclose(state.params, theta - OUTER * gradient, rtol=1e-12)
@@ -146,11 +163,11 @@ def test_one_epoch_without_bounds_is_the_meta_gradient(num_steps: int, float64: 
 )
 def test_settings_that_make_no_step(options: dict, kind: type, expected: str) -> None:
     with pytest.raises(kind, match=re.escape(expected)):
-        _step(**{"objective": EveryPath(), **options})
+        _step(**{"objective": Enumerated(PROCESS, EXACT), **options})
 
 
 def test_a_state_of_another_optimiser() -> None:
-    step, tasks = _step(EveryPath()), all_tasks()
+    step, tasks = _step(Enumerated(PROCESS, EXACT)), _tasks()
     state = mj.init_state(jnp.asarray(THETA, jnp.float32), optax.adam(1.0), KEY)
     with pytest.raises(ValueError, match="the optimiser's state is another's"):
         step(state, tasks)

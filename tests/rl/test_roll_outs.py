@@ -357,7 +357,7 @@ FITTING = {
     ),
     "other actions": (
         ValueError,
-        r"takes no actions like the policy's, float32\[3\] each: an action of shape .*; expected \(2,\)",
+        r"policy's, float32\[3\] each: an action of shape \(3,\); expected \(2,\)",
         {"policy": rl.gaussian_policy(mj.models.mlp((3,))), "environment": rl.navigation()},
     ),
     "actions that would be broadcast": (

@@ -9,23 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from enumerated_paths import (
-    HORIZON,
-    REWARDS,
-    THETA,
-    EveryPath,
-    all_tasks,
+from rl.enumeration import (
+    Enumerated,
     ascend,
+    chances,
+    decisions,
     expected_return,
-    path_log_probs,
-    probabilities,
+    paths_of,
+    rewards_episode,
 )
 
 import metajax as mj
 from metajax.rl.frozen import collect
 from metajax.rl.trpo import adapted_distributions, fisher_product, line_search, mean_kl
 
-RATE = 0.7
+RATE, DISCOUNT = 0.7, 0.9
+PROCESS = decisions(ending=True)
+PATHS = paths_of(PROCESS)
+REWARDS = np.random.default_rng(1).normal(size=(2, 2, 2))
+THETA = np.random.default_rng(2).normal(size=(2, 2))
+EXACT = mj.rl.Surrogate(
+    dice_lambda=1.0, discount=DISCOUNT, baseline=None, normalize=False, scale="return"
+)
 KEY = jax.random.key(0)
 ENVIRONMENT = mj.rl.navigation()
 SAMPLE = mj.rl.task_episodes(ENVIRONMENT)
@@ -42,32 +47,43 @@ def _step(objective: mj.rl.PolicyGradient, num_steps: int = 1, **options: object
     return mj.rl.trpo_step(objective, inner=optax.sgd(RATE), num_steps=num_steps, **options)
 
 
-def _dense(theta: jax.Array, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The Fisher matrix of adapted policies a step, and the gradient of minus the mean return."""
-
-    def of_task(rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        def adapt(theta: jax.Array) -> jax.Array:
-            return ascend(theta, rewards, RATE, num_steps)
-
-        phi = adapt(theta)
-        scores = jax.jacobian(path_log_probs)(phi).reshape(-1, theta.size)
-        fisher = jnp.einsum("p,pi,pj->ij", probabilities(phi), scores, scores) / HORIZON
-        slope = jax.jacobian(adapt)(theta).reshape(theta.size, theta.size)
-        gradient = jax.grad(lambda theta: -expected_return(adapt(theta), rewards))(theta)
-        return slope.T @ fisher @ slope, gradient.ravel()
-
-    fishers, gradients = zip(*map(jax.jit(of_task), REWARDS), strict=True)
-    return np.mean(fishers, axis=0), np.mean(gradients, axis=0)
+def _tasks(rewards: np.ndarray | jax.Array = REWARDS) -> mj.Episode:
+    return jax.vmap(rewards_episode)(jnp.asarray(rewards, float))
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 2])
+def _adapt(theta: jax.Array, rewards: jax.Array, num_steps: int) -> jax.Array:
+    return ascend(PATHS, theta, rewards, DISCOUNT, RATE, num_steps)
+
+
+def _dense(theta: jax.Array, num_steps: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Minus the mean return, its gradient, and the Fisher matrix of adapted policies a step."""
+
+    def of_task(rewards: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def loss(theta: jax.Array) -> jax.Array:
+            return -expected_return(PATHS, _adapt(theta, rewards, num_steps), rewards, DISCOUNT)
+
+        phi = _adapt(theta, rewards, num_steps)
+        likely = chances(PATHS, phi)
+        scores = jax.jacobian(lambda phi: jnp.log(chances(PATHS, phi)))(phi).reshape(-1, 4)
+        steps = (likely * PATHS.mask.sum(axis=1)).sum()
+        fisher = jnp.einsum("p,pi,pj->ij", likely, scores, scores) / steps
+        slope = jax.jacobian(lambda theta: _adapt(theta, rewards, num_steps))(theta)
+        slope = slope.reshape(4, 4)
+        return loss(theta), jax.grad(loss)(theta).ravel(), slope.T @ fisher @ slope
+
+    each = zip(*map(jax.jit(of_task), REWARDS), strict=True)
+    loss, gradient, fisher = (np.mean(values, axis=0) for values in each)
+    return float(loss), gradient, fisher
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_step_is_that_of_dense_linear_algebra_on_all_paths(num_steps: int, float64: None) -> None:
     damping, max_kl = 1e-3, 1e-8
     theta = jnp.asarray(THETA)
-    fisher, gradient = _dense(theta, num_steps)
+    loss, gradient, fisher = _dense(theta, num_steps)
     options = {"max_kl": max_kl, "damping": damping, "cg_steps": 8}
-    step = jax.jit(_step(EveryPath(), num_steps, **options))
-    state, metrics = step(_state(theta), all_tasks())
+    step = jax.jit(_step(Enumerated(PROCESS, EXACT), num_steps, **options))
+    state, metrics = step(_state(theta), _tasks())
     damped = fisher + damping * np.eye(theta.size)
     direction = np.linalg.solve(damped, gradient)
     length = np.sqrt(2 * max_kl / (direction @ damped @ direction))
@@ -78,20 +94,19 @@ def test_a_step_is_that_of_dense_linear_algebra_on_all_paths(num_steps: int, flo
     assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
     assert metrics["kl"] == pytest.approx(moved @ fisher @ moved / 2, rel=0.05)
     assert metrics["improvement"] == pytest.approx(moved @ gradient, rel=0.05)
-    value = np.mean([expected_return(ascend(theta, r, RATE, num_steps), r) for r in REWARDS])
-    assert metrics["loss"] == pytest.approx(-value, rel=1e-12)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-12)
     assert ("return_before" in metrics) == (num_steps > 0)
 
 
 def test_products_are_with_the_fisher_matrix(float64: None) -> None:
     theta = jnp.asarray(THETA)
-    objective, loop = EveryPath(), mj.InnerLoop(optax.sgd(RATE), 2)
+    objective, loop = Enumerated(PROCESS, EXACT), mj.InnerLoop(optax.sgd(RATE), 2)
     keys = jax.random.split(KEY, 2)
 
     @jax.jit
     def matrix(theta: jax.Array) -> jax.Array:
         draw = functools.partial(collect, objective, loop, theta)
-        experience = jax.vmap(draw)(all_tasks(), keys)
+        experience = jax.vmap(draw)(_tasks(), keys)
         distributions = functools.partial(adapted_distributions, objective, loop, experience)
         old, push = jax.linearize(distributions, theta)
         pull = jax.linear_transpose(push, theta)
@@ -100,20 +115,15 @@ def test_products_are_with_the_fisher_matrix(float64: None) -> None:
         basis = jnp.eye(theta.size).reshape(-1, *theta.shape)
         return jax.vmap(product)(basis).reshape(theta.size, theta.size)
 
-    np.testing.assert_allclose(matrix(theta), _dense(theta, 2)[0], rtol=0, atol=1e-13)
-
-
-def _tasks() -> mj.Episode:
-    return jax.tree.map(lambda x: x.astype(jnp.float32), all_tasks())
+    np.testing.assert_allclose(matrix(theta), _dense(theta, 2)[2], rtol=0, atol=1e-13)
 
 
 def test_a_slope_that_is_zero_or_not_finite_moves_nothing() -> None:
     theta = jnp.asarray(THETA, jnp.float32)
-    step = jax.jit(_step(EveryPath(), damping=0.0))
+    step = jax.jit(_step(Enumerated(PROCESS, EXACT), 0, damping=0.0))
     for reward in (0.0, jnp.nan, jnp.inf):
-        inputs = jnp.zeros((2, 1, 2, 2)).at[0, 0, 1, 1].set(reward)
-        tasks = mj.Examples(inputs, jnp.zeros((2, 1)))
-        state, metrics = step(_state(theta), mj.Episode(tasks, tasks))
+        tasks = _tasks(jnp.zeros((2, 2, 2)).at[0, 0, 1].set(reward))
+        state, metrics = step(_state(theta), tasks)
         np.testing.assert_array_equal(state.params, theta)
         assert float(metrics["accepted"]) == float(metrics["backtracks"]) == 0
         assert float(metrics["kl"]) == float(metrics["improvement"]) == 0 or reward != 0
@@ -150,24 +160,11 @@ def test_the_first_try_that_is_better_and_not_too_far(
         assert float(found.loss) == losses[expected]
 
 
-@jax.custom_jvp
-def _without_derivative(x: jax.Array) -> jax.Array:
-    return x
-
-
-@_without_derivative.defjvp
-def _refuse(primals: tuple, tangents: tuple) -> tuple:
-    raise AssertionError("the environment is differentiated")
-
-
-def test_navigation_improves_within_bounds_and_is_not_differentiated() -> None:
-    def move(key: jax.Array, state: jax.Array, action: jax.Array, goal: jax.Array) -> tuple:
-        return ENVIRONMENT.step(key, state, _without_derivative(action), goal)
-
-    environment = mj.rl.Environment(ENVIRONMENT.reset, move, ENVIRONMENT.sample_task)
+@pytest.mark.slow
+def test_navigation_improves_within_bounds() -> None:
     objective = mj.rl.PolicyGradient(
         mj.rl.gaussian_policy(mj.models.mlp((8, 2), stddev=0.3)),
-        environment,
+        ENVIRONMENT,
         horizon=10,
         rollouts=10,
     )
@@ -204,7 +201,7 @@ def test_settings_that_make_no_step(options: dict, kind: type, expected: str) ->
 
 
 def test_states_and_episodes_that_are_not_a_steps_own() -> None:
-    step, key = _step(EveryPath()), KEY
+    step, key = _step(Enumerated(PROCESS, EXACT)), KEY
     theta = jnp.asarray(THETA, jnp.float32)
     with pytest.raises(ValueError, match=re.escape("init_state(params, optax.identity(), key)")):
         step(mj.init_state(theta, optax.adam(1.0), key), _tasks())
