@@ -121,7 +121,7 @@ class Surrogate:
             values = jnp.where(mask, values, 0)
         following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
         errors = rewards + self.discount * following - values
-        advantages = jnp.where(mask, discounted_sums(errors, self.discount * self.gae_lambda), 0)
+        advantages = discounted_sums(errors, self.discount * self.gae_lambda)
         if self.normalize:
             mean = step_mean(advantages, trajectories)
             variance = step_mean((advantages - mean) ** 2, trajectories)

@@ -148,6 +148,22 @@ def test_episodes_end_where_they_do_and_stand_still() -> None:
         assert len(np.unique(moved)) == moved.size
 
 
+def test_an_episode_that_ended_does_not_go_on() -> None:
+    """Where the next draw would not have ended it."""
+
+    def step(key: Array, state: Array, action: Array, task: Array) -> Any:
+        return state, state, jnp.ones(()), jax.random.bernoulli(key, 0.3)
+
+    tossing = rl.Environment(lambda key, task: (jnp.zeros(2), jnp.zeros(2)), step, lambda key: 0.0)
+    policy = rl.gaussian_policy(mj.models.mlp((1,)))
+    params = policy.init(KEY, jnp.zeros((1, 2)))
+    found = rl.roll_out(policy, tossing, params, 0.0, KEY, horizon=5, rollouts=40)
+    lengths = found.mask.sum(axis=1)
+    assert len(set(lengths.tolist())) == 5
+    assert (found.mask == (jnp.arange(5)[None] < lengths[:, None])).all()
+    assert (found.rewards == found.mask).all()
+
+
 @pytest.mark.usefixtures("float64")
 def test_log_probs_are_the_policys_at_its_own_observations() -> None:
     params, found = some_params(), rolled(some_params(), KEY)
