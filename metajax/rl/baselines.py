@@ -74,10 +74,9 @@ def leave_one_out(trajectories: Trajectories, returns: Array) -> Array:
     returns = _returns(trajectories, returns)
     rollouts = returns.shape[0]
     if rollouts < 2 or trajectories.weights is not None:
-        what = "weights" if rollouts > 1 else "no other"
+        what = "trajectories with weights" if rollouts > 1 else "trajectories of one roll-out"
         raise ValueError(
-            f'baseline="leave_one_out" of {rollouts} roll-outs with {what}; expected rollouts=2 or '
-            "more in the trajectories, each counted once"
+            f'baseline="leave_one_out" of {what}; expected rollouts=2 or more, each counted once'
         )
     return (returns.sum(axis=0)[None] - returns) / (rollouts - 1)
 
