@@ -6,6 +6,7 @@ from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
 from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
 from metajax.rl.exploration import e_maml
+from metajax.rl.frozen import Experience, collect
 from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient
@@ -20,6 +21,7 @@ __all__ = [
     "Categorical",
     "Distribution",
     "Environment",
+    "Experience",
     "Gaussian",
     "GaussianParams",
     "Policy",
@@ -28,6 +30,7 @@ __all__ = [
     "TabularTask",
     "Trajectories",
     "categorical_policy",
+    "collect",
     "e_maml",
     "from_brax",
     "from_gymnax",

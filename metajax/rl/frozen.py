@@ -12,13 +12,14 @@ import jax
 import optax
 
 from metajax.checks.objects import check_instance
-from metajax.checks.parameters import check_parameters, check_shared
+from metajax.checks.parameters import check_floats, check_parameters, check_shared
 from metajax.checks.settings import check_texts
+from metajax.given_data import as_episode, as_episodes
 from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection
 from metajax.keys import fit_key, learner_keys, query_key, step_keys
-from metajax.kinds import check_arrays
+from metajax.kinds import check_key
 from metajax.meta_gradients import count_tasks
 from metajax.rl.environments import task_of
 from metajax.rl.policy_gradients import Batch, PolicyGradient
@@ -48,13 +49,39 @@ def collect(
 ) -> Experience:
     """The roll-outs that `metajax.maml` draws with that key; no derivative goes through them.
 
+    What `trpo_step` and `ppo_step` begin with, and what a step of one's own can. Adapting to them
+    again, under any parameters, is a loop over them, one a step:
+
+    >>> import jax, optax, metajax
+    >>> rl, environment = metajax.rl, metajax.rl.navigation()
+    >>> objective = rl.PolicyGradient(
+    ...     rl.gaussian_policy(metajax.models.mlp((16, 2), stddev=0.1)),
+    ...     environment, horizon=5, rollouts=4)
+    >>> episode = rl.task_episodes(environment)(jax.random.key(0))
+    >>> params = objective.init(jax.random.key(1), episode.support.inputs)
+    >>> loop = metajax.InnerLoop(optax.sgd(0.1), num_steps=2)
+    >>> experience = rl.collect(objective, loop, params, episode, jax.random.key(2))
+    >>> adapted, _ = loop.run(
+    ...     objective.surrogate_loss, params, per_step=experience.support)
+    >>> kl = objective.kl(adapted, experience.query)
+
     Args:
       objective: whose policy acts.
       loop: the adaptation.
       params: the policy's before it.
-      episode: the task, unbatched.
+      episode: the task, unbatched, from `task_episodes`.
       key: the learner's of that task.
+
+    Raises:
+      TypeError: an argument is of another kind.
+      ValueError: the parameters are not the policy's, or the episode holds several tasks.
     """
+    check_policy_gradient(objective)
+    check_instance(loop, InnerLoop, "loop", "a metajax.InnerLoop(inner, num_steps)")
+    episode = as_episode(episode)
+    check_key(key)
+    check_floats(params)
+    check_parameters(jax.eval_shape(objective.init, key, episode.support.inputs), params)
     params = jax.lax.stop_gradient(params)
     plain = Backward(unroll=loop.backward.unroll)
     drawing = dataclasses.replace(loop, first_order=True, backward=plain)
@@ -138,9 +165,7 @@ def gather(
       ValueError: the parameters are not the policy's, or the episodes have no axis of tasks.
     """
     check_state(state)
-    made = "a metajax.Episode of tasks, jax.vmap(metajax.rl.task_episodes(environment))(keys)"
-    check_instance(episodes, Episode, "episodes", made)
-    check_arrays(episodes, "episodes")
+    episodes = as_episodes(episodes)
     check_shared(state.params, episodes)
     expected = jax.eval_shape(objective.init, state.key, episodes.support.inputs)
     check_parameters(expected, state.params)

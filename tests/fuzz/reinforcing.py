@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from fuzz import kinds as k
 from fuzz import things
-from fuzz.algorithms import INNER
+from fuzz.algorithms import INNER, LOOP
 from fuzz.table import Call
 
 import metajax as mj
@@ -574,6 +574,30 @@ META_STEPS = (
         lambda: {"state": _state(params(), things.OUTER), "episodes": _several(episode())},
         STEPPING,
         slow=True,
+    ),
+    Call(
+        "metajax.rl.collect",
+        rl.collect,
+        lambda: {
+            "objective": objective(),
+            "loop": mj.InnerLoop(things.INNER, 1),
+            "params": params(),
+            "episode": episode(),
+            "key": things.KEY,
+        },
+        {
+            "objective": IN_STEPS["objective"],
+            "loop": LOOP,
+            "params": PARAMS,
+            "episode": k.EPISODE.also(
+                lambda: {
+                    "another environment's": things.episode(),
+                    "several tasks": jax.tree.map(lambda x: jnp.concatenate([x, x]), episode()),
+                }
+            ),
+            "key": k.KEY,
+        },
+        late=True,
     ),
     Call(
         "a step of trpo_step",

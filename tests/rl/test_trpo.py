@@ -235,7 +235,7 @@ def test_states_and_episodes_that_are_not_a_steps_own() -> None:
     theta = jnp.asarray(THETA, jnp.float32)
     with pytest.raises(ValueError, match=re.escape("init_state(params, optax.identity(), key)")):
         step(mj.init_state(theta, optax.adam(1.0), key), _tasks())
-    with pytest.raises(TypeError, match=re.escape("expected a metajax.Episode of tasks")):
+    with pytest.raises(TypeError, match=re.escape("expected metajax.Episode(support, query)")):
         step(_state(theta), _tasks().support)
     with pytest.raises(ValueError, match=re.escape("has shape (3, 2); the model expects (2, 2)")):
         step(_state(jnp.ones((3, 2))), _tasks())
