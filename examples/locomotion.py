@@ -112,10 +112,10 @@ def train(
             checkpoints=checkpoints,
             metrics_file=out / "metrics.jsonl",
         )
-    if result.stopped == "terminated":
-        console.print(f"stopped at step {int(result.state.step)}; --resume goes on from there")
-        raise SystemExit(128 + signal.SIGTERM)
     steps = int(result.state.step - state.step)
+    if result.stopped == "terminated" or not steps:
+        console.print(f"{result.stopped} at step {int(result.state.step)}; --resume goes on")
+        raise SystemExit(128 + signal.SIGTERM)
     actions = steps * args.tasks * args.rollouts * args.horizon * (args.num_steps + 1)
     console.print(
         f"{args.learner}, {args.task}: {steps} iterations of {args.tasks} tasks, "

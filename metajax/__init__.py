@@ -1,7 +1,8 @@
 """metajax: meta-learning and few-shot learning as pure functions of parameters and an episode.
 
 Learners, training and types are here; what they work on is in modules of its own: `metajax.data`,
-`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`, `metajax.rl`.
+`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`, and for policies and
+environments `metajax.rl`.
 """
 
 import sys

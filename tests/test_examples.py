@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +29,13 @@ def _load(name: str) -> ModuleType:
     return module
 
 
+SCRIPTS = [
+    "few_shot_characters",
+    "locomotion",
+    "navigation",
+    "sinusoid_regression",
+    "within_alphabet",
+]
 ALGORITHMS = [*_load("few_shot_characters").RECIPES]
 
 
@@ -39,10 +49,10 @@ def test_every_example_is_tested() -> None:
         for path in EXAMPLES.glob("*.py")
         if "__main__" in path.read_text(encoding="utf-8")
     }
-    assert scripts == {"few_shot_characters", "sinusoid_regression", "within_alphabet"}
+    assert scripts == {*SCRIPTS}
 
 
-@pytest.mark.parametrize("name", ["few_shot_characters", "sinusoid_regression", "within_alphabet"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         _load(name).parser().parse_args(["--help"])
@@ -187,3 +197,38 @@ def test_within_alphabet(
     assert scores.episodes == 20
     assert scores.mean("accuracy") > 0.15  # Chance is 0.05.
     assert "the 20 published runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("brax") is None, reason="brax is optional")
+def test_locomotion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("locomotion")
+    out = tmp_path / "a folder with spaces"
+    arguments = ["--tasks", "2", "--rollouts", "2", "--horizon", "5", "--hidden", "8"]
+    arguments += ["--iterations", "2", "--dispatch", "1", "--test-tasks", "3", "--out", str(out)]
+    scores = example.run(example.parser().parse_args(arguments))
+    assert scores.scores["return_per_step"].shape == (3, 4)
+    assert np.isfinite(scores.scores["return_per_step"]).all()
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert _is_png(out / "returns.png")
+    assert _is_png(out / "film.png")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "environment steps a second" in printed
+    assert "maml, direction: 3 fresh tasks, seed 0" in printed
+    with pytest.raises(SystemExit, match="holds a run already; pass --resume"):
+        example.run(example.parser().parse_args(arguments))
+
+
+def test_rewards_of_locomotion() -> None:
+    example = _load("locomotion")
+    state = SimpleNamespace(metrics={"x_velocity": jnp.float32(0.5)})
+    action = jnp.array([3.0, -0.5])  # The first one is clipped, and costs as much as 1.
+    cost = 0.05 * 1.25
+    np.testing.assert_allclose(example.run_along(-1.0, action, state), -0.5 - cost, rtol=1e-6)
+    np.testing.assert_allclose(example.run_at(2.0, action, state), -1.5 - cost, rtol=1e-6)
+    keys = jax.random.split(jax.random.key(0), 100)
+    assert {*map(float, jax.vmap(example.direction)(keys))} == {-1.0, 1.0}
+    velocities = np.asarray(jax.vmap(example.velocity)(keys))
+    assert 0 <= velocities.min() < 0.2
+    assert 1.8 < velocities.max() <= 2

@@ -4,8 +4,8 @@ from metajax.rl.adapters.brax import from_brax
 from metajax.rl.adapters.gymnax import from_gymnax
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.distributions import Categorical, Distribution, Gaussian
-from metajax.rl.e_maml import e_maml
 from metajax.rl.environments import Environment, observing_task, task_episodes, task_examples
+from metajax.rl.exploration import e_maml
 from metajax.rl.point_navigation import navigation
 from metajax.rl.policies import GaussianParams, Policy, categorical_policy, gaussian_policy
 from metajax.rl.policy_gradients import Batch, PolicyGradient

@@ -158,10 +158,14 @@ def of_steps(trajectories: Trajectories, name: str, given: Any) -> Array:
 
 def mean_return(trajectories: Trajectories, discount: float = 1.0) -> Array:
     """`[]` the mean over roll-outs of the (discounted) sum of rewards."""
+    return path_mean(path_returns(trajectories, discount), trajectories.weights)
+
+
+def path_returns(trajectories: Trajectories, discount: float) -> Array:
+    """`[rollouts]` discounted sums of rewards."""
     rewards, mask = trajectories.rewards, trajectories.mask
     discounts = discount ** jnp.arange(rewards.shape[1], dtype=rewards.dtype)
-    returns = (jnp.where(mask, rewards, 0) * discounts[None]).sum(axis=1)
-    return path_mean(returns, trajectories.weights)
+    return (jnp.where(mask, rewards, 0) * discounts[None]).sum(axis=1)
 
 
 def path_mean(values: Array, weights: Array | None) -> Array:

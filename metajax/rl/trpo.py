@@ -167,7 +167,7 @@ def trpo_step(
 
 def adapted_distributions(
     objective: PolicyGradient, loop: InnerLoop, experience: Experience, params: Params
-) -> Distribution:
+) -> list[Array]:
     """What the policies, adapted from parameters, give of the queries' observations.
 
     Args:
@@ -177,14 +177,15 @@ def adapted_distributions(
       params: the policy's before adaptation.
 
     Returns:
-      The distributions `[tasks, rollouts, horizon, ...]`.
+      The distributions' arrays of floats, `[tasks, rollouts, horizon, ...]`: what else they hold, a
+      mask say, is that of the roll-outs.
     """
 
     def of_task(experience: Experience) -> Distribution:
         phi = adapted(objective, loop, params, experience.support)
         return objective.policy.over_steps(phi, experience.query.trajectories.observations)
 
-    return jax.vmap(of_task)(experience)
+    return list(filter(_moves, jax.tree.leaves(jax.vmap(of_task)(experience))))
 
 
 def fisher_product(
@@ -207,25 +208,36 @@ def fisher_product(
     return pull(bent)[0]
 
 
-def _surrogate_loss(objective: PolicyGradient, query: Batch, distribution: Distribution) -> Array:
-    """`[]` minus the mean surrogate of distributions `[tasks, ...]`."""
+def _surrogate_loss(objective: PolicyGradient, query: Batch, floats: list[Array]) -> Array:
+    """`[]` minus the mean surrogate of `adapted_distributions`."""
     surrogate = frozen_surrogate(objective)
 
-    def of_task(batch: Batch, distribution: Distribution) -> Array:
+    def of_task(batch: Batch, floats: list[Array]) -> Array:
+        distribution = _with_floats(batch.trajectories.distribution, floats)
         log_probs = distribution.log_prob(batch.trajectories.actions)
         return -surrogate(log_probs, batch.trajectories, batch.advantages)
 
-    return jax.vmap(of_task)(query, distribution).mean()
+    return jax.vmap(of_task)(query, floats).mean()
 
 
-def mean_kl(query: Batch, distribution: Distribution) -> Array:
-    """`[]` the mean divergence of distributions `[tasks, ...]` from those of the roll-outs."""
+def mean_kl(query: Batch, floats: list[Array]) -> Array:
+    """`[]` the mean divergence of `adapted_distributions` from those of the roll-outs."""
 
-    def of_task(batch: Batch, distribution: Distribution) -> Array:
-        kl = batch.trajectories.distribution.kl(distribution)
-        return step_mean(kl, batch.trajectories)
+    def of_task(batch: Batch, floats: list[Array]) -> Array:
+        old = batch.trajectories.distribution
+        return step_mean(old.kl(_with_floats(old, floats)), batch.trajectories)
 
-    return jax.vmap(of_task)(query, distribution).mean()
+    return jax.vmap(of_task)(query, floats).mean()
+
+
+def _with_floats(distribution: Distribution, floats: list[Array]) -> Distribution:
+    leaves, structure = jax.tree.flatten(distribution)
+    given = iter(floats)
+    return structure.unflatten([next(given) if _moves(leaf) else leaf for leaf in leaves])
+
+
+def _moves(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 class Found(NamedTuple):

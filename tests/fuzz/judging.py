@@ -27,6 +27,7 @@ ALSO_CALLED = {
     "sample": ("source", "iterator", "episode", "support"),
     "optimizer": ("optimiser",),
     "like": ("state",),
+    "state": ("parameter",),
     "task_weights": ("weights",),
     "drawn": ("Drawn",),
     "min_ways": ("ways",),

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 from fuzz import kinds as k
 from fuzz import things
+from fuzz.algorithms import INNER
 from fuzz.table import Call
 
 import metajax as mj
 from metajax import rl
 
 HORIZON, ROLLOUTS = 3, 2
+NO_OPTIMIZER = optax.identity()
 
 
 @things.made_once
@@ -28,6 +30,14 @@ def policy() -> rl.Policy:
 @things.made_once
 def objective() -> rl.PolicyGradient:
     return rl.PolicyGradient(policy(), environment(), horizon=HORIZON, rollouts=ROLLOUTS)
+
+
+@things.made_once
+def plain_objective() -> rl.PolicyGradient:
+    """Whose inner derivative takes the roll-outs as they are."""
+    surrogate = rl.Surrogate(dice_lambda=None)
+    options = {"horizon": HORIZON, "rollouts": ROLLOUTS, "surrogate": surrogate}
+    return rl.PolicyGradient(policy(), environment(), **options)
 
 
 @things.made_once
@@ -69,6 +79,7 @@ def _several(tree: Any) -> Any:
 ABOVE = k.number(0.0, -1.0, float("inf"))
 FROM_ZERO = k.number(-1.0, float("inf"))
 SHARE = k.number(-0.1, 1.1)
+BETWEEN = k.number(0.0, 1.0, -0.5)
 POLICY = k.Kind(
     "policy",
     lambda: {
@@ -188,8 +199,26 @@ OF_BASELINE = k.Kind(
         "a text": lambda trajectories, returns: "baseline",
     },
 )
+FOREIGN = k.Kind(
+    "another library's environment",
+    lambda: {
+        "None": None,
+        "an unknown name": "halfcheetahs",
+        "a number": 3,
+        "one of this library": environment(),
+        "a function": environment().step,
+    },
+)
 MODEL = {"model": k.MODEL}
 ACTING = {"params": PARAMS, "task": TASK, "key": k.KEY}
+
+
+class _Body:
+    """What acts as an environment of brax does, as far as it takes to see the arguments."""
+
+    def reset(self, rng: Any) -> None: ...
+
+    def step(self, state: Any, action: Any) -> None: ...
 
 
 def _nothing(key: Any, inputs: Any) -> Any:
@@ -334,6 +363,39 @@ ENVIRONMENTS = (
         {"stride": ABOVE, "reach": ABOVE, "radius": FROM_ZERO},
     ),
     Call(
+        "metajax.rl.tabular",
+        rl.tabular,
+        lambda: {"states": 3, "actions": 2, "noise": 0.5},
+        {"states": k.integer(1), "actions": k.integer(1), "noise": FROM_ZERO},
+    ),
+    Call(
+        "metajax.rl.from_gymnax",
+        rl.from_gymnax,
+        lambda: {"environment": "CartPole-v1"},
+        {
+            "environment": FOREIGN,
+            "sample_task": k.OPTIONAL_FUNCTION,
+            "same_start": k.FLAG,
+        },
+        needs=("gymnax",),
+    ),
+    Call(
+        "metajax.rl.from_brax",
+        rl.from_brax,
+        lambda: {
+            "environment": _Body(),
+            "reward": lambda task, action, state: state,
+            "sample_task": lambda key: key,
+        },
+        {
+            "environment": FOREIGN,
+            "reward": k.FUNCTION,
+            "sample_task": k.FUNCTION,
+            "backend": k.choice("MJX").without("None"),
+        },
+        needs=("brax",),
+    ),
+    Call(
         "metajax.rl.observing_task",
         rl.observing_task,
         lambda: {"environment": environment()},
@@ -451,7 +513,87 @@ ROLL_OUTS = (
     ),
 )
 
+IN_STEPS = {
+    "objective": k.OBJECTIVE.also(lambda: {"of a model": things.objective()}),
+    **INNER,
+    "axis_name": k.TEXT.without("None"),
+}
+STEPPING = {
+    "state": k.STATE.also(
+        lambda: {
+            "another policy's": _state(rl.GaussianParams(params().model, jnp.zeros(3))),
+            "another optimiser's": _state(params(), optax.sgd(0.1, momentum=0.9)),
+        }
+    ),
+    "episodes": k.EPISODES.also(
+        lambda: {
+            "another environment's": things.episodes(),
+            "two items": _several(jax.tree.map(lambda x: jnp.concatenate([x, x]), episode())),
+        }
+    ).without("one episode"),
+}
+
+
+def _stepped() -> dict[str, Any]:
+    return {"objective": objective(), "inner": things.INNER, "num_steps": 1}
+
+
+def _state(params: Any, optimizer: Any = NO_OPTIMIZER) -> mj.TrainState:
+    return mj.init_state(params, optimizer, things.KEY)
+
+
+META_STEPS = (
+    Call(
+        "metajax.rl.trpo_step",
+        rl.trpo_step,
+        _stepped,
+        {
+            **IN_STEPS,
+            "max_kl": ABOVE,
+            "cg_steps": k.integer(1),
+            "damping": FROM_ZERO,
+            "backtracks": k.integer(1),
+            "backtrack_ratio": BETWEEN,
+        },
+    ),
+    Call(
+        "metajax.rl.ppo_step",
+        rl.ppo_step,
+        lambda: {**_stepped(), "optimizer": things.OUTER},
+        {
+            **IN_STEPS,
+            "optimizer": k.OPTIMIZER,
+            "clip": ABOVE,
+            "inner_kl": FROM_ZERO,
+            "epochs": k.integer(1),
+        },
+    ),
+    Call(
+        "a step of ppo_step",
+        lambda **given: rl.ppo_step(**_stepped(), optimizer=things.OUTER)(**given),
+        lambda: {"state": _state(params(), things.OUTER), "episodes": _several(episode())},
+        STEPPING,
+        slow=True,
+    ),
+    Call(
+        "a step of trpo_step",
+        lambda **given: rl.trpo_step(**_stepped())(**given),
+        lambda: {"state": _state(params()), "episodes": _several(episode())},
+        STEPPING,
+        slow=True,
+    ),
+)
+
 LEARNERS = (
+    Call(
+        "metajax.rl.e_maml",
+        rl.e_maml,
+        lambda: {**_stepped(), "objective": plain_objective()},
+        {
+            **{name: IN_STEPS[name] for name in ("inner", "num_steps", "backward", "adapt")},
+            "objective": IN_STEPS["objective"].also(lambda: {"of a box": objective()}),
+        },
+    ),
     Call(
         "a policy's learner.loss",
         lambda **given: learner().loss(**given),
@@ -521,4 +663,4 @@ OBJECTIVES = (
     _of_objective("value", lambda: {"batch": batch()}, {"batch": BATCH}),
 )
 
-CALLS = (*POLICIES, *ENVIRONMENTS, *ROLL_OUTS, *OBJECTIVES, *LEARNERS)
+CALLS = (*POLICIES, *ENVIRONMENTS, *ROLL_OUTS, *OBJECTIVES, *META_STEPS, *LEARNERS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import metajax as mj
+from metajax.rl.environments import task_of
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is optional")
 
@@ -43,35 +44,30 @@ def _sample_point_robot(key: jax.Array) -> Any:
 
 def test_gymnax_tasks_are_parameters() -> None:
     environment = mj.rl.from_gymnax("PointRobot-misc", _sample_point_robot)
-    tasks = jax.jit(jax.vmap(environment.sample_task))(jax.random.split(KEY, 3))
-    steps = 0.1 * jnp.ones((4, 2))
-    first, (seen, rewards, done) = jax.jit(
-        jax.vmap(lambda task: _episode(environment, task, steps))
-    )(tasks)
-    np.testing.assert_array_equal(first[:, :2], 0)
-    np.testing.assert_allclose(seen[:, -1, :2], 0.4, rtol=1e-6)
-    # Its reward is of the position before the move: at first, how far the goals are.
-    np.testing.assert_allclose(-rewards[:, 0], tasks.circle_radius, rtol=1e-5)
-    assert not np.asarray(done).any()
-
-
-def test_gymnax_serves_a_gaussian_policy() -> None:
-    environment = mj.rl.from_gymnax(gymnax.make("PointRobot-misc")[0], _sample_point_robot)
     policy = mj.rl.gaussian_policy(mj.models.mlp((2,), stddev=0.1))
-    objective = mj.rl.PolicyGradient(policy, environment, horizon=3, rollouts=2)
-    params = policy.init(KEY, jnp.zeros((1, 6)))
-    tasks = jax.vmap(mj.rl.task_episodes(environment))(jax.random.split(KEY, 2))
-    batch = jax.jit(jax.vmap(lambda task: objective.draw(params, task, KEY)))(
-        jax.tree.map(lambda x: x[:, 0], tasks.support.inputs)
-    )
-    assert batch.trajectories.observations.shape == (2, 2, 3, 6)
-    assert batch.trajectories.mask.all()
+
+    @jax.jit
+    @jax.vmap
+    def act(key: jax.Array) -> tuple[Any, mj.rl.Trajectories]:
+        task = task_of(mj.rl.task_episodes(environment)(key).support)
+        params = policy.init(key, jnp.zeros((1, 6)))
+        return task, mj.rl.roll_out(policy, environment, params, task, key, horizon=3, rollouts=2)
+
+    tasks, paths = act(jax.random.split(KEY, 3))
+    places = paths.observations[..., :2]
+    np.testing.assert_array_equal(places[:, :, 0], 0)
+    moves = np.clip(paths.actions[:, :, :-1], -0.1, 0.1)
+    np.testing.assert_allclose(places[:, :, 1:], np.cumsum(moves, axis=2), rtol=1e-5, atol=1e-6)
+    # Its reward is of the position before the move: at first, how far the goals are.
+    radii = np.broadcast_to(tasks.circle_radius[:, None], (3, 2))
+    np.testing.assert_allclose(-paths.rewards[:, :, 0], radii, rtol=1e-5)
+    assert len(np.unique(radii)) == 3
 
 
 def test_all_episodes_of_a_gymnax_task_can_begin_alike() -> None:
     environment = mj.rl.from_gymnax("BernoulliBandit-misc", same_start=True)
     policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=0.1))
-    mj.rl.PolicyGradient(policy, environment, horizon=1, rollouts=1)  # Looks whether they fit.
+    mj.rl.PolicyGradient(policy, environment, horizon=1, rollouts=1)  # Do they fit?
     tasks = jax.vmap(environment.sample_task)(jax.random.split(KEY, 20))
 
     def paid(task: Any, key: jax.Array) -> jax.Array:
@@ -91,29 +87,38 @@ def test_all_episodes_of_a_gymnax_task_can_begin_alike() -> None:
 
 
 def test_gymnax_episodes_end() -> None:
-    with jax.enable_x64(True):  # Its states mix dtypes then.
-        environment = mj.rl.from_gymnax("CartPole-v1")
-        policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=10.0))
-        params = policy.init(KEY, jnp.zeros((1, 4)))
-        task = environment.sample_task(KEY)
-        paths = mj.rl.roll_out(policy, environment, params, task, KEY, horizon=30, rollouts=4)
-        lengths = np.asarray(paths.mask.sum(axis=1))
-        assert (lengths < 30).any()
-        np.testing.assert_array_equal(paths.rewards.sum(axis=1), lengths)
-        np.testing.assert_array_equal(paths.mask, np.arange(30) < lengths[:, None])
-        short = task.replace(max_steps_in_episode=2)
-        _, (_, _, done) = _episode(environment, short, jnp.zeros(3, int))
-        np.testing.assert_array_equal(done, [False, True, True])
+    environment = mj.rl.from_gymnax("CartPole-v1")
+    policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=1.0))
+
+    @jax.jit
+    def act(key: jax.Array) -> mj.rl.Trajectories:
+        params = policy.init(key, jnp.zeros((1, 4)))
+        task = environment.sample_task(key).replace(max_steps_in_episode=11)
+        return mj.rl.roll_out(policy, environment, params, task, key, horizon=13, rollouts=16)
+
+    paths = act(KEY)
+    lengths = np.asarray(paths.mask).sum(axis=1)
+    assert lengths.min() < 11  # The pole fell,
+    assert lengths.max() == 11  # or the time was over.
+    np.testing.assert_array_equal(np.asarray(paths.rewards).sum(axis=1), lengths)
+    np.testing.assert_array_equal(paths.mask, np.arange(13) < lengths[:, None])
 
 
 def test_gymnax_grids_are_floats() -> None:
-    environment = mj.rl.from_gymnax("Breakout-MinAtar")
+    environment = mj.rl.from_gymnax(gymnax.make("Breakout-MinAtar")[0])
     task = environment.sample_task(KEY)
     state, grid = jax.eval_shape(environment.reset, KEY, task)
     _, seen, reward, _ = jax.eval_shape(environment.step, KEY, state, jnp.asarray(0), task)
     for each in (grid, seen):
         assert (each.shape, each.dtype) == ((10, 10, 4), jnp.float32)
     assert reward.dtype == jnp.float32
+
+
+def test_gymnax_mixes_dtypes_in_float64() -> None:
+    environment = mj.rl.from_gymnax("BernoulliBandit-misc")
+    with jax.enable_x64(True):
+        policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=0.1))
+        mj.rl.PolicyGradient(policy, environment, horizon=1, rollouts=1)  # Do they fit?
 
 
 def test_what_is_no_environment_of_gymnax() -> None:
@@ -176,11 +181,15 @@ def test_brax_steps_are_pure_and_paid_by_the_task() -> None:
 def test_brax_episodes_end() -> None:
     environment = mj.rl.from_brax(_Cart(), reward=_pay, sample_task=_sample_sign)
     policy = mj.rl.gaussian_policy(mj.models.mlp((1,), stddev=0.1))
-    mj.rl.PolicyGradient(policy, environment, horizon=6, rollouts=3)  # Looks whether they fit.
-    params = policy.init(KEY, jnp.zeros((1, 1)))
-    paths = mj.rl.roll_out(policy, environment, params, jnp.ones(()), KEY, horizon=6, rollouts=8)
+
+    @jax.jit
+    def act(key: jax.Array) -> mj.rl.Trajectories:
+        params = policy.init(key, jnp.zeros((1, 1)))
+        return mj.rl.roll_out(policy, environment, params, 1.0, key, horizon=6, rollouts=8)
+
+    paths = jax.tree.map(np.asarray, act(KEY))
     places = paths.observations[..., 0] + paths.actions[..., 0]
-    ended = np.asarray(places > 1)
+    ended = places > 1
     assert ended.any()
     lengths = np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, 6)
     np.testing.assert_array_equal(paths.mask.sum(axis=1), lengths)

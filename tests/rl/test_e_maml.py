@@ -1,6 +1,7 @@
 """E-MAML against the expectation over all roll-outs that an adaptation may see."""
 
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +25,18 @@ PLAIN = mj.rl.Surrogate(
 )
 
 
-class _OnePath(Enumerated):
-    """A step's roll-out is the one path that the task says; with a negative one, all of them."""
+class _Chosen(Enumerated):
+    """A step's roll-outs are the paths that the task says; where they are negative, all of them."""
 
     def roll_out(self, params: jax.Array, task: tuple, key: jax.Array) -> mj.rl.Trajectories:
-        rewards, chosen = task
+        rewards, chosen = task  # Of two inner steps, `[2, rollouts]`.
         trajectories = super().roll_out(params, rewards, key)
         begin = step_keys(fit_key(KEY), 2)[0]
         first = (jax.random.key_data(key) == jax.random.key_data(begin)).all()
-        path = jnp.where(first, chosen[0], chosen[1])
-        one = jax.nn.one_hot(path, COUNT, dtype=params.dtype)
-        return trajectories._replace(weights=jnp.where(path < 0, trajectories.weights, one))
+        paths = jnp.where(first, chosen[0], chosen[1])
+        counts = jax.nn.one_hot(paths, COUNT, dtype=params.dtype).sum(axis=0)
+        weights = jnp.where((paths < 0).any(), trajectories.weights, counts)
+        return trajectories._replace(weights=weights)
 
 
 def _slopes(phi: jax.Array) -> jax.Array:
@@ -50,22 +52,32 @@ def _slopes(phi: jax.Array) -> jax.Array:
     return jax.jacobian(surrogates)(phi)
 
 
-def _expected(phi: jax.Array, steps: int) -> jax.Array:
-    """The expected return after steps along the gradient of one path each."""
+def _mean_over_paths(phi: jax.Array, function: Callable, rollouts: int) -> jax.Array:
+    """The mean of `function` of what follows a step along the gradient of so many roll-outs."""
+    likely, slopes = chances(PATHS, phi), _slopes(phi)
+    if rollouts == 2:
+        likely = (likely[:, None] * likely[None]).ravel()
+        slopes = ((slopes[:, None] + slopes[None]) / 2).reshape(-1, *phi.shape)
+    return (likely * jax.vmap(function)(phi[None] + RATE * slopes)).sum()
+
+
+def _expected(phi: jax.Array, steps: int, rollouts: int) -> jax.Array:
+    """The expected return after steps along the gradients of so many roll-outs each."""
     if not steps:
         return expected_return(PATHS, phi, jnp.asarray(REWARDS), DISCOUNT)
-    after = jax.vmap(lambda phi: _expected(phi, steps - 1))(phi[None] + RATE * _slopes(phi))
-    return (chances(PATHS, phi) * after).sum()
+    return _mean_over_paths(phi, lambda phi: _expected(phi, steps - 1, rollouts), rollouts)
 
 
-def _over_all_paths(learner: mj.Learner, theta: jax.Array, steps: int) -> jax.Array:
-    """The mean of a learner's meta-loss over what its inner steps may see, one path each."""
+def _over_all_paths(learner: mj.Learner, theta: jax.Array, steps: int, rollouts: int) -> jax.Array:
+    """The mean of a learner's meta-loss over all that its inner steps may see."""
     likely = chances(PATHS, theta)
+    if rollouts == 2:
+        likely = likely[:, None] * likely[None]
     if steps == 2:
         after = theta[None] + RATE * _slopes(theta)
         likely = likely[:, None] * jax.vmap(lambda phi: chances(PATHS, phi))(after)
-    which = jnp.stack(jnp.indices(likely.shape), axis=-1).reshape(-1, steps)
-    which = jnp.concatenate([which] * (2 if steps == 1 else 1), axis=1)
+    which = jnp.stack(jnp.indices(likely.shape), axis=-1).reshape(-1, steps, rollouts)
+    which = jnp.broadcast_to(which, (len(which), 2, rollouts))
 
     def loss(chosen: jax.Array) -> jax.Array:
         def examples(chosen: jax.Array) -> mj.Examples:
@@ -78,28 +90,32 @@ def _over_all_paths(learner: mj.Learner, theta: jax.Array, steps: int) -> jax.Ar
 
 
 @pytest.mark.parametrize(
-    ("steps", "backward"), [(1, mj.Backward()), (2, mj.Backward(mixed=True))], ids=["1", "2"]
+    ("steps", "rollouts", "backward"),
+    [
+        pytest.param(1, 2, mj.Backward(), id="two roll-outs"),
+        pytest.param(1, 1, mj.Backward(), id="one roll-out", marks=pytest.mark.slow),
+        pytest.param(2, 1, mj.Backward(mixed=True), id="two steps", marks=pytest.mark.slow),
+    ],
 )
-def test_it_is_the_gradient_of_the_return_expected_after_steps_along_one_path(
-    steps: int, backward: mj.Backward, float64: None
+def test_it_is_the_gradient_of_the_return_expected_after_steps_along_roll_outs(
+    steps: int, rollouts: int, backward: mj.Backward, float64: None
 ) -> None:
     theta = jnp.asarray(THETA)
-    settings = {"inner": optax.sgd(RATE), "num_steps": steps, "backward": backward}
-    learner = mj.rl.e_maml(_OnePath(PROCESS, PLAIN), **settings)
+    objective, inner = _Chosen(PROCESS, PLAIN), optax.sgd(RATE)
+    learner = mj.rl.e_maml(objective, inner=inner, num_steps=steps, backward=backward)
 
     @jax.jit
     def both(theta: jax.Array) -> tuple:
-        exact = jax.value_and_grad(lambda theta: -_expected(theta, steps))(theta)
-        return exact, jax.value_and_grad(lambda theta: _over_all_paths(learner, theta, steps))(
-            theta
-        )
+        exact = jax.value_and_grad(lambda theta: -_expected(theta, steps, rollouts))
+        ours = jax.value_and_grad(lambda theta: _over_all_paths(learner, theta, steps, rollouts))
+        return exact(theta), ours(theta)
 
     exact, ours = both(theta)
     np.testing.assert_allclose(ours[0], exact[0], rtol=1e-12)
     np.testing.assert_allclose(ours[1], exact[1], rtol=0, atol=1e-12)
-    if steps == 1:  # Roll-outs before adaptation matter, and `maml` does not see that they do.
-        blind = mj.maml(_OnePath(PROCESS, PLAIN), inner=optax.sgd(RATE), num_steps=1)
-        slope = jax.jit(jax.grad(lambda theta: _over_all_paths(blind, theta, 1)))(theta)
+    if (steps, rollouts) == (1, 1):  # `maml` does not see that the roll-outs before matter.
+        blind = mj.maml(objective, inner=inner, num_steps=1)
+        slope = jax.jit(jax.grad(lambda theta: _over_all_paths(blind, theta, 1, 1)))(theta)
         assert jnp.abs(slope - exact[1]).max() > 0.1 * jnp.abs(exact[1]).max()
 
 

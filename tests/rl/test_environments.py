@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.rl.environments import as_examples, task_of
+from metajax.rl.environments import task_of
 
 KEY = jax.random.key(0)
 
@@ -39,7 +39,7 @@ def test_navigation_ends_near_the_goal_in_both_components(away: float, ends: boo
 
 def test_navigation_goals_fill_a_square() -> None:
     environment = mj.rl.navigation(reach=2.0, stride=0.5, radius=0.0)
-    goals = np.asarray(jax.vmap(environment.sample_task)(jax.random.split(KEY, 2000)))
+    goals = np.asarray(jax.jit(jax.vmap(environment.sample_task))(jax.random.split(KEY, 2000)))
     assert np.abs(goals).max() <= 2
     np.testing.assert_allclose(goals.mean(axis=0), 0, atol=0.1)
     np.testing.assert_allclose(goals.std(axis=0), 4 / np.sqrt(12), rtol=0.05)
@@ -107,6 +107,13 @@ def test_a_policy_can_be_told_the_task() -> None:
     np.testing.assert_array_equal(observation[3:], told)
     with pytest.raises(TypeError, match=r"expected a metajax\.rl\.Environment"):
         mj.rl.observing_task("navigation")  # type: ignore[arg-type]
+    two = mj.rl.Environment(
+        lambda key, task: (task, {"at": task, "by": task}),
+        environment.step,
+        lambda key: jnp.ones(2),
+    )
+    with pytest.raises(ValueError, match=r"shapes \[\(2,\), \(2,\)\]; expected one, \[features\]"):
+        mj.rl.observing_task(two).reset(KEY, jnp.ones(2))
 
 
 def test_an_episode_is_one_task() -> None:
@@ -116,7 +123,7 @@ def test_an_episode_is_one_task() -> None:
     jax.tree.map(np.testing.assert_array_equal, support.inputs, query.inputs)
     with pytest.raises(ValueError, match=r"array of shape \(2, 1\); expected \[1, ...\]"):
         task_of(mj.Examples(jnp.zeros((2, 1)), jnp.zeros(2)))
-    numbers = as_examples({"goal": 2.0, "on": True})
+    numbers = mj.rl.task_examples({"goal": 2.0, "on": True})
     jax.tree.map(np.testing.assert_array_equal, task_of(numbers), {"goal": 2.0, "on": True})
     with pytest.raises(TypeError, match=r"expected a metajax\.rl\.Environment"):
         mj.rl.task_episodes(environment.step)  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def test_two_epochs_are_those_of_the_equations_in_loops(float64: None) -> None:
     assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(slope), rel=1e-8)
 
 
-@pytest.mark.parametrize("num_steps", [0, 2])
+@pytest.mark.parametrize("num_steps", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_one_epoch_without_bounds_is_the_meta_gradient(num_steps: int, float64: None) -> None:
     theta = jnp.asarray(THETA)
     options = {"num_steps": num_steps, "clip": 1e6, "inner_kl": 0.0, "epochs": 1}

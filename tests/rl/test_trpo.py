@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,9 +99,38 @@ def test_a_step_is_that_of_dense_linear_algebra_on_all_paths(num_steps: int, flo
     assert ("return_before" in metrics) == (num_steps > 0)
 
 
+class _Masked(NamedTuple):
+    """A distribution that holds more than floats."""
+
+    allowed: jax.Array
+    logits: jax.Array
+
+    def _categorical(self) -> mj.rl.Categorical:
+        return mj.rl.Categorical(jnp.where(self.allowed, self.logits, -1e9))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return self._categorical().sample(key)
+
+    def mode(self) -> jax.Array:
+        return self._categorical().mode()
+
+    def entropy(self) -> jax.Array:
+        return self._categorical().entropy()
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        return self._categorical().log_prob(actions)
+
+    def kl(self, other: "_Masked") -> jax.Array:
+        return self._categorical().kl(other._categorical())
+
+
 def test_products_are_with_the_fisher_matrix(float64: None) -> None:
+    def masked(theta: jax.Array, seen: jax.Array) -> _Masked:
+        return _Masked(jnp.ones((len(seen), 2), bool), seen @ theta)
+
     theta = jnp.asarray(THETA)
-    objective, loop = Enumerated(PROCESS, EXACT), mj.InnerLoop(optax.sgd(RATE), 2)
+    policy = mj.rl.Policy(lambda key, observations: jnp.zeros((2, 2)), masked)
+    objective, loop = Enumerated(PROCESS, EXACT, policy), mj.InnerLoop(optax.sgd(RATE), 2)
     keys = jax.random.split(KEY, 2)
 
     @jax.jit

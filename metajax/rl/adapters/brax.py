@@ -72,6 +72,8 @@ def from_brax(
             f"backend={backend!r} beside an environment already made; expected None, or the "
             "environment's name"
         )
+    check_takes(made.reset, "environment.reset", "rng")
+    check_takes(made.step, "environment.step", "state", "action")
 
     def reset(key: Key, task: Task) -> tuple[EnvironmentState, Inputs]:
         del task

@@ -24,10 +24,11 @@ from metajax.inner.backward import Backward
 from metajax.inner.loop import InnerLoop
 from metajax.inner.selection import Selection
 from metajax.keys import fit_key, query_key, step_keys
+from metajax.rl.distributions import Distribution
 from metajax.rl.environments import task_of
 from metajax.rl.frozen import check_policy_gradient
 from metajax.rl.policy_gradients import Batch, PolicyGradient, drawing_key
-from metajax.rl.trajectories import Trajectories, mean_return
+from metajax.rl.trajectories import Trajectories, mean_return, path_returns
 from metajax.types import AdaptedTask, Array, Aux, Episode, Key, Learner, Params
 
 
@@ -43,7 +44,9 @@ def e_maml(
 
     The meta-loss is minus the mean discounted return after adaptation, and its gradient has no bias
     but that of baselines: of how many roll-outs there are, too. The part through the probability of
-    the roll-outs has a large variance, which grows with their number and length.
+    the roll-outs has a large variance, which grows with their number and length; from what a
+    roll-out is credited with, the mean return of the task's others before that inner step is taken,
+    of which it is independent.
 
     >>> import metajax, optax
     >>> environment = metajax.rl.navigation()
@@ -87,37 +90,48 @@ def e_maml(
         objective.surrogate, dice_lambda=0.0, normalize=False, scale="return"
     )
 
-    def score(phi: Params, trajectories: Trajectories) -> Array:
-        """`[]` the logarithm of how probable a policy makes all actions together."""
-        distribution = objective.policy.over_steps(phi, trajectories.observations)
-        log_probs = jnp.where(
-            trajectories.mask, distribution.log_prob(trajectories.actions), 0
-        ).sum(axis=1)
-        weights = trajectories.weights
-        return (log_probs if weights is None else log_probs * weights).sum()
-
     def loss(
         params: Params, episode: Episode, key: Key | None, training: bool
     ) -> tuple[Array, Aux]:
         del training
         key = drawing_key(key)
 
-        def step_loss(phi: Params, key: Key) -> tuple[Array, Array]:
+        def step_loss(phi: Params, key: Key) -> tuple[Array, tuple[Array, Array]]:
             batch = objective.draw(phi, task_of(episode.support), key)
             value = objective.surrogate_loss(phi, batch) - objective.value(batch)
-            return value, score(phi, batch.trajectories)
+            trajectories = batch.trajectories
+            distribution = objective.policy.over_steps(phi, trajectories.observations)
+            score = _scores(distribution, trajectories)
+            expected = _others_returns(trajectories, outer.discount)
+            return value, (score.sum(), (score * expected).sum())
 
         keys = step_keys(fit_key(key), num_steps)
-        phi, _, scores = loop.run(step_loss, params, per_step=keys, has_aux=True)
+        phi, _, (scores, expected) = loop.run(step_loss, params, per_step=keys, has_aux=True)
         drawn: Any = query_key(key)
         trajectories = objective.roll_out(phi, task_of(episode.query), drawn)
         query = Batch(trajectories, outer.advantages(trajectories))
         value = objective.surrogate_loss(phi, query, surrogate=outer) - objective.value(query)
-        explored = scores.sum()
-        value *= jnp.exp(explored - jax.lax.stop_gradient(explored))
+        value = value * jnp.exp(scores.sum()) + expected.sum()
         return value, Aux(None, {"query_loss": value, "return": mean_return(trajectories)})
 
     checked = make_learner(
         learner.init, loss, learner.adapt, learner.predict, title=title, task_kind=AdaptedTask
     )
     return learner._replace(loss=checked.loss)
+
+
+def _scores(distribution: Distribution, trajectories: Trajectories) -> Array:
+    """`[rollouts]`, 0, with the derivative of the logarithm of a roll-out's probability."""
+    log_probs = distribution.log_prob(trajectories.actions)
+    away = jnp.where(trajectories.mask, log_probs - jax.lax.stop_gradient(log_probs), 0).sum(axis=1)
+    return away if trajectories.weights is None else away * trajectories.weights
+
+
+def _others_returns(trajectories: Trajectories, discount: float) -> Array:
+    """`[rollouts]` the mean discounted return of the other roll-outs; 0 where there are none."""
+    returns = path_returns(trajectories, discount)
+    weights = trajectories.weights
+    weights = jnp.ones_like(returns) if weights is None else weights
+    others = weights.sum() - 1
+    rest = (weights * returns).sum() - returns
+    return jnp.where(others > 0, rest / jnp.where(others > 0, others, 1), 0)
