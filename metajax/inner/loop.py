@@ -179,8 +179,7 @@ class InnerLoop:
 
             def slope(params: Params) -> tuple[Array, Params, Any]:
                 if self.backward.mixed and exact:
-                    aux = loss(params, data)[1] if has_aux else None
-                    return *mixed_value_and_grad(value_of, params, data), aux
+                    return mixed_value_and_grad(loss, params, data, has_aux=has_aux)
                 given, gradient = jax.value_and_grad(loss, has_aux=has_aux)(params, data)
                 value, aux = given if has_aux else (given, None)
                 if not exact:

@@ -18,8 +18,8 @@ from metajax.types import Array, Params
 
 
 def mixed_value_and_grad(
-    loss: Callable[[Params, Any], Array], params: Params, data: Any
-) -> tuple[Array, Params]:
+    loss: Callable[[Params, Any], Any], params: Params, data: Any, *, has_aux: bool = False
+) -> tuple[Array, Params, Any]:
     r"""`jax.value_and_grad(loss)(params, data)` that is differentiated in mixed mode.
 
     With :math:`g = \nabla_\phi L(\phi, x)` and a cotangent v of g,
@@ -30,53 +30,63 @@ def mixed_value_and_grad(
     which is exact for `params`, `data` and whatever `loss` closes over.
 
     Args:
-      loss: `(params, data) -> []`.
+      loss: `(params, data) -> []`, with `has_aux` a pair with something beside.
       params: pytree of float arrays.
       data: any pytree.
+      has_aux: whether there is something beside the loss, a pytree of arrays, whose derivative is
+        taken in reverse mode.
 
     Returns:
-      The loss and its gradient with respect to `params`. They can be differentiated in reverse
-      mode, to any order, but not in forward mode directly.
+      The loss, its gradient with respect to `params`, and what is beside it or None. They can be
+      differentiated in reverse mode, to any order, but not in forward mode directly.
     """
     # What the loss closes over becomes an argument, so that it gets its derivative too.
     # (`jax.closure_convert` leaves out what no derivative is being taken of yet, batched arrays
     # among it, and a custom derivative must not close over those either.)
-    program = jax.make_jaxpr(loss)(params, data)
+    program, shapes = jax.make_jaxpr(loss, return_shape=True)(params, data)
 
-    def opened(params: Params, data: Any, constants: list) -> Any:
+    def opened(params: Params, data: Any, constants: list) -> tuple[Any, Any]:
         closed = ClosedJaxpr(program.jaxpr, constants)
         outputs = jaxpr_as_fun(closed)(*jax.tree.leaves((params, data)))
-        # More than a number, and JAX's error says so, as in plain reverse mode.
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+        return outputs if has_aux else (outputs, None)
 
-    def plain(params: Params, rest: tuple) -> tuple[Array, Params]:
-        return jax.value_and_grad(opened)(params, *rest)
+    def plain(params: Params, rest: tuple) -> tuple[Array, Params, Any]:
+        (value, aux), gradient = jax.value_and_grad(opened, has_aux=True)(params, *rest)
+        return value, gradient, aux
 
-    def forward(params: Params, rest: tuple) -> tuple[tuple[Array, Params], tuple[Params, tuple]]:
+    def forward(params: Params, rest: tuple) -> tuple[tuple, tuple[Params, tuple]]:
         return plain(params, rest), (params, rest)
 
     def backward(
-        residuals: tuple[Params, tuple], cotangents: tuple[Array, Params]
+        residuals: tuple[Params, tuple], cotangents: tuple[Array, Params, Any]
     ) -> tuple[Params, tuple]:
         params, rest = residuals
-        along_value, along_gradient = cotangents
+        along_value, along_gradient, along_aux = cotangents
         leaves, structure = jax.tree.flatten(rest)
         smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in map(jnp.asarray, leaves)]
 
-        def whole(params: Params, floats: list) -> Array:
+        def whole(params: Params, floats: list) -> tuple[Array, Any]:
             given = iter(floats)
             merged = [next(given) if s else x for s, x in zip(smooth, leaves, strict=True)]
             return opened(params, *jax.tree.unflatten(structure, merged))
 
+        def loss_alone(params: Params, floats: list) -> Array:
+            return whole(params, floats)[0]
+
         floats = [leaf for leaf, s in zip(leaves, smooth, strict=True) if s]
         slopes, bent = jax.jvp(
-            lambda params: jax.grad(whole, argnums=(0, 1))(params, floats),
+            lambda params: jax.grad(loss_alone, argnums=(0, 1))(params, floats),
             (params,),
             (along_gradient,),
         )
-        params_bar, floats_bar = jax.tree.map(
+        bars = jax.tree.map(
             lambda slope, bend: (along_value * slope + bend).astype(slope.dtype), slopes, bent
         )
+        if jax.tree.leaves(along_aux):
+            _, pull = jax.vjp(lambda params, floats: whole(params, floats)[1], params, floats)
+            bars = jax.tree.map(jnp.add, bars, pull(along_aux))
+        params_bar, floats_bar = bars
         given = iter(floats_bar)
         rest_bar = [next(given) if s else None for s in smooth]
         return params_bar, jax.tree.unflatten(structure, rest_bar)

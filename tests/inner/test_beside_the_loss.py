@@ -127,19 +127,27 @@ def test_no_steps_give_nothing_of_the_right_shape(options: dict[str, Any]) -> No
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slopes))
 
 
-def test_keys_flags_and_integers_leave_the_loop() -> None:
-    """Of no step, too."""
+@pytest.mark.parametrize("mixed", [False, True])
+def test_keys_flags_and_integers_leave_the_loop(mixed: bool) -> None:
+    """Of no step, too, and where there is a derivative."""
     for num_steps in (0, 3):
         keys = jax.random.split(jax.random.key(0), num_steps)
-        _, _, aux = mj.inner_loop(
-            lambda x, key: ((x**2).sum(), (key, x > 0, jnp.int32(7), None)),
-            jnp.array([1.0, -1.0]),
-            optax.sgd(0.1),
-            num_steps=num_steps,
-            per_step=keys,
-            has_aux=True,
-        )
+
+        def number(x: Array, keys: Array = keys, num_steps: int = num_steps) -> Any:
+            adapted, _, aux = mj.inner_loop(
+                lambda x, key: ((x**2).sum(), (key, x > 0, jnp.int32(7), None)),
+                x,
+                optax.sgd(0.1),
+                num_steps=num_steps,
+                per_step=keys,
+                backward=mj.Backward(mixed=mixed),
+                has_aux=True,
+            )
+            return adapted.sum(), aux
+
+        slopes, aux = jax.jit(jax.grad(number, has_aux=True))(jnp.array([1.0, -1.0]))
         drawn, flags, integers, nothing = aux
+        oracles.assert_close(slopes, jnp.full(2, 0.8**num_steps))
         assert (jax.random.key_data(drawn) == jax.random.key_data(keys)).all()
         assert (flags == jnp.tile(jnp.array([True, False]), (num_steps, 1))).all()
         assert (integers.shape, integers.dtype, nothing) == ((num_steps,), jnp.int32, None)
@@ -158,7 +166,9 @@ def test_it_goes_with_what_is_observed() -> None:
     oracles.assert_close(seen, jnp.concatenate([aux, adapted["head"][None]]))
 
 
-@pytest.mark.parametrize("options", [{}, {"adapt": "head"}, {"first_order": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"adapt": "head"}, {"first_order": True}, {"backward": mj.Backward(mixed=True)}]
+)
 def test_nothing_beside_it_is_the_program_without(options: dict[str, Any]) -> None:
     """Of the loop, and of its derivative."""
 
@@ -182,6 +192,19 @@ def test_nothing_beside_it_is_the_program_without(options: dict[str, Any]) -> No
         return jax.jit(jax.grad(number)).lower(theta(), data()).as_text()
 
     assert program(True) == program(False)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_step_computes_its_loss_once(mixed: bool) -> None:
+    """What it draws, an episode in a simulator say, is drawn once."""
+    backward = mj.Backward(mixed=mixed)
+
+    def adapted(params: Params, per_step: Any) -> Any:
+        options = {"num_steps": STEPS, "per_step": per_step, "has_aux": True, "backward": backward}
+        return mj.inner_loop(loss, params, optax.sgd(RATE), **options)
+
+    program = jax.jit(adapted).lower(theta(), data()).as_text()
+    assert program.count("stablehlo.tanh") == 1
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
