@@ -44,6 +44,7 @@ from metajax.types import Array
 Baseline = Literal["linear", "leave_one_out"] | Callable[[Trajectories, Array], Array]
 
 _UNIT = "a number from 0 to 1"
+_ROUNDINGS = 100  # Of returns; far below what tells actions apart, far above an error of a sum.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,10 @@ class Surrogate:
         if self.normalize:
             mean = step_mean(advantages, trajectories)
             variance = step_mean((advantages - mean) ** 2, trajectories)
-            advantages = jnp.where(mask, (advantages - mean) / (jnp.sqrt(variance) + 1e-8), 0)
+            # Where all returns are alike, what rounding leaves of them is not made large.
+            rounding = _ROUNDINGS * jnp.finfo(returns.dtype).eps
+            least = 1e-8 + rounding * jnp.sqrt(step_mean(returns**2, trajectories))
+            advantages = jnp.where(mask, (advantages - mean) / (jnp.sqrt(variance) + least), 0)
         return jax.lax.stop_gradient(advantages)
 
     def __call__(

@@ -502,3 +502,14 @@ def test_settings_are_checked() -> None:
     for options in ({"dice_lambda": "1"}, {"normalize": 1}, {"discount": None}):
         with pytest.raises(TypeError, match=rf"{next(iter(options))}=.*expected"):
             rl.Surrogate(**options)
+
+
+@pytest.mark.parametrize("baseline", ["leave_one_out", None])
+def test_what_rounding_leaves_is_no_advantage(baseline: Any) -> None:
+    rounding = 1e-6 * jax.random.normal(jax.random.key(0), (7, 1), jnp.float32)
+    rewards = jnp.float32(300) * (1 + rounding)
+    zeros, mask = jnp.zeros_like(rewards), jnp.ones(rewards.shape, bool)
+    alike = rl.Trajectories(zeros, zeros, rewards, mask, zeros, rl.Gaussian(zeros, zeros))
+    advantages = rl.Surrogate(baseline=baseline).advantages(alike)
+    assert advantages.dtype == jnp.float32
+    assert jnp.abs(advantages).max() < 0.3
