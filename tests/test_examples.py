@@ -200,6 +200,26 @@ def test_within_alphabet(
 
 
 @pytest.mark.slow
+def test_navigation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("navigation")
+    arguments = ["--iterations", "40", "--tasks", "10", "--rollouts", "10", "--horizon", "50"]
+    arguments += ["--hidden", "32", "32", "--stddev", "0.2", "--out", str(tmp_path)]
+    scores = example.run(example.parser().parse_args(arguments))
+    maml, pre_trained, told = (
+        scores[name].mean("return_per_step") for name in ("maml", "pre-trained", "told")
+    )
+    assert maml[1] > maml[0] + 8
+    assert (maml[1:] > pre_trained[1:] + 3).all()
+    assert told.shape == (1,)
+    assert told[0] > maml[0] + 12
+    assert _is_png(tmp_path / "navigation.png")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "40 fresh goals, seed 0" in printed
+    again = example.run(example.parser().parse_args(arguments))  # From the checkpoints.
+    np.testing.assert_array_equal(again["maml"].mean("return_per_step"), maml)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("brax") is None, reason="brax is optional")
 def test_locomotion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = _load("locomotion")
