@@ -65,7 +65,7 @@ def draw_film(task: str, films: dict[float, tuple[Any, Any]], path: Path) -> Non
         ):
             places = np.asarray(links.pos)
             way.plot(SECONDS * np.arange(len(places)), places[:, 0, 0], color=colour, label=label)
-            draw_stills(stills, links, floor=-1.6 * row, colour=colour)
+            draw_stills(stills, links, floor=-2.1 * row, colour=colour)
         way.set(title=f"{task} {value:g}", xlabel="s", ylabel="torso, m")
         way.grid(alpha=0.3)
         way.legend()
