@@ -38,7 +38,8 @@ def warn_of_non_finite(
     warn_user(
         f"the meta-loss, its gradient or the update was not finite {what}. A smaller inner or "
         "outer rate, or clipping, may help. An inner optax.adam or its kin needs eps_root=1e-8. A "
-        "learner that compares has no finite loss where a query's class has no support item"
+        "learner that compares has no finite loss where a query's class has no support item, nor "
+        "a policy where a reward is not finite"
     )
 
 
