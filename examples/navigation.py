@@ -86,7 +86,9 @@ def train(args: argparse.Namespace, name: str, out: Path, console: Console) -> T
     begin, run = jax.random.split(jax.random.key(args.seed))
     params = objective.init(begin, jnp.zeros((1, 2)))
     state = mj.init_state(params, optax.identity(), run)
-    options = {key: value for key, value in vars(args).items() if key not in ("out", "learners")}
+    # What a longer run or another test may change.
+    free = ("out", "learners", "iterations", "goals", "pre_trained_rate")
+    options = {key: value for key, value in vars(args).items() if key not in free}
     with mj.Checkpoints(out / f"{name}_checkpoints", options=options) as saved:
         state = saved.restore(state)
         if int(state.step) < args.iterations:
