@@ -49,8 +49,8 @@ def collect(
 ) -> Experience:
     """The roll-outs that `metajax.maml` draws with that key; no derivative goes through them.
 
-    What `trpo_step` and `ppo_step` begin with, and what a step of one's own can. Adapting to them
-    again, under any parameters, is a loop over them, one a step:
+    What `trpo_step` and `ppo_step` begin with, and what a step of one's own can. Its loss adapts
+    to them again, under any parameters:
 
     >>> import jax, optax, metajax
     >>> rl, environment = metajax.rl, metajax.rl.navigation()
@@ -60,10 +60,12 @@ def collect(
     >>> episode = rl.task_episodes(environment)(jax.random.key(0))
     >>> params = objective.init(jax.random.key(1), episode.support.inputs)
     >>> loop = metajax.InnerLoop(optax.sgd(0.1), num_steps=2)
-    >>> experience = rl.collect(objective, loop, params, episode, jax.random.key(2))
-    >>> adapted, _ = loop.run(
-    ...     objective.surrogate_loss, params, per_step=experience.support)
-    >>> kl = objective.kl(adapted, experience.query)
+    >>> draw = jax.jit(rl.collect, static_argnums=(0, 1))
+    >>> experience = draw(objective, loop, params, episode, jax.random.key(2))
+    >>> def loss(params):
+    ...     adapted, _ = loop.run(
+    ...         objective.surrogate_loss, params, per_step=experience.support)
+    ...     return objective.surrogate_loss(adapted, experience.query)
 
     Args:
       objective: whose policy acts.
