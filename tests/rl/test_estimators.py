@@ -25,6 +25,7 @@ from rl.enumeration import (
 
 import metajax as mj
 from metajax import rl
+from metajax.rl.trajectories import mean_return, path_returns
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -375,6 +376,18 @@ def counts_of(trajectories: rl.Trajectories) -> np.ndarray:
 
 
 weighted = pytest.mark.parametrize("weights", [False, True], ids=["once", "weighted"])
+
+
+@weighted
+def test_returns_are_of_the_steps_before_the_end(weights: bool) -> None:
+    trajectories, *_ = made(weights=weights)
+    expected = [
+        sum(0.9**t * float(trajectories.rewards[n, t]) for t in range(length))
+        for n, length in enumerate(LENGTHS)
+    ]
+    found = jax.jit(lambda x: (path_returns(x, 0.9), mean_return(x, 0.9)))(trajectories)
+    mean = np.average(expected, weights=counts_of(trajectories))
+    oracles.assert_close(found, (np.array(expected), mean))
 
 
 @weighted

@@ -83,12 +83,22 @@ def _kl(theta: np.ndarray, old: np.ndarray) -> float:
     return total / count
 
 
-def _promp(theta: np.ndarray, clip: float, inner_kl: float) -> tuple[float, float, int]:
+def _path(theta: np.ndarray, rewards: np.ndarray, olds: list) -> list[np.ndarray]:
+    """Before each inner step and after the last, by the paths of `olds`, or else by one's own."""
+    path = [theta]
+    for old in olds:
+        path.append(_adapt(path[-1], path[-1] if old is None else old, rewards))
+    return path
+
+
+def _promp(
+    theta: np.ndarray, num_steps: int, clip: float, inner_kl: float
+) -> tuple[float, float, int]:
     """What is minimised, of roll-outs by THETA, the adapted policies' divergence, and clips."""
     total, moved, clips = 0.0, 0.0, 0
     for rewards in REWARDS:
-        old = _adapt(THETA, THETA, rewards)
-        phi = _adapt(theta, THETA, rewards)
+        *olds, old = _path(THETA, rewards, [None] * num_steps)
+        *before, phi = _path(theta, rewards, olds)
         gain = 0.0
         for path, weight in enumerate(_weights(old)):
             for t, step in enumerate(_steps(path)):
@@ -97,7 +107,8 @@ def _promp(theta: np.ndarray, clip: float, inner_kl: float) -> tuple[float, floa
                 worth = _worth(rewards, path, t)
                 gain += weight * DISCOUNT**t * (min(ratio * worth, kept * worth) - worth)
                 clips += kept * worth < ratio * worth
-        total += (-gain + inner_kl * _kl(theta, THETA)) / 2
+        gone = np.mean([*map(_kl, before, olds)])
+        total += (-gain + inner_kl * gone) / 2
         moved += _kl(phi, old) / 2
     return total, moved, clips
 
@@ -111,10 +122,12 @@ def _slope(theta: np.ndarray, *settings: float) -> np.ndarray:
     return slope
 
 
-def test_two_epochs_are_those_of_the_equations_in_loops(float64: None) -> None:
-    settings = (0.05, 0.3)
+@pytest.mark.parametrize("num_steps", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_two_epochs_are_those_of_the_equations_in_loops(num_steps: int, float64: None) -> None:
+    settings = (num_steps, 0.05, 0.3)
     objective = Enumerated(PROCESS, dataclasses.replace(EXACT, dice_lambda=0.0))
-    step = jax.jit(_step(objective, clip=settings[0], inner_kl=settings[1], epochs=2))
+    options = {"num_steps": num_steps, "clip": settings[1], "inner_kl": settings[2]}
+    step = jax.jit(_step(objective, epochs=2, **options))
     state = mj.init_state(jnp.asarray(THETA), optax.sgd(OUTER), KEY)
     state, metrics = step(state, _tasks())
     slope = _slope(THETA, *settings)
