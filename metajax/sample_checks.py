@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax.checks.labels import known_labels
@@ -153,11 +154,17 @@ def _check_draws(sample: Callable[..., Any], episode: Any) -> None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    leaves, others = ([*map(_numbers, jax.tree.leaves(tree))] for tree in (one, other))
     return len(leaves) == len(others) and all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind == "f")
+        np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         for a, b in zip(leaves, others, strict=True)
     )
+
+
+def _numbers(leaf: Any) -> np.ndarray:
+    """The numbers of an array, on the host: of random keys those that they are made of."""
+    keys = jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
 
 
 def _check_traceable(sample: Callable[..., Any]) -> None:
