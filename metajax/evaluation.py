@@ -26,6 +26,7 @@ from metajax.streaming import HostSample, keys_on_host, run_ahead
 from metajax.training.feed import Sample, as_pytree
 from metajax.training_step import TrainState
 from metajax.types import Array, Episode, Key, Learner, MetaLoss, Params
+from metajax.user_warnings import warn_user
 
 
 class Evaluation(NamedTuple):
@@ -212,7 +213,7 @@ def evaluate(
       training: leave models in training mode, dropout on, in adaptation and queries.
 
     Returns:
-      An `Evaluation`.
+      An `Evaluation`. Of metrics that are not finite in some episode there is a RuntimeWarning.
 
     Raises:
       TypeError: a number is no integer, `learner` no `Learner`, or `sample` is no sampler.
@@ -268,7 +269,9 @@ def evaluate(
             chunks = _in_turn(
                 scores_of(None, data, chunk, None if listed is None else chunk) for chunk in indices
             )
-    return Evaluation(_joined(chunks, episodes, 0 if runs is None else 1), episodes, seed, runs)
+    scores = _joined(chunks, episodes, 0 if runs is None else 1)
+    _warn_of_non_finite(scores, episodes, 0 if runs is None else 1)
+    return Evaluation(scores, episodes, seed, runs)
 
 
 def _chunks(episodes: int, size: int) -> np.ndarray:
@@ -373,6 +376,19 @@ def _joined(chunks: list[dict[str, Array]], episodes: int, axis: int) -> dict[st
         .astype(np.float64)
         for name in near[0]
     }
+
+
+def _warn_of_non_finite(scores: dict[str, np.ndarray], episodes: int, axis: int) -> None:
+    """Warns of metrics that are not finite in some episode, of some run of a stack."""
+    counts = {}
+    for name, score in sorted(scores.items()):
+        others = tuple(each for each in range(score.ndim) if each != axis)
+        counts[name] = int((~np.isfinite(score)).any(axis=others).sum())
+    if named := [f"{name} in {count}" for name, count in counts.items() if count]:
+        warn_user(
+            f"scores are not finite: {', '.join(named)} of {episodes} episodes; the means are not, "
+            "either"
+        )
 
 
 def _as_read(key: Key, episode: Episode) -> Episode:

@@ -163,8 +163,9 @@ def _same(one: Any, other: Any) -> bool:
 
 def _numbers(leaf: Any) -> np.ndarray:
     """The numbers of an array, on the host: of random keys those that they are made of."""
-    keys = jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
 
 
 def _check_traceable(sample: Callable[..., Any]) -> None:

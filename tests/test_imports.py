@@ -166,6 +166,7 @@ ALLOWED = {
         "iterable_episodes",
         "sample_checks",
         "training",
+        "user_warnings",
     },
     "diagnosis": {
         "types",

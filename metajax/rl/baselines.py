@@ -3,7 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from metajax.rl.trajectories import Trajectories, check_trajectories, of_steps
+from metajax.rl.trajectories import (
+    Trajectories,
+    at_least_single,
+    check_trajectories,
+    of_steps,
+)
 from metajax.types import Array
 
 _RIDGE = 1e-5
@@ -73,14 +78,19 @@ def leave_one_out(trajectories: Trajectories, returns: Array) -> Array:
     """
     returns = _returns(trajectories, returns)
     rollouts = returns.shape[0]
-    if rollouts < 2 or trajectories.weights is not None:
+    check_others(rollouts, weighted=trajectories.weights is not None)
+    return (returns.sum(axis=0)[None] - returns) / (rollouts - 1)
+
+
+def check_others(rollouts: int, *, weighted: bool = False) -> None:
+    """Raises a ValueError unless there are roll-outs beside each, of which each counts once."""
+    if rollouts < 2 or weighted:
         what = "trajectories with weights" if rollouts > 1 else "trajectories of one roll-out"
         raise ValueError(
             f'baseline="leave_one_out" of {what}; expected rollouts=2 or more, each counted once'
         )
-    return (returns.sum(axis=0)[None] - returns) / (rollouts - 1)
 
 
 def _returns(trajectories: Trajectories, returns: Array) -> Array:
     check_trajectories(trajectories)
-    return of_steps(trajectories, "returns", returns)
+    return at_least_single(of_steps(trajectories, "returns", returns))

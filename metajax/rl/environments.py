@@ -1,11 +1,12 @@
 """Environments: pure functions with the task as an argument, so that tasks are mapped over."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from metajax.checks.numbers import check_optional_integers
 from metajax.checks.objects import check_instance
 from metajax.given_data import as_arrays
 from metajax.signatures import check_takes
@@ -31,6 +32,8 @@ class Environment:
       reset: `(key, task) -> (state, observation)`.
       step: `(key, state, action, task) -> (state, observation, reward, done)`.
       sample_task: `key -> task`.
+      num_actions: of how many actions one is chosen; None where that is not known, or none is.
+      action_size: components of an action; None where that is not known, or it has none.
     """
 
     def __init__(
@@ -38,6 +41,9 @@ class Environment:
         reset: Callable[[Key, Task], tuple[EnvironmentState, Inputs]],
         step: Callable[[Key, EnvironmentState, Any, Task], tuple[Any, Inputs, Any, Any]],
         sample_task: Callable[[Key], Task],
+        *,
+        num_actions: int | None = None,
+        action_size: int | None = None,
     ) -> None:
         """Takes the functions, which are pure, and know one task at a time.
 
@@ -48,16 +54,67 @@ class Environment:
             `[]`, and counts where `done` is True too, after which nothing counts. State and
             observation have the shapes and dtypes of those of `reset`.
           sample_task: `key -> task`, the distribution of tasks: a pytree of arrays or numbers.
+          num_actions: 1 or more, where an action is an integer `[]` in `[0, num_actions)`. By it
+            a policy of another number is refused, which would pass unseen: JAX takes an index
+            beyond an array for its last one. None is not to look.
+          action_size: 1 or more, where an action is floats `[action_size]`; None is not to look.
 
         Raises:
-          TypeError: a function cannot be called so.
+          TypeError: a function cannot be called so, or a number is no integer.
+          ValueError: a number is out of range, or both are given.
         """
         check_takes(reset, "reset", "key", "task")
         check_takes(step, "step", "key", "state", "action", "task")
         check_takes(sample_task, "sample_task", "key")
+        check_optional_integers(1, num_actions=num_actions, action_size=action_size)
+        if num_actions is not None and action_size is not None:
+            raise ValueError(
+                f"num_actions={num_actions} beside action_size={action_size}; expected one of "
+                "them: an action is one of a number, or has components"
+            )
         self.reset = reset
         self.step = step
         self.sample_task = sample_task
+        self.num_actions = num_actions
+        self.action_size = action_size
+
+    def __repr__(self) -> str:
+        """What its actions are, where that is known."""
+        sizes = {"num_actions": self.num_actions, "action_size": self.action_size}
+        known = (f"{name}={size}" for name, size in sizes.items() if size is not None)
+        return f"Environment({', '.join(known)})"
+
+
+class FixedTask:
+    """The `sample_task` of an environment that has one task.
+
+    Attributes:
+      task: the task.
+      fixed: True: that every key gives the same is meant.
+    """
+
+    fixed: ClassVar[bool] = True
+
+    def __init__(self, task: Task) -> None:
+        """Takes the task."""
+        self.task = task
+
+    def __call__(self, key: Key) -> Task:
+        """The task."""
+        del key
+        return self.task
+
+
+class _TaskEpisodes:
+    """The sampler of an environment's tasks, which says it where there is one alone."""
+
+    def __init__(self, sample_task: Callable[[Key], Task]) -> None:
+        self.sample_task = sample_task
+        self.fixed = getattr(sample_task, "fixed", False)
+
+    def __call__(self, key: Key) -> Episode:
+        task = _set_of(self.sample_task(key), "the task of the environment's sample_task")
+        return Episode(task, task)
 
 
 def check_environment(environment: object) -> None:
@@ -74,7 +131,10 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
     """The sampler of an environment's tasks, for `metajax.train` and `metajax.evaluate`.
 
     Args:
-      environment: whose `sample_task` draws them.
+      environment: whose `sample_task` draws them. One that ignores its key is an error in
+        `metajax.train` and `metajax.evaluate`, but for that of `from_gymnax` without a
+        `sample_task`, which is known to have one task; if one is meant,
+        `metajax.data.FixedEpisode(sample(key))` of the sampler is one, too.
 
     Returns:
       The pure function `key -> Episode`: support and query set alike hold the task as their one
@@ -84,12 +144,7 @@ def task_episodes(environment: Environment) -> Callable[[Key], Episode]:
       TypeError: `environment` is no `Environment`.
     """
     check_environment(environment)
-
-    def sample(key: Key) -> Episode:
-        task = _set_of(environment.sample_task(key), "the task of the environment's sample_task")
-        return Episode(task, task)
-
-    return sample
+    return _TaskEpisodes(environment.sample_task)
 
 
 def task_examples(task: Task) -> Examples:
@@ -133,18 +188,25 @@ def observing_task(environment: Environment) -> Environment:
 
     Raises:
       TypeError: `environment` is no `Environment`.
-      ValueError: from the environment: an observation is something else.
+      ValueError: from the environment: an observation is something else, or a task holds a random
+        key.
     """
     check_environment(environment)
 
     def told(observation: Array, task: Task) -> Array:
+        leaves = jax.tree.leaves(task)
         if len(getattr(observation, "shape", ())) != 1:
             shapes = [*map(jnp.shape, jax.tree.leaves(observation))]
             raise ValueError(
                 f"the environment's observation has arrays of the shapes {shapes}; expected one, "
                 "[features], behind which the task is put"
             )
-        parts = [jnp.ravel(x).astype(observation.dtype) for x in jax.tree.leaves(task)]
+        if any(jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended) for x in leaves):
+            raise ValueError(
+                "the environment's task holds a random key, which tells a policy nothing; expected "
+                "numbers alone, such as what the environment draws with it"
+            )
+        parts = [jnp.ravel(x).astype(observation.dtype) for x in leaves]
         return jnp.concatenate([observation, *parts])
 
     def reset(key: Key, task: Task) -> tuple[EnvironmentState, Array]:
@@ -155,4 +217,10 @@ def observing_task(environment: Environment) -> Environment:
         state, observation, reward, done = environment.step(key, state, action, task)
         return state, told(observation, task), reward, done
 
-    return Environment(reset, step, environment.sample_task)
+    return Environment(
+        reset,
+        step,
+        environment.sample_task,
+        num_actions=environment.num_actions,
+        action_size=environment.action_size,
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from metajax.checks.parameters import check_floats, check_parameters
 from metajax.kinds import check_key, in_brief, is_array
+from metajax.rl.distributions import Categorical
 from metajax.rl.environments import Environment
 from metajax.rl.policies import Policy
 from metajax.types import Inputs, Key, Params, Task
@@ -18,21 +19,25 @@ _METHODS = ("sample", "mode", "log_prob", "entropy", "kl")
 _ITEMS = 7  # As many as hardly anything else.
 
 
-class Shapes(NamedTuple):
-    """Of what a policy and an environment take, `jax.ShapeDtypeStruct` in the places of arrays.
+class Fitting(NamedTuple):
+    """A policy and an environment that fit, and shapes of what they take.
 
     Attributes:
-      params: the policy's parameters.
+      policy: the policy.
+      environment: the environment.
+      params: the policy's parameters, `jax.ShapeDtypeStruct` in the places of arrays.
       task: one task.
       observation: one observation.
     """
 
+    policy: Policy
+    environment: Environment
     params: Params
     task: Task
     observation: Inputs
 
 
-def check_fitting(policy: Policy, environment: Environment) -> Shapes:
+def check_fitting(policy: Policy, environment: Environment) -> Fitting:
     """Raises unless a policy can act in an environment, as shapes and dtypes tell.
 
     Returns:
@@ -43,75 +48,129 @@ def check_fitting(policy: Policy, environment: Environment) -> Shapes:
       ValueError: the policy takes no such observations, or the environment no such actions.
     """
 
-    def act_once(key: Key) -> tuple[Any, ...]:
+    def act(key: Key) -> tuple[Params, Task, Inputs]:
         task = _arrays("sample_task", "the task", environment.sample_task(key))
-        state, observation = _checked_reset(environment.reset(key, task))
-        items = jax.tree.map(lambda x: jnp.stack([x] * _ITEMS), observation)
-        given = _shapes(observation)
-        with _saying(
-            f"the policy takes no observations like those of the environment, {given} each",
-            "a model of them",
-        ):
-            params = policy.init(key, items)
-            distribution: Any = policy.distribution(params, items)
-        _check_distribution(distribution)
-        actions = distribution.sample(key)
-        if any(size[:1] != (_ITEMS,) for size in _sizes((distribution, actions))):
-            raise ValueError(
-                f"the policy's distribution of {_ITEMS} items holds {_shapes(distribution)}, and "
-                f"its sample {_shapes(actions)}; expected arrays [items, ...], those that items "
-                "share too"
-            )
-        log_probs = distribution.log_prob(actions)
-        if jnp.shape(log_probs) != (_ITEMS,):
-            raise ValueError(
-                f"the policy's log_prob gave {_shapes(log_probs)} for {_ITEMS} items; expected "
-                "[items], the sum over an action's components"
-            )
-        action = jax.tree.map(lambda x: x[0], actions)
-        with _saying(
-            f"the environment takes no actions like the policy's, {_shapes(action)} each",
-            "a policy of as many components, or of as many actions",
-        ):
-            stepped = environment.step(key, state, action, task)
-        _check_step(stepped, state, observation)
-        return params, task, observation
+        return _acted(policy, environment, None, task, key)
 
-    return Shapes(*jax.eval_shape(act_once, jax.eval_shape(lambda: jax.random.key(0))))
+    return Fitting(policy, environment, *_shapes_of(act))
 
 
-def check_given(shapes: Shapes, params: Params, task: Task, key: Key) -> None:
-    """Raises unless a policy with these parameters can act in this task.
+def check_given(fitting: Fitting, params: Params, task: Task, key: Key) -> None:
+    """Raises unless the policy with these parameters can act in this task.
 
     Raises:
       TypeError, ValueError: the parameters are not the policy's, the task is not one of the
-        environment's, or `key` no key.
+        environment's, either has dtypes that policy and environment do not take, or `key` is none.
     """
-    check_params(shapes, params)
-    same = jax.tree.structure(task) == jax.tree.structure(shapes.task)
+    check_params(fitting, params)
+    same = jax.tree.structure(task) == jax.tree.structure(fitting.task)
     same &= all(is_array(x) or isinstance(x, numbers.Number) for x in jax.tree.leaves(task))
-    if not same or _sizes(task) != _sizes(shapes.task):
+    expected = f"expected one of the environment's, {_shapes(fitting.task)}, as its sample_task"
+    if not same or _sizes(task) != _sizes(fitting.task):
         raise ValueError(
-            f"the task is {_shapes(task) if same else in_brief(task)}; expected one of the "
-            f"environment's, {_shapes(shapes.task)}, as its sample_task draws it: a function of "
-            "one takes several under jax.vmap"
+            f"the task is {_shapes(task) if same else in_brief(task)}; {expected} draws it: a "
+            "function of one takes several under jax.vmap"
         )
     check_key(key)
+    if _dtypes(task) != _dtypes(fitting.task):
+        with _saying(f"the task is {_shapes(task)}; {expected} draws it", why=False):
+            _try(fitting, fitting.params, task)
+    if _dtypes(params) != _dtypes(fitting.params):
+        dtypes = " and ".join(sorted({str(dtype) for dtype in _dtypes(params)}))
+        with _saying(f"the parameters are of {dtypes}, unlike those of init", "those of init"):
+            _try(fitting, params, task)
 
 
-def check_params(shapes: Shapes, params: Params) -> None:
+def _try(fitting: Fitting, params: Params, task: Task) -> None:
+    """Raises where policy and environment do not take dtypes that are not those of their own."""
+
+    def act(key: Key, params: Params, task: Task) -> Any:
+        task = jax.tree.map(jnp.asarray, task)
+        return _acted(fitting.policy, fitting.environment, params, task, key)
+
+    _shapes_of(act, params, task)
+
+
+def _acted(
+    policy: Policy, environment: Environment, params: Params | None, task: Task, key: Key
+) -> tuple[Params, Task, Inputs]:
+    """What one action takes, of parameters of the policy's own where there are none."""
+    state, observation = _checked_reset(environment.reset(key, task))
+    items = jax.tree.map(lambda x: jnp.stack([x] * _ITEMS), observation)
+    given = _shapes(observation)
+    with _saying(
+        f"the policy takes no observations like those of the environment, {given} each",
+        "a model of them",
+    ):
+        params = policy.init(key, items) if params is None else params
+        distribution: Any = policy.distribution(params, items)
+    _check_distribution(distribution)
+    actions = distribution.sample(key)
+    if any(size[:1] != (_ITEMS,) for size in _sizes((distribution, actions))):
+        raise ValueError(
+            f"the policy's distribution of {_ITEMS} items holds {_shapes(distribution)}, and "
+            f"its sample {_shapes(actions)}; expected arrays [items, ...], those that items "
+            "share too"
+        )
+    log_probs = distribution.log_prob(actions)
+    if jnp.shape(log_probs) != (_ITEMS,):
+        raise ValueError(
+            f"the policy's log_prob gave {_shapes(log_probs)} for {_ITEMS} items; expected "
+            "[items], the sum over an action's components"
+        )
+    action = jax.tree.map(lambda x: x[0], actions)
+    _check_action(environment, distribution, action)
+    with _saying(
+        f"the environment's step failed on an action {_shapes(action)} of the policy's",
+        "a step that takes such actions, or a policy of as many components, or of as many actions",
+    ):
+        stepped = environment.step(key, state, action, task)
+    _check_step(stepped, state, observation)
+    return params, task, observation
+
+
+def _check_action(environment: Environment, distribution: Any, action: Any) -> None:
+    """Raises where an environment says of its actions that the policy's are others."""
+    number, size = environment.num_actions, environment.action_size
+    if number is not None:
+        _check_kind(action, (), jnp.integer, f"an integer [], one of its {number} actions")
+        chosen = isinstance(distribution, Categorical)
+        if chosen and (given := jnp.shape(distribution.logits)[-1]) != number:
+            raise ValueError(
+                f"the policy chooses one of {given} actions, and the environment has {number}; "
+                f"expected a policy of {number}, whose model has as many outputs"
+            )
+    if size is not None:
+        _check_kind(action, (size,), jnp.floating, f"floats [{size}], as many components")
+
+
+def _check_kind(action: Any, shape: tuple[int, ...], kind: Any, expected: str) -> None:
+    fits = is_array(action) and jnp.shape(action) == shape and jnp.issubdtype(action.dtype, kind)
+    if not fits:
+        raise ValueError(
+            f"the environment takes no actions like the policy's, {_shapes(action)} each; expected "
+            f"{expected}"
+        )
+
+
+def _shapes_of(act: Callable[..., Any], *given: Any) -> Any:
+    """The shapes of what `act(key, *given)` gives; nothing is computed."""
+    return jax.eval_shape(act, jax.eval_shape(lambda: jax.random.key(0)), *given)
+
+
+def check_params(fitting: Fitting, params: Params) -> None:
     """Raises a TypeError or ValueError unless parameters are a policy's."""
     check_floats(params)
-    check_parameters(shapes.params, params)
+    check_parameters(fitting.params, params)
 
 
-def check_observations(shapes: Shapes, observations: Inputs) -> None:
+def check_observations(fitting: Fitting, observations: Inputs) -> None:
     """Raises a ValueError unless they are observations `[items, ...]` of the environment."""
-    same = jax.tree.structure(observations) == jax.tree.structure(shapes.observation)
-    if not same or [size[1:] for size in _sizes(observations)] != _sizes(shapes.observation):
+    same = jax.tree.structure(observations) == jax.tree.structure(fitting.observation)
+    if not same or [size[1:] for size in _sizes(observations)] != _sizes(fitting.observation):
         raise ValueError(
             f"inputs are {_shapes(observations)}; expected observations [items, ...] of the "
-            f"environment, {_shapes(shapes.observation)} each"
+            f"environment, {_shapes(fitting.observation)} each"
         )
 
 
@@ -179,17 +238,26 @@ def _check_distribution(distribution: Any) -> None:
 
 
 @contextlib.contextmanager
-def _saying(what: str, expected: str) -> Iterator[None]:
+def _saying(what: str, expected: str = "", *, why: bool = True) -> Iterator[None]:
+    """Says first what is wrong where something fails, then, with `why`, how it failed."""
     try:
         yield
     except Exception as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        end = "" if "expected" in why else f"; expected {expected}"
-        raise ValueError(f"{what}: {why}{end}") from error
+        if not why:
+            raise ValueError(what) from error
+        said = " ".join(str(error).split())[:200]
+        if "expected" in said:  # As the library's errors say.
+            raise ValueError(f"{what}: {said}") from error
+        kind = f"{type(error).__name__} {said}".strip()
+        raise ValueError(f"{what}: {kind}; expected {expected}") from error
 
 
 def _sizes(tree: Any) -> list[tuple[int, ...]]:
     return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _shapes(tree: Any) -> str:

@@ -55,4 +55,4 @@ def navigation(*, stride: float = 0.1, reach: float = 0.5, radius: float = 0.01)
     def sample_task(key: Key) -> Array:
         return jax.random.uniform(key, (2,), minval=-reach, maxval=reach)
 
-    return Environment(reset, step, sample_task)
+    return Environment(reset, step, sample_task, action_size=2)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from metajax.checks.numbers import check_integers
 from metajax.checks.objects import check_instance
+from metajax.rl.baselines import check_others, leave_one_out
 from metajax.rl.distributions import Actions, Distribution
 from metajax.rl.environments import Environment, check_environment, task_of
 from metajax.rl.fitting import check_fitting, check_given, check_observations, check_params
@@ -80,20 +81,27 @@ class PolicyGradient(Objective):
 
         Raises:
           TypeError: an argument is of another kind.
-          ValueError: a number is out of range, policy and environment are not made for one another,
-            or a function of theirs returns something else than it is to.
+          ValueError: a number is out of range, or `rollouts` is 1 and the baseline the mean of the
+            others, policy and environment are not made for one another, or a function of theirs
+            returns something else than it is to.
         """
         check_policy(policy)
         check_environment(environment)
         check_integers(1, horizon=horizon, rollouts=rollouts)
         check_surrogate(surrogate)
+        if surrogate.baseline in ("leave_one_out", leave_one_out):
+            check_others(rollouts)
         self.policy = policy
         self.environment = environment
         self.horizon = int(horizon)
         self.rollouts = int(rollouts)
         self.surrogate = surrogate
         super().__init__(self._init, self._loss, self._predict, lambda params, support: ())
-        self._shapes = check_fitting(policy, environment)
+        self._fitting = check_fitting(policy, environment)
+
+    def __repr__(self) -> str:
+        """How many roll-outs it draws, of which length."""
+        return f"PolicyGradient(horizon={self.horizon}, rollouts={self.rollouts})"
 
     def roll_out(self, params: Params, task: Task, key: Key) -> Trajectories:
         """Lets the policy act in a task; no derivative goes through it.
@@ -107,7 +115,7 @@ class PolicyGradient(Objective):
           TypeError, ValueError: parameters or task are not of policy and environment, or `key` is
             none.
         """
-        check_given(self._shapes, params, task, key)
+        check_given(self._fitting, params, task, key)
         return rolled_out(
             self.policy, self.environment, params, task, key, self.horizon, self.rollouts
         )
@@ -173,7 +181,7 @@ class PolicyGradient(Objective):
 
     def _init(self, key: Key, inputs: Inputs) -> Params:
         del inputs  # Tasks; a policy begins with observations.
-        zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), self._shapes.observation)
+        zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), self._fitting.observation)
         return self.policy.init(key, zeros)
 
     def _loss(
@@ -186,11 +194,11 @@ class PolicyGradient(Objective):
 
     def _predict(self, params: Params, inputs: Inputs, kept: Any) -> Actions:
         del kept
-        check_observations(self._shapes, inputs)
+        check_observations(self._fitting, inputs)
         return self.policy.distribution(params, inputs).mode()
 
     def _distribution(self, params: Params, batch: Batch) -> Distribution:
-        check_params(self._shapes, params)
+        check_params(self._fitting, params)
         return self.policy.over_steps(params, batch.trajectories.observations)
 
 

@@ -33,6 +33,7 @@ from metajax.kinds import check_words
 from metajax.rl.baselines import leave_one_out, linear_baseline
 from metajax.rl.trajectories import (
     Trajectories,
+    at_least_single,
     check_trajectories,
     of_steps,
     path_mean,
@@ -102,6 +103,8 @@ class Surrogate:
     def advantages(self, trajectories: Trajectories) -> Array:
         """`[rollouts, horizon]` how much better actions were than expected; 0 after the end.
 
+        They are of single precision at least, whatever that of the rewards.
+
         Args:
           trajectories: the roll-outs.
 
@@ -111,7 +114,7 @@ class Surrogate:
         """
         check_trajectories(trajectories)
         mask = trajectories.mask
-        rewards = jnp.where(mask, trajectories.rewards, 0)
+        rewards = jnp.where(mask, at_least_single(trajectories.rewards), 0)
         returns = discounted_sums(rewards, self.discount)
         values = jnp.zeros_like(returns)
         if self.baseline is not None:
@@ -119,7 +122,7 @@ class Surrogate:
                 _BASELINES[self.baseline] if isinstance(self.baseline, str) else self.baseline
             )
             values = of_steps(trajectories, "the baseline", estimate(trajectories, returns))
-            values = jnp.where(mask, values, 0)
+            values = jnp.where(mask, values.astype(returns.dtype), 0)
         following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
         errors = rewards + self.discount * following - values
         advantages = discounted_sums(errors, self.discount * self.gae_lambda)
@@ -154,7 +157,7 @@ class Surrogate:
           ValueError: arrays do not fit one another, or `clip` is out of range.
         """
         check_trajectories(trajectories)
-        log_probs = of_steps(trajectories, "log_probs", log_probs)
+        log_probs = at_least_single(of_steps(trajectories, "log_probs", log_probs))
         advantages = of_steps(trajectories, "advantages", advantages)
         if clip is not None:
             above = "a finite number above 0, or None"
@@ -163,8 +166,11 @@ class Surrogate:
         box = jnp.where(mask, log_probs - jax.lax.stop_gradient(log_probs), 0)
         ratio = jnp.where(mask, log_probs - trajectories.log_probs, 0)
         if clip is not None:
-            clipped = jnp.clip(jnp.exp(ratio), 1 - clip, 1 + clip) - 1
-            gains = jnp.minimum(jnp.expm1(ratio) * advantages, clipped * advantages)
+            # The lesser of the gains, clipped or not, is that of a ratio held on one side. It is
+            # held before the exponential, whose overflow would make a derivative of 0 NaN.
+            upper = jnp.where(advantages >= 0, math.log1p(clip), jnp.inf)
+            lower = jnp.where(advantages < 0, math.log1p(-clip) if clip < 1 else -jnp.inf, -jnp.inf)
+            gains = jnp.expm1(jnp.clip(ratio, lower, upper)) * advantages
         elif self.dice_lambda is None:
             gains = box * advantages
         else:

@@ -69,4 +69,4 @@ def tabular(states: int = 10, actions: int = 5, *, noise: float = 1.0) -> Enviro
         transitions = jax.random.dirichlet(following, jnp.ones(states), (states, actions))
         return TabularTask(transitions, 1 + jax.random.normal(worth, (states, actions)))
 
-    return Environment(reset, step, sample_task)
+    return Environment(reset, step, sample_task, num_actions=actions)

@@ -156,6 +156,11 @@ def of_steps(trajectories: Trajectories, name: str, given: Any) -> Array:
     return array
 
 
+def at_least_single(values: Array) -> Array:
+    """The values, in single precision where theirs is a lesser one: they are to be summed."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
 def mean_return(trajectories: Trajectories, discount: float = 1.0) -> Array:
     """`[]` the mean over roll-outs of the (discounted) sum of rewards."""
     return path_mean(path_returns(trajectories, discount), trajectories.weights)
@@ -163,7 +168,7 @@ def mean_return(trajectories: Trajectories, discount: float = 1.0) -> Array:
 
 def path_returns(trajectories: Trajectories, discount: float) -> Array:
     """`[rollouts]` discounted sums of rewards."""
-    rewards, mask = trajectories.rewards, trajectories.mask
+    rewards, mask = at_least_single(trajectories.rewards), trajectories.mask
     discounts = discount ** jnp.arange(rewards.shape[1], dtype=rewards.dtype)
     return (jnp.where(mask, rewards, 0) * discounts[None]).sum(axis=1)
 

@@ -378,18 +378,38 @@ FITTING = {
     ),
     "other actions": (
         ValueError,
-        r"policy's, float32\[3\] each: an action of shape \(3,\); expected \(2,\)",
+        r"policy's, float32\[3\] each; expected floats \[2\], as many components",
         {"policy": rl.gaussian_policy(mj.models.mlp((3,))), "environment": rl.navigation()},
     ),
     "actions that would be broadcast": (
         ValueError,
-        r"policy's, float32\[1\] each: an action of shape \(1,\); expected \(2,\)",
+        r"policy's, float32\[1\] each; expected floats \[2\], as many components",
         {"policy": rl.gaussian_policy(mj.models.mlp((1,))), "environment": rl.navigation()},
     ),
     "actions that are counted": (
         ValueError,
-        r"policy's, int32\[\] each: an action of shape \(\); expected \(2,\)",
+        r"policy's, int32\[\] each; expected floats \[2\], as many components",
         {"policy": rl.categorical_policy(mj.models.mlp((4,))), "environment": rl.navigation()},
+    ),
+    "too many choices": (
+        ValueError,
+        "chooses one of 7 actions, and the environment has 5; expected a policy of 5",
+        {"policy": rl.categorical_policy(mj.models.mlp((7,))), "environment": rl.tabular(10, 5)},
+    ),
+    "components where one chooses": (
+        ValueError,
+        r"policy's, float32\[5\] each; expected an integer \[\], one of its 5 actions",
+        {"policy": rl.gaussian_policy(mj.models.mlp((5,))), "environment": rl.tabular(10, 5)},
+    ),
+    "actions that cannot be added": (
+        ValueError,
+        r"step failed on an action float32\[3\] .*: TypeError .*; expected a step that takes such",
+        distributing(lambda params, seen: rl.Gaussian(*[jnp.zeros((7, 3))] * 2)),
+    ),
+    "a step that fails": (
+        ValueError,
+        r"step failed on an action float32\[2\] of the policy's: KeyError 'x'; expected a step",
+        stepping(lambda state, *rest: (state["x"], *rest)),
     ),
     "a distribution that items share": (
         ValueError,
@@ -460,3 +480,65 @@ def test_policy_and_environment_are_looked_at_first(
 ) -> None:
     with pytest.raises(kind, match=message):
         made(**options)
+
+
+def test_dtypes_of_task_and_parameters_are_looked_at() -> None:
+    plane = rl.navigation()
+    acting = rl.PolicyGradient(
+        rl.gaussian_policy(mj.models.mlp((2,))), plane, horizon=2, rollouts=2
+    )
+    params = acting.init(KEY, None)
+    with pytest.raises(ValueError, match=r"the task is int32\[2\]; expected .* float32\[2\]"):
+        acting.roll_out(params, jnp.arange(2), KEY)
+    assert made().roll_out(some_params(), GOAL | {"stride": 1}, KEY).rewards.shape == (2, 2)
+    with jax.enable_x64(True):
+        single = rl.Environment(
+            lambda key, goal: (jnp.zeros_like(goal), jnp.zeros_like(goal)),
+            plane.step,
+            lambda key: jax.random.normal(key, (2,), jnp.float32),
+        )
+        acting = rl.PolicyGradient(acting.policy, single, horizon=2, rollouts=2)
+        double = jax.tree.map(lambda x: x.astype(float), params)
+        with pytest.raises(ValueError, match=r"parameters are of float64, unlike .*state float32"):
+            acting.roll_out(double, jnp.zeros(2, jnp.float32), KEY)
+        # Where both are of double precision they go together.
+        acting = rl.PolicyGradient(acting.policy, plane, horizon=2, rollouts=2)
+        assert acting.roll_out(double, jnp.zeros(2), KEY).rewards.dtype == jnp.float64
+
+
+def test_sums_of_rewards_in_half_precision_are_of_single_precision() -> None:
+    """Where bfloat16 would take 256 for 257."""
+    half = jnp.bfloat16
+    long = rl.Environment(
+        lambda key, task: (jnp.zeros(2, half), jnp.zeros(2, half)),
+        lambda key, state, action, task: (state, state, jnp.ones((), half), False),
+        lambda key: jnp.zeros((), half),
+    )
+    surrogate = rl.Surrogate(discount=0.999, baseline=None, normalize=False)
+    policy = rl.gaussian_policy(mj.models.mlp((2,)))
+    acting = rl.PolicyGradient(policy, long, horizon=400, rollouts=2, surrogate=surrogate)
+    params = jax.tree.map(lambda x: x.astype(half), acting.init(KEY, None))
+    batch = acting.draw(params, jnp.zeros((), half), KEY)
+    assert batch.trajectories.rewards.dtype == half
+    expected = (1 - 0.999 ** np.arange(400, 0, -1)) / 0.001
+    np.testing.assert_allclose(batch.advantages[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(acting.value(batch), expected[0], rtol=1e-4)
+    assert acting.surrogate_loss(params, batch).dtype == jnp.float32
+    for baseline in (rl.linear_baseline, rl.leave_one_out):
+        given = baseline(batch.trajectories, batch.advantages.astype(half))
+        assert given.dtype == jnp.float32
+
+
+def test_the_mean_of_the_others_asks_for_others_at_once() -> None:
+    for baseline in ("leave_one_out", rl.leave_one_out):
+        with pytest.raises(
+            ValueError, match=r"leave_one_out.* of one roll-out; expected rollouts=2"
+        ):
+            made(rollouts=1, surrogate=rl.Surrogate(baseline=baseline))
+
+
+def test_what_it_is_can_be_read() -> None:
+    assert repr(made()) == "PolicyGradient(horizon=2, rollouts=2)"
+    assert repr(rl.navigation()) == "Environment(action_size=2)"
+    assert repr(rl.tabular(3, 4)) == "Environment(num_actions=4)"
+    assert repr(walking()) == "Environment()"

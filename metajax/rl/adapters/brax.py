@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from metajax.kinds import check_words, in_brief
 from metajax.rl.adapters.brax_loading import load_environment, running_brax
 from metajax.rl.adapters.dtypes import as_floats, with_dtypes_of
-from metajax.rl.environments import Environment, EnvironmentState, Task
+from metajax.rl.environments import Environment, EnvironmentState
 from metajax.signatures import check_takes
-from metajax.types import Array, Inputs, Key
+from metajax.types import Array, Inputs, Key, Task
 
 BraxBackend = Literal["generalized", "positional", "spring", "mjx"]
 
@@ -96,4 +96,5 @@ def from_brax(
             jnp.asarray(after.done, bool),
         )
 
-    return Environment(reset, step, sample_task)
+    size = getattr(made, "action_size", None)
+    return Environment(reset, step, sample_task, action_size=None if size is None else int(size))

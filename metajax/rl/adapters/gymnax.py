@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from metajax.checks.settings import check_flags
 from metajax.kinds import in_brief
 from metajax.rl.adapters.dtypes import as_floats, with_dtypes_of
-from metajax.rl.environments import Environment, Task
+from metajax.rl.environments import Environment, FixedTask
 from metajax.signatures import check_takes
-from metajax.types import Inputs, Key
+from metajax.types import Inputs, Key, Task
 
 
 def from_gymnax(
@@ -34,7 +34,8 @@ def from_gymnax(
     Args:
       environment: a name, such as `"CartPole-v1"`, or an environment as `gymnax.make` returns it.
       sample_task: `key -> params`, such as `lambda key: default.replace(force_mag=
-        jax.random.uniform(key, minval=5.0, maxval=15.0))`; None is the default parameters always.
+        jax.random.uniform(key, minval=5.0, maxval=15.0))`; None is the default parameters always,
+        which is one task: `metajax.train` and `metajax.evaluate` take it as that.
       same_start: whether a task is `(params, key)`, and `key` that of every beginning.
 
     Raises:
@@ -46,17 +47,14 @@ def from_gymnax(
     if sample_task is not None:
         check_takes(sample_task, "sample_task", "key")
     made = _named(environment) if isinstance(environment, str) else environment
-    wanted = ("reset_env", "step_env", "is_truncated", "default_params")
+    wanted = ("reset_env", "step_env", "is_truncated", "action_space", "default_params")
     if lacking := [name for name in wanted if not hasattr(made, name)]:
         raise TypeError(
             f"environment is {in_brief(environment)}, without {lacking[0]}; expected a name or an "
             'environment of gymnax 1.0 or later, such as gymnax.make("CartPole-v1")[0]'
         )
 
-    def default(key: Key) -> Task:
-        return made.default_params
-
-    sample_params = default if sample_task is None else sample_task
+    sample_params = FixedTask(made.default_params) if sample_task is None else sample_task
 
     def with_start(key: Key) -> Task:
         drawn, begin = jax.random.split(key)
@@ -73,7 +71,21 @@ def from_gymnax(
         done = jnp.logical_or(terminated, made.is_truncated(after, params))
         return with_dtypes_of(state, after), as_floats(observation), as_floats(reward), done
 
-    return Environment(reset, step, with_start if same_start else sample_params)
+    return Environment(
+        reset, step, with_start if same_start else sample_params, **_actions_of(made)
+    )
+
+
+def _actions_of(made: Any) -> dict[str, int]:
+    """What an environment says of its actions, as the options of `Environment`."""
+    try:
+        space = made.action_space(made.default_params)
+    except NotImplementedError:
+        return {}
+    if (number := getattr(space, "n", None)) is not None:
+        return {"num_actions": int(number)}
+    shape = getattr(space, "shape", None) or ()
+    return {"action_size": int(shape[0])} if len(shape) == 1 else {}
 
 
 def _named(name: str) -> Any:
