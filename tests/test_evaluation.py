@@ -76,6 +76,23 @@ def test_interval_by_hand() -> None:
     np.testing.assert_allclose(scores.interval("score"), 1.96 * np.sqrt(5 / 3) / 2)
 
 
+def test_scores_that_are_not_finite_are_warned_of() -> None:
+    def sample(key: jax.Array) -> mj.Episode:
+        support, query = SAMPLE(key)
+        spoilt = jnp.where(jax.random.bernoulli(key), jnp.inf, query.targets)
+        return mj.Episode(support, query._replace(targets=spoilt))
+
+    learner = _learner(1, record_steps=True)
+    with pytest.warns(RuntimeWarning, match="scores are not finite: query_loss in ") as warned:
+        found = mj.evaluate(learner, PARAMS, sample, episodes=12)
+    count = (~np.isfinite(found.scores["query_loss"])).sum()
+    assert 0 < count < 12
+    said = f"query_loss in {count}, query_loss_per_step in {count} of 12 episodes"
+    assert said in str(warned[0].message)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+
+
 def test_evaluating_again_traces_once() -> None:
     traces = []
 

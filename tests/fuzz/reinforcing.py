@@ -112,6 +112,13 @@ UNFIT = k.Kind(
         "a text for a task": _environment(sample_task=lambda key: "goal"),
         "nothing for a task": _environment(sample_task=lambda key: None),
         "nothing from step": _environment(step=lambda key, state, action, task: None),
+        "an action to choose": rl.tabular(3, 2),
+        "a key for a task": rl.observing_task(
+            _environment(
+                reset=lambda key, task: (jnp.zeros(2), jnp.zeros(2)), sample_task=lambda key: key
+            )
+        ),
+        "a failing step": _stepping(lambda state, action: {}["state"]),
         "other actions": _stepping(lambda state, action: (state @ action[:1], state, 0.0, False)),
         "another state": _stepping(lambda state, action: (state[:1], state, 0.0, False)),
         "a state of a text": _stepping(lambda state, action: ("state", state, 0.0, False)),
@@ -143,6 +150,7 @@ TASK = k.Kind(
         "a function": abs,
         "a list": [0.3, -0.4],
         "three numbers": jnp.zeros(3),
+        "integers": jnp.zeros(2, int),
         "a set": episode().support,
         "several": _several(goal()),
     },
@@ -354,7 +362,11 @@ ENVIRONMENTS = (
         "metajax.rl.Environment",
         rl.Environment,
         lambda: {n: getattr(environment(), n) for n in ("reset", "step", "sample_task")},
-        dict.fromkeys(("reset", "step", "sample_task"), k.FUNCTION),
+        {
+            **dict.fromkeys(("reset", "step", "sample_task"), k.FUNCTION),
+            "num_actions": k.integer(1).without("None"),
+            "action_size": k.integer(1).without("None"),
+        },
     ),
     Call(
         "metajax.rl.navigation",

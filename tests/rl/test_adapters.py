@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metajax as mj
@@ -86,6 +87,47 @@ def test_all_episodes_of_a_gymnax_task_can_begin_alike() -> None:
     assert len(np.unique(begun(jax.random.split(KEY, 20)))) == 2
 
 
+def _learner(environment: mj.rl.Environment) -> tuple[Any, Any, Any]:
+    """TRPO's meta-step, the parameters, and the returns of three episodes, all without a step."""
+    policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=0.1))
+    objective = mj.rl.PolicyGradient(policy, environment, horizon=3, rollouts=2)
+    params, inner = objective.init(KEY, None), {"inner": optax.sgd(0.1), "num_steps": 0}
+    sample = mj.rl.task_episodes(environment)
+    scores = mj.evaluate(mj.maml(objective, **inner), params, sample, episodes=3).scores
+    return mj.rl.trpo_step(objective, **inner), params, scores["return"]
+
+
+def test_gymnax_tasks_with_a_key_are_scored() -> None:
+    scores = _learner(mj.rl.from_gymnax("BernoulliBandit-misc", same_start=True))[2]
+    assert ((scores >= 0) & (scores <= 3)).all()
+
+
+def test_gymnax_default_parameters_are_one_task_that_is_meant() -> None:
+    environment = mj.rl.from_gymnax("CartPole-v1")
+    step, params, scores = _learner(environment)
+    np.testing.assert_array_equal(scores, 3)  # Nothing falls so early.
+    sample, state = mj.rl.task_episodes(environment), mj.init_state(params, optax.identity(), KEY)
+    result = mj.train(step, None, state, sample, iterations=1, meta_batch=2, progress=False)
+    assert result.history[-1]["return"] == 3
+    default = jax.tree.map(jnp.asarray, gymnax.make("CartPole-v1")[1])
+    jax.tree.map(np.testing.assert_array_equal, task_of(sample(KEY).support), default)
+
+
+def test_gymnax_says_what_its_actions_are() -> None:
+    carts = mj.rl.from_gymnax("CartPole-v1")
+    assert (carts.num_actions, carts.action_size) == (2, None)
+    with pytest.raises(ValueError, match="one of 3 actions, and the environment has 2"):
+        mj.rl.PolicyGradient(
+            mj.rl.categorical_policy(mj.models.mlp((3,))), carts, horizon=1, rollouts=1
+        )
+    robot = mj.rl.from_gymnax("PointRobot-misc", _sample_point_robot)
+    assert (robot.num_actions, robot.action_size) == (None, 2)
+
+    silent = type(gymnax.make("CartPole-v1")[0])()
+    silent.action_space = super(type(silent), silent).action_space  # It is not implemented.
+    assert repr(mj.rl.from_gymnax(silent)) == "Environment()"
+
+
 def test_gymnax_episodes_end() -> None:
     environment = mj.rl.from_gymnax("CartPole-v1")
     policy = mj.rl.categorical_policy(mj.models.mlp((2,), stddev=1.0))
@@ -144,6 +186,8 @@ class _State(NamedTuple):
 class _Cart:
     """A cart on a line, of whom brax's conventions are kept: it ends beyond 1."""
 
+    action_size = 1
+
     def reset(self, rng: jax.Array) -> _State:
         place = 0.1 * jax.random.normal(rng)
         return _State(place, place[None], jnp.zeros(()), {"velocity": jnp.zeros(())})
@@ -165,6 +209,7 @@ def _sample_sign(key: jax.Array) -> jax.Array:
 
 def test_brax_steps_are_pure_and_paid_by_the_task() -> None:
     environment = mj.rl.from_brax(_Cart(), reward=_pay, sample_task=_sample_sign)
+    assert environment.action_size == 1
     state, observation = environment.reset(KEY, jnp.ones(()))
     before = jax.tree.map(np.asarray, state)
     after, seen, reward, done = environment.step(KEY, state, jnp.array([0.4]), -jnp.ones(()))

@@ -1,8 +1,12 @@
 """Environments with pure functions: their numbers, and what they refuse."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metajax as mj
@@ -98,6 +102,8 @@ def test_tabular_serves_a_categorical_policy() -> None:
 
 def test_a_policy_can_be_told_the_task() -> None:
     environment = mj.rl.observing_task(mj.rl.tabular(3, 2))
+    assert environment.num_actions == 2
+    assert mj.rl.observing_task(mj.rl.navigation()).action_size == 2
     task = environment.sample_task(KEY)
     told = np.concatenate([np.ravel(x) for x in task])
     state, observation = environment.reset(KEY, task)
@@ -114,6 +120,9 @@ def test_a_policy_can_be_told_the_task() -> None:
     )
     with pytest.raises(ValueError, match=r"shapes \[\(2,\), \(2,\)\]; expected one, \[features\]"):
         mj.rl.observing_task(two).reset(KEY, jnp.ones(2))
+    told_a_key = mj.rl.observing_task(shifting(drawn_by_a_key))
+    with pytest.raises(ValueError, match=r"task holds a random key, .*; expected numbers alone"):
+        told_a_key.reset(KEY, drawn_by_a_key(KEY))
 
 
 def test_an_episode_is_one_task() -> None:
@@ -129,6 +138,45 @@ def test_an_episode_is_one_task() -> None:
         mj.rl.task_episodes(environment.step)  # type: ignore[arg-type]
 
 
+SGD, NO_OPTIMIZER = optax.sgd(0.1), optax.identity()
+
+
+def trained(learner: Any, params: Any, sample: Any, optimizer: Any = None) -> float:
+    """The return of the first meta-step."""
+    state = mj.init_state(params, NO_OPTIMIZER if optimizer is None else optimizer, KEY)
+    result = mj.train(learner, optimizer, state, sample, iterations=1, meta_batch=2, progress=False)
+    return result.history[-1]["return"]
+
+
+def drawn_by_a_key(key: jax.Array) -> Any:
+    return {"key": key, "size": jnp.ones(())}
+
+
+def shifting(sample_task: Callable[[jax.Array], Any]) -> mj.rl.Environment:
+    """A point that is paid what the task's key draws."""
+
+    def step(key: jax.Array, state: jax.Array, action: jax.Array, task: Any) -> Any:
+        return state, state, task["size"] * jax.random.normal(task["key"]), False
+
+    return mj.rl.Environment(lambda key, task: (jnp.zeros(1),) * 2, step, sample_task)
+
+
+def test_a_task_may_hold_a_random_key() -> None:
+    policy = mj.rl.gaussian_policy(mj.models.mlp((1,)))
+    objective = mj.rl.PolicyGradient(policy, shifting(drawn_by_a_key), horizon=2, rollouts=2)
+    sample = mj.rl.task_episodes(objective.environment)
+    params = objective.init(KEY, None)
+    trpo = mj.rl.trpo_step(objective, inner=SGD, num_steps=0)
+    assert np.isfinite(trained(trpo, params, sample))
+    learner = mj.maml(objective, inner=SGD, num_steps=1)
+    assert np.isfinite(trained(learner, params, sample, SGD))
+    scores = mj.evaluate(learner, params, sample, episodes=3).scores["return"]
+    assert len(np.unique(scores)) == 3
+    never = mj.rl.task_episodes(shifting(lambda key: drawn_by_a_key(KEY)))
+    with pytest.raises(ValueError, match=r"one episode for 8 keys: it ignores its key"):
+        mj.evaluate(learner, params, never, episodes=3)
+
+
 def test_functions_of_an_environment_are_looked_at() -> None:
     environment = mj.rl.navigation()
     with pytest.raises(TypeError, match=r"reset has the parameters \(key\).*\(key, task\)"):
@@ -137,6 +185,11 @@ def test_functions_of_an_environment_are_looked_at() -> None:
         mj.rl.Environment(environment.reset, None, environment.sample_task)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="sample_task has the parameters"):
         mj.rl.Environment(environment.reset, environment.step, lambda: 0)  # type: ignore[arg-type]
+    functions = environment.reset, environment.step, environment.sample_task
+    with pytest.raises(ValueError, match="num_actions=0; expected an integer of 1 or more, or Non"):
+        mj.rl.Environment(*functions, num_actions=0)
+    with pytest.raises(ValueError, match="num_actions=3 beside action_size=2; expected one of"):
+        mj.rl.Environment(*functions, num_actions=3, action_size=2)
 
 
 @pytest.mark.parametrize(

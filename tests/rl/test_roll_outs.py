@@ -22,6 +22,7 @@ from rl.enumeration import (
 
 import metajax as mj
 from metajax import rl
+from metajax.rl.trajectories import mean_return
 
 Array = jax.Array
 KEY, OTHER_KEY = jax.random.split(jax.random.key(3))
@@ -506,27 +507,40 @@ def test_dtypes_of_task_and_parameters_are_looked_at() -> None:
         assert acting.roll_out(double, jnp.zeros(2), KEY).rewards.dtype == jnp.float64
 
 
-def test_sums_of_rewards_in_half_precision_are_of_single_precision() -> None:
-    """Where bfloat16 would take 256 for 257."""
-    half = jnp.bfloat16
-    long = rl.Environment(
-        lambda key, task: (jnp.zeros(2, half), jnp.zeros(2, half)),
-        lambda key, state, action, task: (state, state, jnp.ones((), half), False),
-        lambda key: jnp.zeros((), half),
-    )
+def of_one_action(log_probs: Array, rewards: Array) -> rl.Trajectories:
+    """Roll-outs of which nothing else matters."""
+    steps = rewards.shape
+    gaussian = rl.Gaussian(jnp.zeros((*steps, 1)), jnp.zeros((*steps, 1)))
+    seen = jnp.zeros((*steps, 1))
+    return rl.Trajectories(seen, seen, rewards, jnp.ones(steps, bool), log_probs, gaussian)
+
+
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
+def test_sums_of_rewards_in_half_precision_are_of_single_precision(half: Any) -> None:
+    """Where bfloat16 would take 257 for 256."""
+    paths = of_one_action(jnp.zeros((2, 400), half), jnp.ones((2, 400), half))
     surrogate = rl.Surrogate(discount=0.999, baseline=None, normalize=False)
-    policy = rl.gaussian_policy(mj.models.mlp((2,)))
-    acting = rl.PolicyGradient(policy, long, horizon=400, rollouts=2, surrogate=surrogate)
-    params = jax.tree.map(lambda x: x.astype(half), acting.init(KEY, None))
-    batch = acting.draw(params, jnp.zeros((), half), KEY)
-    assert batch.trajectories.rewards.dtype == half
     expected = (1 - 0.999 ** np.arange(400, 0, -1)) / 0.001
-    np.testing.assert_allclose(batch.advantages[0], expected, rtol=1e-4)
-    np.testing.assert_allclose(acting.value(batch), expected[0], rtol=1e-4)
-    assert acting.surrogate_loss(params, batch).dtype == jnp.float32
+    advantages = surrogate.advantages(paths)
+    np.testing.assert_allclose(advantages[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(mean_return(paths, 0.999), expected[0], rtol=1e-4)
+    assert surrogate(paths.log_probs, paths, advantages).dtype == jnp.float32
     for baseline in (rl.linear_baseline, rl.leave_one_out):
-        given = baseline(batch.trajectories, batch.advantages.astype(half))
-        assert given.dtype == jnp.float32
+        assert baseline(paths, advantages.astype(half)).dtype == jnp.float32
+
+
+def test_a_clipped_ratio_that_overflows_has_the_gradient_of_the_clip() -> None:
+    before, advantages = jnp.zeros((1, 5)), jnp.array([[1.0, 0.0, 1.0, -1.0, -1.0]])
+    log_probs = jnp.array([[100.0, 100.0, -0.5, 0.5, -100.0]])
+    surrogate = rl.Surrogate(baseline=None)
+    for clip, last in ((0.2, -0.2), (1.0, -1.0), (3.0, -1.0)):
+        value, gradient = jax.value_and_grad(surrogate)(
+            log_probs, of_one_action(before, advantages), advantages, clip=clip
+        )
+        third, fourth = math.exp(-0.5), -math.exp(0.5)
+        sums = clip + (third - 1) + (fourth + 1) - last
+        np.testing.assert_allclose(value, sums / 5, rtol=1e-5)
+        np.testing.assert_allclose(gradient[0], [0, 0, third / 5, fourth / 5, 0], rtol=1e-5)
 
 
 def test_the_mean_of_the_others_asks_for_others_at_once() -> None:
