@@ -41,7 +41,7 @@ def check_fitting(policy: Policy, environment: Environment) -> Fitting:
     """Raises unless a policy can act in an environment, as shapes and dtypes tell.
 
     Returns:
-      What they take.
+      The two, and what they take.
 
     Raises:
       TypeError, ValueError: a function returns something else than it is to.
