@@ -525,6 +525,12 @@ ROLL_OUTS = (
     ),
 )
 
+ONE_TASK = k.EPISODE.also(
+    lambda: {
+        "another environment's": things.episode(),
+        "several tasks": jax.tree.map(lambda x: jnp.concatenate([x, x]), episode()),
+    }
+)
 IN_STEPS = {
     "objective": k.OBJECTIVE.also(lambda: {"of a model": things.objective()}),
     **INNER,
@@ -601,12 +607,7 @@ META_STEPS = (
             "objective": IN_STEPS["objective"],
             "loop": LOOP,
             "params": PARAMS,
-            "episode": k.EPISODE.also(
-                lambda: {
-                    "another environment's": things.episode(),
-                    "several tasks": jax.tree.map(lambda x: jnp.concatenate([x, x]), episode()),
-                }
-            ),
+            "episode": ONE_TASK,
             "key": k.KEY,
         },
         late=True,
@@ -636,12 +637,7 @@ LEARNERS = (
         lambda: {"params": params(), "episode": episode(), "key": things.KEY},
         {
             "params": PARAMS,
-            "episode": k.EPISODE.also(
-                lambda: {
-                    "another environment's": things.episode(),
-                    "several tasks": jax.tree.map(lambda x: jnp.concatenate([x, x]), episode()),
-                }
-            ),
+            "episode": ONE_TASK,
             "key": k.KEY,
         },
         slow=True,

@@ -1,1 +1,1 @@
-"""From an environment of somebody's library to an `Environment`: one file a library."""
+"""From an environment of somebody's library to an `Environment`: `brax.py`, `gymnax.py`."""
