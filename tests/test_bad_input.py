@@ -37,7 +37,7 @@ def _sampler(**changes: object) -> object:
         ({"rotations": "all"}, r"rotations='all'; expected \"none\", \"classes\", \"tasks\" or"),
         (
             {"images": np.zeros((12, 6, 8, 9, 1)), "rotations": "tasks"},
-            r"rotations='tasks' of images 8x9; expected square",
+            r"rotations='tasks' of images of shape \(8, 9, 1\); expected square",
         ),
     ],
 )

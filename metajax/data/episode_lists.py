@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from metajax.checks.episodes import check_weights
 from metajax.data.episode_draws import Drawn, Places
-from metajax.data.labelled_images import ImageClasses
+from metajax.data.labelled_images import ImageClasses, is_square
 from metajax.given_data import as_arrays
 from metajax.types import Array, Key
 
@@ -81,17 +81,16 @@ def checked_places(data: ImageClasses, drawn: Drawn) -> Drawn:
             f"{len(support.classes)} support sets and {len(query.classes)} query sets; expected "
             "one of each an episode"
         )
-    height, width = data.images.shape[1:3]
     for name, places in drawn._asdict().items():
         ways = support.classes.shape[1]
         _check_within(f"{name} classes", places.classes, len(data.names))
         _check_within(f"{name} items", places.items, data.counts[places.classes])
         _check_within(f"{name} targets", places.targets, ways)
         _check_within(f"{name} turns", places.turns, 4)
-        if places.turns is not None and height != width:
+        if places.turns is not None and not is_square(data):
             raise ValueError(
-                f"{name} has turns of images {height}x{width}; expected square images, or turns "
-                "that are None"
+                f"{name} has turns of images of shape {data.images.shape[1:]}; expected square "
+                "images, or turns that are None"
             )
     _check_labels(data, drawn)
     return drawn

@@ -21,8 +21,8 @@ class Fetched(NamedTuple):
 
     Attributes:
       drawn: the places.
-      support: `[n, height, width, channels]`.
-      query: `[n, height, width, channels]`.
+      support: `[n, height, width, channels]`, or `[n, features]`.
+      query: the same.
     """
 
     drawn: Drawn
@@ -52,7 +52,7 @@ class Finish:
             whole = jnp.concatenate([support, query])
             both = self.augment(augmentation_key(key), whole)
             shape = getattr(both, "shape", ())
-            if len(shape) != 4 or len(whole) != shape[0]:
+            if len(shape) != whole.ndim or len(whole) != shape[0]:
                 raise ValueError(
                     f"augment made {in_brief(both)} of shape {shape} of images {whole.shape}; "
                     "expected an array of as many images, in their order"
@@ -83,4 +83,4 @@ def _examples(images: Array, places: Places) -> Examples:
 def _without_padding(images: Array, weights: Array | None) -> Array:
     if weights is None:
         return images
-    return jnp.where(weights[:, None, None, None] > 0, images, 0)
+    return jnp.where(weights.reshape(-1, *[1] * (images.ndim - 1)) > 0, images, 0)

@@ -17,7 +17,8 @@ class ImageSource(Protocol):
     """Images at random access: a numpy array, memory-mapped or not, or whatever acts like one.
 
     Attributes:
-      shape: `(images, height, width, channels)`.
+      shape: `(images, height, width, channels)`, or `(images, features)` of what a network made of
+        them.
       dtype: unsigned 8-bit integers in `[0, 255]`, or floats.
     """
 
@@ -28,7 +29,7 @@ class ImageSource(Protocol):
     def dtype(self) -> np.dtype: ...  # noqa: D102
 
     def __getitem__(self, rows: Any, /) -> np.ndarray:
-        """The images `[n, height, width, channels]` of `rows`, `[n]` integers."""
+        """The images `[n, ...]` of `rows`, `[n]` integers."""
         ...
 
 
@@ -36,10 +37,12 @@ class ImageSource(Protocol):
 class ImageClasses:
     """Images grouped by class: those of class `c` are `images[starts[c] : starts[c] + counts[c]]`.
 
-    Built by `group_by_label`, `image_folder` and the other readers; checked when it is made.
+    Built by `group_by_label`, `image_folder` and the other readers; checked when it is made. In the
+    place of images there may be their features, one vector each.
 
     Attributes:
-      images: the images of all classes.
+      images: the images of all classes, `[images, height, width, channels]` or `[images,
+        features]`.
       starts: `[classes]` the row of each class's first image.
       counts: `[classes]` images of each class, 1 or more.
       names: a name a class, all different.
@@ -67,10 +70,10 @@ class ImageClasses:
         shape = getattr(self.images, "shape", None)
         if not isinstance(shape, tuple) or not hasattr(self.images, "dtype"):
             raise TypeError(f"images is {in_brief(self.images)}; expected an array of images")
-        if len(shape) != 4 or 0 in shape:
+        if len(shape) not in (2, 4) or 0 in shape:
             raise ValueError(
                 f"images have shape {shape}; expected an array [images, height, width, channels], "
-                "none of them 0"
+                "or [images, features], none of them 0"
             )
         fields = {
             "starts": _integers(self.starts, "starts"),
@@ -108,7 +111,7 @@ class ImageClasses:
             )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """All images of the class `name`, `[items, height, width, channels]`.
+        """All images of the class `name`, `[items, ...]`.
 
         Raises:
           KeyError: there is no such class.
@@ -179,7 +182,8 @@ def image_classes(
     """Classes of equally many images from one class-major array.
 
     Args:
-      images: `[classes, items, height, width, channels]`, integers in `[0, 255]` or floats.
+      images: `[classes, items, height, width, channels]`, integers in `[0, 255]` or floats; or
+        features `[classes, items, features]`.
       names: a name a class; None numbers them.
       groups: the group of each class, or None.
       sources: `[classes, items]` who or what made each image, integers or texts, or None.
@@ -192,11 +196,11 @@ def image_classes(
             check_names(**{field: given})
     if not hasattr(images, "shape"):
         images = as_array_of_host(images, "images")
-    shape = np.shape(images)  # type: ignore[arg-type]
-    if len(shape) != 5 or 0 in shape:
+    shape: tuple[int, ...] = np.shape(images)  # type: ignore[arg-type]
+    if len(shape) not in (3, 5) or 0 in shape:
         raise ValueError(
             f"images have shape {shape}; expected [classes, items, height, width, channels], "
-            "none of them 0"
+            "or [classes, items, features], none of them 0"
         )
     rows = images if isinstance(images, np.ndarray | jax.Array) else np.asarray(images)
     if isinstance(rows, np.memmap) and not rows.flags.c_contiguous:
@@ -228,7 +232,8 @@ def group_by_label(
     Within a class the images keep their order. Labels that no image has make no class.
 
     Args:
-      images: `[images, height, width, channels]`, integers in `[0, 255]` or floats; copied.
+      images: `[images, height, width, channels]`, integers in `[0, 255]` or floats, or features
+        `[images, features]`; copied.
       labels: `[images]`, integers or strings.
       names: the name of every label, where labels are integers; None calls a class by its label.
       sources: `[images]` who or what made each image, integers or texts, or None.
@@ -280,6 +285,12 @@ def rows_of(images: ImageSource, rows: np.ndarray) -> Any:
             f"{np.dtype(images.dtype)} of shape {expected}, as images.dtype and images.shape say"
         )
     return found
+
+
+def is_square(data: ImageClasses) -> bool:
+    """Whether there are images, which a quarter turn leaves of one shape."""
+    shape = data.images.shape[1:]
+    return len(shape) == 3 and shape[0] == shape[1]
 
 
 def in_short(names: Sequence[str] | Mapping[str, object], most: int = 10) -> str:

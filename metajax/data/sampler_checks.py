@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from metajax.checks.numbers import check_numbers
 from metajax.data.episode_draws import ClassTable, Groups, Rotations
-from metajax.data.labelled_images import ImageClasses, image_classes, in_short
+from metajax.data.labelled_images import ImageClasses, image_classes, in_short, is_square
 from metajax.kinds import check_words
 
 
@@ -37,11 +37,10 @@ def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
 def check_rotations(data: ImageClasses, rotations: Rotations) -> None:
     """Raises unless the word is known, and the images can be turned by quarters where they are."""
     check_words(get_args(Rotations), rotations=rotations)
-    height, width = data.images.shape[1:3]
-    if rotations != "none" and height != width:
+    if rotations != "none" and not is_square(data):
         raise ValueError(
-            f"rotations={rotations!r} of images {height}x{width}; expected square images, or "
-            'rotations="none"'
+            f"rotations={rotations!r} of images of shape {data.images.shape[1:]}; expected square "
+            'images, or rotations="none"'
         )
 
 

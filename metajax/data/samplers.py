@@ -54,7 +54,7 @@ def image_episodes(
 
     Args:
       images: `ImageClasses`, or a class-major array `[classes, items, height, width, channels]`,
-        integers in `[0, 255]` or floats.
+        integers in `[0, 255]` or floats; or features, `[classes, items, features]`.
       ways: classes in an episode; static.
       shots: support items of a class; static.
       queries: query items of a class; static.
@@ -82,8 +82,8 @@ def image_episodes(
 
     Returns:
       An `ImageEpisodes` or `HostEpisodes`, functions `key -> Episode`: inputs `[ways * items,
-      height, width, channels]` floats, class by class, and targets `[ways * items]` labels in `[0,
-      ways)`. The same key draws the same episode with either.
+      height, width, channels]` floats, or `[ways * items, features]`, class by class, and targets
+      `[ways * items]` labels in `[0, ways)`. The same key draws the same episode with either.
 
     Raises:
       TypeError: a number is no integer.

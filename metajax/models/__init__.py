@@ -1,7 +1,7 @@
 """Networks and adapters. Flax is imported here and nowhere else in the package."""
 
 from metajax.chains import ChainParams, chain
-from metajax.models import kernels
+from metajax.models import kernels, pretrained
 from metajax.models.adapters.equinox import from_equinox
 from metajax.models.adapters.estimation import estimate_statistics
 from metajax.models.adapters.haiku import from_haiku
@@ -43,6 +43,7 @@ __all__ = [
     "kernels",
     "max_pool_conv_net",
     "mlp",
+    "pretrained",
     "relation_encoder",
     "relation_module",
     "strided_conv_net",
