@@ -97,6 +97,24 @@ def test_a_covariance_that_is_not_formed_is_the_same() -> None:
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
 
 
+@each_system
+def test_padding_may_be_embedded_as_anything(features: int) -> None:
+    """Its inputs are zeros to the encoder, whose embedding of them is not a number here."""
+    encoder = mj.Model(
+        lambda key, inputs: {},
+        lambda params, inputs: inputs / jnp.linalg.norm(inputs, axis=1, keepdims=True),
+    )
+    _, episode = start(encoder, features)
+    support = episode.support._replace(weights=jnp.array([1.0, 2.0, 1.0, 0.5, 3.0, 0.0]))
+    learner = mj.mahalanobis_head(encoder, ways=WAYS)
+
+    def loss(scale: jax.Array) -> jax.Array:
+        weighed = support._replace(weights=scale * support.weights)
+        return learner.loss({}, episode._replace(support=weighed))[0]
+
+    assert all(jnp.isfinite(x) for x in jax.jit(jax.value_and_grad(loss))(1.0))
+
+
 @mostly_one
 def test_without_covariances_it_is_half_of_the_distance_to_prototypes(features: int) -> None:
     _, episode = start(identity(), features)

@@ -123,8 +123,13 @@ def test_orthonormal_items_are_only_shrunk(items: int) -> None:
 
 @mostly_one
 def test_weights_count_items_and_padding_may_hold_anything(features: int) -> None:
-    params, (support, _) = start(tanh_encoder(features), INPUTS)
-    learner = mj.ridge_head(tanh_encoder(features), ways=WAYS + 2)
+    # Its embedding of zeros, which padding is given for inputs, is not a number.
+    encoder = mj.Model(
+        lambda key, inputs: {},
+        lambda params, inputs: inputs / jnp.linalg.norm(inputs, axis=1, keepdims=True),
+    )
+    params, (support, _) = start(encoder, features)
+    learner = mj.ridge_head(encoder, ways=WAYS + 2)
     params = mj.RidgeParams(params, jnp.log(0.7), jnp.zeros(()), jnp.zeros(()))
     # Eleven items: for nine features, the other of the two systems.
     junk = padded(support, [0, 3, 3, 4, -1], 0)
