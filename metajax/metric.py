@@ -256,6 +256,23 @@ def class_log_probabilities(
     return jnp.where(members.any(axis=1)[None], totals, -jnp.inf)
 
 
+def lower_factor(matrix: Array) -> Array:
+    """Lower Cholesky factor of a matrix that is positive definite, if need be but for rounding.
+
+    Vectors that are alike make a Gram matrix singular, and what is added to its diagonal may be
+    less than rounding is: what the errors of a factorisation come to, relative to every entry of
+    the diagonal and the size of the matrix, is added to it.
+
+    Args:
+      matrix: `[size, size]` floats, symmetric.
+
+    Returns:
+      `[size, size]`.
+    """
+    share = matrix.shape[0] * jnp.finfo(matrix.dtype).eps
+    return jnp.linalg.cholesky(matrix + lax.stop_gradient(jnp.diag(share * jnp.diag(matrix))))
+
+
 def present_classes(support: Examples, ways: int) -> Array:
     """`[ways]` booleans: which classes have a support item of positive weight."""
     check_integers(1, ways=ways)

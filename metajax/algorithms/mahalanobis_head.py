@@ -40,7 +40,7 @@ from metajax.checks.episodes import check_embeddings
 from metajax.checks.numbers import check_numbers
 from metajax.checks.objects import check_model
 from metajax.losses import cross_entropy
-from metajax.metric import class_sums
+from metajax.metric import class_sums, lower_factor
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
 from metajax.types import Array, Examples, Learner, LossFn, Model, Params
@@ -165,7 +165,7 @@ def _reading(
         def factor(centre: Array, member: Array, shared: Array, own: Array) -> Array:
             apart = jnp.where(member[:, None], roots[:, None] * (embeddings - centre[None]), 0)
             matrix = shared * covariance + own * _gram(apart.T)
-            return jnp.linalg.cholesky(matrix + beta * jnp.eye(features, dtype=dtype))
+            return lower_factor(matrix + beta * jnp.eye(features, dtype=dtype))
 
         factors = jax.vmap(factor)(centres, members, shared, own)
         return MahalanobisReading(centres, factors, None, None)
@@ -177,7 +177,7 @@ def _reading(
         kept = jnp.diag(member.astype(dtype)) - onto
         # A projection has two eigenvalues: 0, where N_k is `shared`, and 1, where `own` is added.
         spread = jnp.eye(items, dtype=dtype) / shared + (1 / (shared + own) - 1 / shared) * kept
-        return jnp.linalg.cholesky(beta * spread + gram), spread
+        return lower_factor(beta * spread + gram), spread
 
     factors, spread = jax.vmap(narrow)(members, counts, shared, own)
     return MahalanobisReading(centres, factors, rows, spread)

@@ -31,13 +31,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_solve
 
 from metajax.checks.episodes import check_embeddings
 from metajax.checks.numbers import check_numbers
 from metajax.checks.objects import check_model
 from metajax.checks.settings import check_flags
 from metajax.losses import cross_entropy, is_classification, squared_error
+from metajax.metric import lower_factor
 from metajax.metric_learners import metric_learner
 from metajax.query_batching import Batching
 from metajax.types import Array, Examples, Key, Learner, LossFn, Model, Params
@@ -216,11 +217,7 @@ def _ridge(rows: Array, targets: Array, strength: float | Array, weights: Array 
     dual = items <= columns
     first, second = (rows, rows.T) if dual else (rows.T, rows)
     gram = jnp.matmul(first, second, precision=high)
-    # Items that are alike make it singular but for the strength, which rounding may swallow: on the
-    # diagonal, what the errors of a factorisation of this size come to.
-    size = gram.shape[0]
-    rounding = lax.stop_gradient(size * jnp.finfo(rows.dtype).eps * jnp.diag(gram))
-    factor = cho_factor(gram + jnp.diag(strength + rounding))
+    factor = lower_factor(gram + strength * jnp.eye(gram.shape[0], dtype=rows.dtype)), True
     if dual:
         return jnp.matmul(rows.T, cho_solve(factor, targets), precision=high)
     return cho_solve(factor, jnp.matmul(rows.T, targets, precision=high))

@@ -179,6 +179,19 @@ def test_single_precision_is_enough(features: int) -> None:
     np.testing.assert_allclose(logits, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [5, 200], ids=["formed", "not_formed"])
+def test_items_that_are_alike_leave_it_finite(features: int) -> None:
+    """Of pixels, say, whose squares the strength is lost in, in single precision."""
+    with jax.enable_x64(False):
+        rows = 1e4 * np.random.default_rng(0).normal(size=(3, features)).astype(np.float32)
+        alike = mj.Examples(jnp.asarray(np.repeat(rows, 4, axis=0)), jnp.repeat(jnp.arange(3), 4))
+        learner = mj.mahalanobis_head(identity(), ways=WAYS)
+        _, aux = jax.jit(learner.loss)({}, mj.Episode(alike, alike))
+        assert jnp.isfinite(aux.outputs).all()
+        assert aux.metrics["accuracy"] == 1
+
+
 @pytest.mark.parametrize(
     ("strength", "error"), [(0.0, ValueError), (np.nan, ValueError), ("1", TypeError)]
 )
