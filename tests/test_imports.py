@@ -73,6 +73,7 @@ ALLOWED = {
         "types",
         "checks",
         "chains",
+        "inner",
         "user_warnings",
         "keys",
         "metric",
@@ -90,6 +91,7 @@ ALLOWED = {
         "keys",
         "streaming",
         "iterable_episodes",
+        "models",
         "kinds",
     },
     "meta_gradients": {"types", "checks", "kinds"},
@@ -213,7 +215,8 @@ ALLOWED = {
     },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes", "rl")
+PUBLIC = ("data", "metric", "models", "models.kernels", "models.pretrained", "parallel")
+PUBLIC += ("recipes", "rl")
 
 
 def _imports(path: Path) -> set[str]:

@@ -119,6 +119,17 @@ class ImageClasses:
         index = _places(self.names, [name])[0]
         return rows_of(self.images, np.arange(self.counts[index]) + self.starts[index])
 
+    def mean(self) -> np.ndarray:
+        """The mean of the images of its classes, `[height, width, channels]` or `[features]`.
+
+        Every image counts once, and those of other classes, of which `images` may have some, do
+        not. Floats of 32 bits, or of more where the images are such.
+        """
+        total = np.zeros(self.images.shape[1:])
+        for start, count in zip(self.starts, self.counts, strict=True):
+            total += rows_of(self.images, start + np.arange(count)).sum(axis=0, dtype=np.float64)
+        return (total / self.counts.sum()).astype(np.result_type(self.images.dtype, np.float32))
+
     def select(self, names: Sequence[str]) -> "ImageClasses":
         """The classes of these names, in their order; the images are not copied.
 
