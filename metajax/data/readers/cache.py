@@ -1,7 +1,8 @@
 """A folder that keeps images, or features, grouped by class, read back as a memory-mapped array.
 
 `images.npy` holds the pixels or numbers, `index.json` the classes and sources, what they were made
-from, and digests of both. The folder appears whole or not at all, and every byte is proved whenever it is opened.
+from, and digests of both. The folder appears whole or not at all, and every byte is proved whenever
+it is opened.
 """
 
 import contextlib
