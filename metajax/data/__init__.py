@@ -1,6 +1,7 @@
 """Episodes: samplers, and the data sets they draw from."""
 
 from metajax.data.augmentations import Augmentation, augmentation
+from metajax.data.backbone_features import features
 from metajax.data.device_episodes import ImageEpisodes
 from metajax.data.episode_draws import Drawn, Places
 from metajax.data.fixed_episodes import FixedEpisode
@@ -37,6 +38,7 @@ __all__ = [
     "download_omniglot",
     "emoji",
     "fc100",
+    "features",
     "from_iterable",
     "glyphs",
     "group_by_label",

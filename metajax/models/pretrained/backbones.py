@@ -211,7 +211,7 @@ class Backbone:
         program = re.sub(r"\b0x[0-9a-f]+", "", str(traced))  # Addresses of functions.
         digest = hashlib.sha256(f"{self.name} {self.preprocessing} {program}".encode())
         for path, leaf in named:
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
                 leaf = jax.random.key_data(leaf)
             values = np.ascontiguousarray(leaf)
             digest.update(f"{path} {values.dtype}{values.shape}".encode())
