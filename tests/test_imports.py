@@ -74,6 +74,7 @@ ALLOWED = {
         "checks",
         "chains",
         "user_warnings",
+        "regular_files",
         "keys",
         "metric",
         "kinds",
