@@ -35,7 +35,7 @@ def efficientnet_lite0(path: str | os.PathLike[str] | None = None, *, size: int 
     3.37 M parameters remain. Batch normalisation always uses the running averages of the file.
 
     Parameters are called `"stage2/block1/expand/kernel"`, and so are those of `depthwise` and
-    `project`; `"stage2/block1/expand_norm/scale"` and `bias` are of the normalisation after it. Stem
+    `project`; `"stage2/block1/expand_norm/scale"` and `bias` are of the norm after it. Stem
     and head have `conv` and `conv_norm`. Kernels of 1x1 convolutions are matrices, `[inputs,
     outputs]`.
 
