@@ -2,12 +2,14 @@
 
 from metajax.models.pretrained.backbones import Backbone, Part, Preprocessing
 from metajax.models.pretrained.efficientnet_lite import efficientnet_lite0
+from metajax.models.pretrained.vision_transformers import vision_transformer
 
 __all__ = [
     "Backbone",
     "Part",
     "Preprocessing",
     "efficientnet_lite0",
+    "vision_transformer",
 ]
 
 
