@@ -75,6 +75,7 @@ ALLOWED = {
         "chains",
         "inner",
         "user_warnings",
+        "regular_files",
         "keys",
         "metric",
         "kinds",
