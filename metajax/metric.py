@@ -1,6 +1,7 @@
 """What metric-based learners are made of: class sums and means, distances, attention."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
@@ -160,8 +161,9 @@ def as_mean(mean: Array) -> Array:
         raise ValueError(
             f"the mean has shape {mean.shape}; expected [features], features.mean(axis=0) of many"
         )
-    if not isinstance(mean, Tracer) and not bool(jnp.isfinite(mean).all()):
-        wrong = int(jnp.argmin(jnp.isfinite(mean)))
+    # By NumPy: while a program is traced, JAX's would be part of it.
+    if not isinstance(mean, Tracer) and not (finite := np.isfinite(np.asarray(mean))).all():
+        wrong = int(finite.argmin())
         raise ValueError(
             f"the mean is {mean[wrong]} at feature {wrong}; expected finite numbers: is one of the "
             "features that it was taken of not finite?"

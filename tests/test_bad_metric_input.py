@@ -44,6 +44,9 @@ def fo_proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
 FACTORIES = (
     mj.prototypical_network,
     mj.matching_network,
+    mj.mahalanobis_head,
+    mj.nearest_class_mean,
+    mj.ridge_head,
     relation_network,
     proto_maml,
     fo_proto_maml,
@@ -107,6 +110,9 @@ def test_labels_outside(factory: Factory, ways: int | None, room: str, label: in
     [
         (mj.prototypical_network, "prototypical_network"),
         (mj.matching_network, "matching_network"),
+        (mj.mahalanobis_head, "mahalanobis_head"),
+        (mj.nearest_class_mean, "nearest_class_mean"),
+        (mj.ridge_head, "ridge_head"),
         (proto_maml, "proto_maml"),
         (fo_proto_maml, "proto_maml"),
     ],

@@ -1,5 +1,7 @@
 """Calls of what makes learners, and of the functions of one."""
 
+import math
+
 import jax
 import optax
 from fuzz import kinds as k
@@ -106,6 +108,32 @@ FACTORIES = (
         },
     ),
     Call(
+        "metajax.mahalanobis_head",
+        mj.mahalanobis_head,
+        _encoder,
+        {"encoder": k.MODEL, "strength": k.number(0.0, -1.0, math.inf), **SCORES},
+    ),
+    Call(
+        "metajax.nearest_class_mean",
+        mj.nearest_class_mean,
+        _encoder,
+        {"encoder": k.MODEL, "mean": k.OPTIONAL_ARRAY, "unit": k.FLAG, **SCORES},
+    ),
+    Call(
+        "metajax.ridge_head",
+        mj.ridge_head,
+        _encoder,
+        {
+            "encoder": k.MODEL,
+            "strength": k.number(0.0, -1.0, math.inf),
+            "learn_strength": k.FLAG,
+            "scale": k.number(0.0, -1.0, math.inf).without("None"),
+            "learn_scale": k.FLAG,
+            "bias": k.FLAG,
+            **SCORES,
+        },
+    ),
+    Call(
         "metajax.relation_network",
         mj.relation_network,
         lambda: {"encoder": things.encoder(), "relation": things.model()},
@@ -170,6 +198,7 @@ FACTORIES = (
             "support_encoder": k.OPTIONAL_MODEL,
             "loss_fn": k.FUNCTION,
             "metrics": SCORES["metrics"],
+            "regression": k.FLAG,
             "arrange": k.FUNCTION,
             "title": k.TEXT,
         },
