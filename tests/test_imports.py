@@ -176,6 +176,18 @@ ALLOWED = {
         "training",
         "user_warnings",
     },
+    "calibration": {
+        "types",
+        "given_data",
+        "checks",
+        "kinds",
+        "evaluated_episodes",
+        "training_step",
+        "stacked_runs",
+        "sample_checks",
+        "training",
+        "user_warnings",
+    },
     "diagnosis": {
         "types",
         "items",
@@ -221,7 +233,7 @@ ALLOWED = {
     },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes", "rl")
+PUBLIC = ("calibration", "data", "metric", "models", "models.kernels", "parallel", "recipes", "rl")
 
 
 def _imports(path: Path) -> set[str]:
