@@ -217,7 +217,8 @@ def image_classes(
     if isinstance(rows, np.memmap) and not rows.flags.c_contiguous:
         raise ValueError(
             f"the memory-mapped images {(*shape,)} are a part of a larger array that skips some, "
-            "and would be copied into memory; expected a whole array, or a part along its first axis"
+            "and would be copied into memory; expected a whole array, or a part along its first "
+            "axis"
         )
     if sources is not None:
         sources = _checked_sources(sources, (*shape[:2],)).reshape(-1)

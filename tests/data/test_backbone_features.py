@@ -238,9 +238,9 @@ def _with(value: float) -> data.ImageClasses:
     ("images", "message"),
     [
         (pictures(channels=1), r"images have shape .*12, 1\); .* become RGB by np.repeat"),
-        (pictures(channels=4), r"images have shape .*12, 4\); the network takes square ones of 3"),
+        (pictures(channels=4), r"images have shape .*12, 4\); expected square ones of 3"),
         (np.zeros((2, 2, 8, 9, 3), np.uint8), r"images have shape .*8, 9, 3\); .* square"),
-        (np.zeros((2, 2, 5), np.float32), r"images have shape \(1, 5\); the network takes square"),
+        (np.zeros((2, 2, 5), np.float32), r"images have shape \(1, 5\); expected square"),
         (_with(np.nan), r"image 2 of 'b' holds nan; expected floats in \[0, 1\]"),
         (_with(255.0), r"image 2 of 'b' holds 255.0; expected floats in \[0, 1\]"),
         (_with(-0.1), r"image 2 of 'b' holds -0.1.*; expected floats in \[0, 1\]"),
