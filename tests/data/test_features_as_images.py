@@ -101,7 +101,7 @@ def test_varying_episodes_of_features_are_padded_by_zeros(place: Any) -> None:
 def test_a_list_of_places_in_features() -> None:
     every = np.array([[0, 1]])
     places = data.Places(every, np.array([[0, 2]]), every)
-    draw = data.listed_episodes(classes(), data.Drawn(places, places._replace(items=1 + every)))
+    draw = data.listed_episodes(classes(), data.Drawn(places, places._replace(items=3 + every)))
     got = draw(jax.random.key(0)).support.inputs
     np.testing.assert_array_equal(got, [classes()["a"][0], classes()["b"][2]])
     turned = places._replace(turns=np.ones((1, 2), int))
