@@ -76,7 +76,6 @@ def features(
     check_integers(1, batch_size=batch_size)
     data = checked_classes(images)
     shape = tuple(data.images.shape[1:])
-    made = _features_shape(backbone, shape)
     rows = np.concatenate(
         [start + np.arange(count) for start, count in zip(data.starts, data.counts, strict=True)]
     )
@@ -88,6 +87,7 @@ def features(
     folder = cache_folder(cache, f"features of {backbone.name}", made_from)
     if (kept := read_cache(folder, made_from)) is not None:
         return kept
+    made = _features_shape(backbone, shape)
     counts = data.counts.tolist()
 
     def fill(out: np.ndarray) -> tuple[Sequence[int], str]:

@@ -216,8 +216,9 @@ def image_classes(
     rows = images if isinstance(images, np.ndarray | jax.Array) else np.asarray(images)
     if isinstance(rows, np.memmap) and not rows.flags.c_contiguous:
         raise ValueError(
-            f"the memory-mapped images {(*shape,)} are a part of a larger array that skips some, and "
-            "would be copied into memory; expected a whole array, or a part along its first axis"
+            f"the memory-mapped images {(*shape,)} are a part of a larger array that skips some, "
+            "and would be copied into memory; expected a whole array, or a part along its first "
+            "axis"
         )
     if sources is not None:
         sources = _checked_sources(sources, (*shape[:2],)).reshape(-1)

@@ -65,7 +65,10 @@ def select(
     values = [leaf for _, leaf in leaves]
     for pattern in () if callable(adapt) else _patterns(adapt):
         if not any(_fits(path, pattern) for path in paths):
-            raise ValueError(f"{name}={pattern!r} fits no parameter; there are {_named(paths)}")
+            raise ValueError(
+                f"{name}={pattern!r} fits no parameter; there are {_named(paths)}: expected some "
+                "of these paths, or beginnings of them"
+            )
     chosen = [selects(adapt, path, leaf, name) for path, leaf in zip(paths, values, strict=True)]
     if not any(chosen) or all(chosen):
         much = "every parameter" if any(chosen) else "no parameter"

@@ -15,7 +15,7 @@ from metajax.checks.numbers import check_integers, check_numbers
 from metajax.checks.objects import check_instance, check_model
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_mappings, check_texts
-from metajax.kinds import check_words
+from metajax.kinds import check_words, in_brief
 from metajax.models.pretrained.traced_constants import constants_of
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
@@ -61,7 +61,11 @@ class Preprocessing:
             ("mean", lambda x: -np.inf < x < np.inf, "a number"),
             ("std", lambda x: 0 < x < np.inf, "a number above 0"),
         ):
-            values = tuple(getattr(self, name))
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple):
+                raise TypeError(
+                    f"{name} is {in_brief(values)}; expected a number a channel, such as (0.5,)"
+                )
             check_numbers(lies, expected, **{f"{name}[{i}]": x for i, x in enumerate(values)})
             object.__setattr__(self, name, tuple(map(float, values)))
         if not self.mean or len(self.mean) != len(self.std):
@@ -83,8 +87,9 @@ class Preprocessing:
             grey = len(shape) == 4 and shape[3] == 1 and channels == 3
             remedy = "; grey ones become RGB by np.repeat(images, 3, axis=-1)" if grey else ""
             raise ValueError(
-                f"images have shape {shape}; the network takes square ones of {channels} channels, "
-                f"[items, side, side, {channels}], of any side: crop or pad others{remedy}"
+                f"images have shape {shape}; expected square ones of {channels} channels, as the "
+                f"network takes them, [items, side, side, {channels}], of any side: crop or pad "
+                f"others{remedy}"
             )
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
@@ -202,7 +207,14 @@ class Backbone:
 
         What the parts compute, and keep beside their parameters, running averages say, is found by
         tracing them for inputs of `shape`: `(height, width, channels)` of images.
+
+        Raises:
+          TypeError: the shape is none.
+          ValueError: the network does not take inputs of this shape.
         """
+        if not isinstance(shape, list | tuple):
+            raise TypeError(f"shape={in_brief(shape)}; expected (height, width, channels)")
+        check_integers(1, **{f"shape[{axis}]": side for axis, side in enumerate(shape)})
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         traced = jax.make_jaxpr(self.model.apply)(self.params, example)
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
