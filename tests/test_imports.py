@@ -214,7 +214,8 @@ ALLOWED = {
     },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "parallel", "recipes", "rl")
+PUBLIC = ("data", "metric", "models", "models.kernels", "models.pretrained", "parallel")
+PUBLIC += ("recipes", "rl")
 
 
 def _imports(path: Path) -> set[str]:

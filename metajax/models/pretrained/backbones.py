@@ -14,7 +14,7 @@ from metajax.checks.numbers import check_integers, check_numbers
 from metajax.checks.objects import check_instance, check_model
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_mappings, check_texts
-from metajax.kinds import check_words
+from metajax.kinds import check_words, in_brief
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
 Resizing = Literal["bilinear", "bicubic"]
@@ -59,7 +59,12 @@ class Preprocessing:
             ("mean", lambda x: -np.inf < x < np.inf, "a number"),
             ("std", lambda x: 0 < x < np.inf, "a number above 0"),
         ):
-            values = tuple(getattr(self, name))
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list | np.ndarray):
+                raise TypeError(
+                    f"{name}={in_brief(given)}; expected a tuple, of a number a channel"
+                )
+            values = tuple(given)
             check_numbers(lies, expected, **{f"{name}[{i}]": x for i, x in enumerate(values)})
             object.__setattr__(self, name, tuple(map(float, values)))
         if not self.mean or len(self.mean) != len(self.std):
