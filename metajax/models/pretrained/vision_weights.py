@@ -66,8 +66,14 @@ _SIGLIP = {
 }
 _NAMES = {"vit": _VIT, "dinov2": _DINOV2, "clip": _CLIP, "siglip": _SIGLIP}
 _BLOCKS = {"vit": "encoder.layer", "dinov2": "encoder.layer"}
-# What such a network has beside, and features do without.
-_UNUSED = ("embeddings.mask_token", "embeddings.position_ids", "pooler.", "classifier.")
+# What such a network has beside, and features do without; the last is jax-image-models' own.
+_UNUSED = (
+    "embeddings.mask_token",
+    "embeddings.position_ids",
+    "pooler.",
+    "classifier.",
+    "encoder.vision_position_ids",
+)
 _FUSED = {"query": 0, "key": 1, "value": 2}
 
 
