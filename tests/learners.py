@@ -172,6 +172,7 @@ LEARNERS = (
         "ridge_head",
         comparing(lambda: mj.ridge_head(encoder(), ways=WAYS)),
         blind=lambda path: path == "offset",
+        repeats=True,
     ),
     Row(
         "mahalanobis_head",

@@ -147,7 +147,6 @@ def _reading(
     dtype = embeddings.dtype
     weights = jnp.ones(items, dtype) if weights is None else weights.astype(dtype)
     counted = weights > 0
-    embeddings = jnp.where(counted[:, None], embeddings, 0)
     # A weight is a square of its row's length; the root has no derivative at 0.
     roots = jnp.where(counted, jnp.sqrt(jnp.where(counted, weights, 1)), 0)
     sums, counts = class_sums(embeddings, targets, ways, weights)

@@ -74,10 +74,8 @@ def test_logits_loss_and_gradient_are_those_of_the_equations(features: int) -> N
         direction = oracles.normal_like(seed, params)
         expected = complex_step(lambda moved: oracle(moved)[1], params, direction)
         np.testing.assert_allclose(oracles.dot(gradient, direction), expected, rtol=1e-10)
-    task = learner.adapt(params, episode.support)
-    outputs = learner.predict(params, task, episode.query.inputs)
-    oracles.assert_close(np.asarray(outputs)[counted], logits[counted])
-    assert (task.reading.rows is None) == (features == 3)
+    reading = jax.eval_shape(learner.adapt, params, episode.support).reading
+    assert (reading.rows is None) == (features == 3)
 
 
 def test_a_covariance_that_is_not_formed_is_the_same() -> None:
@@ -91,12 +89,30 @@ def test_a_covariance_that_is_not_formed_is_the_same() -> None:
         whole = episode._replace(support=support)
         return jax.jit(jax.value_and_grad(learner.loss, has_aux=True))(params, whole)
 
-    assert learner.adapt(params, junk).reading.rows is None
+    assert jax.eval_shape(learner.adapt, params, junk).reading.rows is None
     (value, aux), gradient = run(junk)
     (expected, expected_aux), expected_gradient = run(episode.support)
     oracles.assert_close((value, gradient), (expected, expected_gradient), 1e-10)
     oracles.assert_close(aux.outputs[:, :WAYS], expected_aux.outputs[:, :WAYS], 1e-10)
     np.testing.assert_array_equal(aux.outputs[:, WAYS:], -np.inf)
+
+
+@each_system
+def test_padding_may_be_embedded_as_anything(features: int) -> None:
+    """Its inputs are zeros to the encoder, whose embedding of them is not a number here."""
+    encoder = mj.Model(
+        lambda key, inputs: {},
+        lambda params, inputs: inputs / jnp.linalg.norm(inputs, axis=1, keepdims=True),
+    )
+    _, episode = start(encoder, features)
+    support = episode.support._replace(weights=jnp.array([1.0, 2.0, 1.0, 0.5, 3.0, 0.0]))
+    learner = mj.mahalanobis_head(encoder, ways=WAYS)
+
+    def loss(scale: jax.Array) -> jax.Array:
+        weighed = support._replace(weights=scale * support.weights)
+        return learner.loss({}, episode._replace(support=weighed))[0]
+
+    assert all(jnp.isfinite(x) for x in jax.jit(jax.value_and_grad(loss))(1.0))
 
 
 @mostly_one
@@ -115,11 +131,12 @@ def test_without_covariances_it_is_half_of_the_distance_to_prototypes(features: 
         mj.Examples(inputs, jnp.zeros(ITEMS, int)),
         episode.query._replace(targets=jnp.zeros(len(QUERY_LABELS), int)),
     )
-    distances = outputs(mj.prototypical_network(identity(), ways=1), same)
+    distances = -((episode.query.inputs - inputs[:1]) ** 2).sum(axis=1, keepdims=True)
     oracles.assert_close(outputs(mj.mahalanobis_head(identity(), ways=1), same), distances / 2)
 
 
-@mostly_one
+@pytest.mark.slow
+@each_system
 def test_a_weight_of_two_counts_an_item_twice(features: int) -> None:
     params, episode = start(tanh_encoder(features), INPUTS)
     learner = mj.mahalanobis_head(tanh_encoder(features), ways=WAYS)
@@ -152,13 +169,13 @@ def test_gradient_of_weights_is_finite_at_zero(features: int) -> None:
 def test_single_precision_is_enough(features: int) -> None:
     support, query = (
         30 * np.random.default_rng(i).normal(size=(n, features)).astype(np.float32)
-        for i, n in enumerate((ITEMS, 5))
+        for i, n in enumerate((ITEMS, len(QUERY_LABELS)))
     )
     exact = numpy_logits(support.astype(float), query.astype(float), np.ones(ITEMS), 0.5)
     with jax.enable_x64(False):
         learner = mj.mahalanobis_head(identity(), strength=0.5, ways=WAYS)
-        task = learner.adapt({}, mj.Examples(support, SUPPORT_LABELS))
-        logits = np.asarray(learner.predict({}, task, query), float)
+        whole = mj.Episode(mj.Examples(support, SUPPORT_LABELS), mj.Examples(query, QUERY_LABELS))
+        logits = np.asarray(jax.jit(learner.loss)({}, whole)[1].outputs, float)
     np.testing.assert_allclose(logits, exact, rtol=1e-4)
 
 

@@ -33,7 +33,14 @@ def transformed(mean: np.ndarray | None, unit: bool) -> mj.Model:
 
 
 @pytest.mark.parametrize(
-    ("mean", "unit"), [(MEAN, True), (None, True), (MEAN, False), (None, False)]
+    ("mean", "unit"),
+    [
+        (MEAN, True),
+        *(
+            pytest.param(mean, unit, marks=pytest.mark.slow)
+            for mean, unit in ((None, True), (MEAN, False), (None, False))
+        ),
+    ],
 )
 def test_it_is_the_prototypical_network_of_the_transformed_features(
     mean: np.ndarray | None, unit: bool
