@@ -69,6 +69,7 @@ LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
     "matching, FCE": lambda: mj.matching_network(
         _perceptron(8), full_context=mj.models.full_context(8, read_steps=2), ways=WAYS
     ),
+    "linear_probe": lambda: mj.linear_probe(_perceptron(8), learn_strength=True),
     "relation": _relation,
     "proto_maml": lambda: mj.proto_maml(_perceptron(8), inner=optax.sgd(0.1), num_steps=2),
 }

@@ -168,6 +168,12 @@ LEARNERS = (
     ),
     Row("matching", comparing(lambda: mj.matching_network(encoder())), repeats=True),
     Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
+    Row(
+        "linear_probe",
+        comparing(lambda: mj.linear_probe(encoder(), learn_strength=True)),
+        blind=lambda path: path == "encoder/Dense_1/bias",
+        repeats=True,
+    ),
     Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),
 )
 

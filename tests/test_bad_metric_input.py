@@ -42,6 +42,7 @@ def fo_proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
 
 
 FACTORIES = (
+    mj.linear_probe,
     mj.prototypical_network,
     mj.matching_network,
     relation_network,
@@ -105,6 +106,7 @@ def test_labels_outside(factory: Factory, ways: int | None, room: str, label: in
 @pytest.mark.parametrize(
     ("factory", "name"),
     [
+        (mj.linear_probe, "linear_probe"),
         (mj.prototypical_network, "prototypical_network"),
         (mj.matching_network, "matching_network"),
         (proto_maml, "proto_maml"),

@@ -2,6 +2,11 @@
 
 from metajax.algorithms.anil import anil
 from metajax.algorithms.boil import boil
+from metajax.algorithms.linear_probe import (
+    LinearProbeParams,
+    LinearProbeReading,
+    linear_probe,
+)
 from metajax.algorithms.maml import fomaml, maml
 from metajax.algorithms.matching_networks import (
     MatchingParams,
@@ -19,6 +24,8 @@ from metajax.algorithms.relation_networks import (
 from metajax.algorithms.reptile import ReptileParams, reptile
 
 __all__ = [
+    "LinearProbeParams",
+    "LinearProbeReading",
     "MatchingParams",
     "MatchingReading",
     "MetaSGDParams",
@@ -30,6 +37,7 @@ __all__ = [
     "boil",
     "fo_proto_maml",
     "fomaml",
+    "linear_probe",
     "maml",
     "matching_network",
     "meta_sgd",

@@ -1,5 +1,7 @@
 """Calls of what makes learners, and of the functions of one."""
 
+import math
+
 import jax
 import optax
 from fuzz import kinds as k
@@ -82,6 +84,18 @@ FACTORIES = (
         mj.fo_proto_maml,
         lambda: {**_encoder(), **STEPS},
         {"encoder": k.MODEL, **FIRST_ORDER},
+    ),
+    Call(
+        "metajax.linear_probe",
+        mj.linear_probe,
+        _encoder,
+        {
+            "encoder": k.MODEL,
+            "strength": k.number(0.0, -1.0, math.inf),
+            "learn_strength": k.FLAG,
+            "max_steps": k.integer(1),
+            **SCORES,
+        },
     ),
     Call(
         "metajax.prototypical_network",
