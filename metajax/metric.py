@@ -1,15 +1,19 @@
 """What metric-based learners are made of: class sums and means, distances, attention."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from metajax.checks.episodes import check_weights
 from metajax.checks.numbers import check_integers, check_optional_integers
+from metajax.checks.settings import check_flags
 from metajax.given_data import as_examples
 from metajax.kinds import arrays_of, as_array, weights_of
 from metajax.types import Array, Examples
 
 __all__ = [
+    "centred_features",
     "class_log_probabilities",
     "class_sums",
     "cosine_distances",
@@ -112,6 +116,59 @@ def unit_vectors(vectors: Array) -> Array:
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
     # Below this the derivative of the square root overflows float32.
     return vectors * lax.rsqrt(jnp.where(squared > 1e-24, squared, 1))
+
+
+def centred_features(features: Array, mean: Array | None = None, unit: bool = True) -> Array:
+    """Features less a mean of many, brought to length 1.
+
+    With the mean of the training classes' features this is the "CL2N" of SimpleShot (Wang, Chao,
+    Weinberger, van der Maaten 2019, arXiv 1911.04623, section 3.2), and without a mean its "L2N".
+
+    Args:
+      features: `[..., features]`; integers are taken as floats.
+      mean: `[features]`, finite; None takes nothing away.
+      unit: bring to length 1, see `unit_vectors`.
+
+    Returns:
+      `[..., features]`.
+
+    Raises:
+      TypeError: features or the mean are no arrays, or `unit` is no flag.
+      ValueError: the mean is not one finite number a feature.
+    """
+    (features,) = _floats(features=features)
+    check_flags(unit=unit)
+    if mean is not None:
+        mean = as_mean(mean)
+        if features.shape[-1:] != mean.shape:
+            raise ValueError(
+                f"the mean has shape {mean.shape} and features {features.shape}; expected [..., "
+                f"{mean.shape[0]}] features, or the mean of features such as these"
+            )
+        features = features - mean.astype(features.dtype).reshape(*[1] * (features.ndim - 1), -1)
+    return unit_vectors(features) if unit else features
+
+
+def as_mean(mean: Array) -> Array:
+    """A mean of features as an array, `[features]` floats.
+
+    Raises:
+      TypeError: it is no array.
+      ValueError: it is of another rank, or known not to be finite.
+    """
+    (mean,) = _floats(mean=mean)
+    if mean.ndim != 1:
+        raise ValueError(
+            f"the mean has shape {mean.shape}; expected [features], features.mean(axis=0) of many"
+        )
+    # By NumPy: while a program is traced, JAX's would be part of it.
+    if not isinstance(mean, Tracer) and not (finite := np.isfinite(np.asarray(mean))).all():
+        wrong = int(finite.argmin())
+        raise ValueError(
+            f"the mean is {mean[wrong]} at feature {wrong}; expected finite numbers: is one of the "
+            "features that it was taken of not finite?"
+        )
+    return mean
 
 
 def cosine_similarities(points: Array, centres: Array) -> Array:

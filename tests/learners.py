@@ -174,6 +174,22 @@ LEARNERS = (
         blind=lambda path: path == "encoder/Dense_1/bias",
         repeats=True,
     ),
+    Row(
+        "ridge_head",
+        comparing(lambda: mj.ridge_head(encoder(), ways=WAYS)),
+        blind=lambda path: path == "offset",
+    ),
+    Row(
+        "mahalanobis_head",
+        comparing(lambda: mj.mahalanobis_head(encoder(), ways=WAYS)),
+        blind=lambda path: path == "Dense_1/bias",
+        repeats=True,
+    ),
+    Row(
+        "nearest_class_mean",
+        comparing(lambda: mj.nearest_class_mean(encoder(), mean=0.1 * jnp.arange(6.0))),
+        repeats=True,
+    ),
     Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),
 )
 

@@ -172,6 +172,40 @@ def test_unit_vectors_have_length_1_along_the_last_axis() -> None:
     assert not mj.metric.unit_vectors(jnp.zeros(FEATURES)).any()
 
 
+@truth
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+def test_centred_features_are_those_less_the_mean_at_length_1(centred: bool, unit: bool) -> None:
+    features, mean = oracles.normals(0, (2, 4, FEATURES), (FEATURES,))
+    given = mean if centred else None
+    expected = np.asarray(features) - (np.asarray(mean) if centred else 0)
+    if unit:
+        expected = expected / np.sqrt((expected**2).sum(axis=-1, keepdims=True))
+    oracles.assert_close(metric.centred_features(features, given, unit), expected, 1e-14)
+
+
+def test_centred_features_of_integers_and_of_the_mean_itself() -> None:
+    pixels = np.array([[0, 255], [250, 255]], np.uint8)
+    centred = metric.centred_features(pixels, np.array([3, 255]))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(centred, [[-1, 0], [1, 0]])
+    mean = jnp.arange(3.0)
+    gradient = jax.grad(lambda x: metric.centred_features(x, mean).sum())(mean)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "message"),
+    [
+        (np.ones(2), r"the mean has shape \(2,\) and features \(5, 3\); expected \[..., 2\]"),
+        (np.ones((5, 3)), r"the mean has shape \(5, 3\); expected \[features\]"),
+        (np.array([0, np.nan, 0]), "the mean is nan at feature 1; expected finite numbers"),
+    ],
+)
+def test_a_mean_of_other_features(mean: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric.centred_features(jnp.ones((5, 3)), mean)  # type: ignore[arg-type]
+
+
 def numpy_attention(scores: jax.Array, weights: np.ndarray | None) -> np.ndarray:
     weights = np.ones(len(LABELS)) if weights is None else weights
     powers = np.exp(np.asarray(scores)) * weights

@@ -212,7 +212,8 @@ def _fit(
 
     start = _Line(jnp.zeros((width, ways), dtype), jnp.zeros(ways, dtype))
     slope = jax.grad(loss_of(features))
-    line, residual = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)  # pyright: ignore
+    found = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)  # pyright: ignore
+    line, residual = found
     return LinearProbeReading(*line, residual)
 
 

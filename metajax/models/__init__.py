@@ -14,6 +14,8 @@ from metajax.models.conv_nets import (
     max_pool_conv_net,
     strided_conv_net,
 )
+from metajax.models.feature_models import centred, identity
+from metajax.models.frozen_models import frozen
 from metajax.models.full_context_embeddings import full_context
 from metajax.models.half_precision import computing_in
 from metajax.models.perceptrons import MLP, mlp
@@ -31,6 +33,7 @@ __all__ = [
     "ConvNet",
     "RelationEncoder",
     "RelationModule",
+    "centred",
     "chain",
     "computing_in",
     "embedding_net",
@@ -39,7 +42,9 @@ __all__ = [
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "frozen",
     "full_context",
+    "identity",
     "kernels",
     "max_pool_conv_net",
     "mlp",

@@ -232,6 +232,12 @@ METRIC = (
         {"vectors": k.ARRAY},
     ),
     Call(
+        "metajax.metric.centred_features",
+        metric.centred_features,
+        lambda: {"features": jnp.eye(3), "mean": jnp.ones(3)},
+        {"features": k.ARRAY, "mean": k.OPTIONAL_ARRAY, "unit": k.FLAG},
+    ),
+    Call(
         "metajax.metric.linear_reading",
         metric.linear_reading,
         lambda: {"centres": jnp.eye(3)},

@@ -11,7 +11,7 @@ from fuzz.kinds import Kind
 
 # The modules in which public names are found, beside the package itself.
 MODULES = ("metajax", *(f"metajax.{n}" for n in ("data", "metric", "models", "models.kernels")))
-MODULES += ("metajax.parallel", "metajax.recipes", "metajax.rl")
+MODULES += ("metajax.parallel", "metajax.recipes", "metajax.rl", "metajax.calibration")
 
 
 class Call(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -15,6 +16,7 @@ from metajax.checks.objects import check_instance, check_model
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_mappings, check_texts
 from metajax.kinds import check_words
+from metajax.models.pretrained.traced_constants import constants_of
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
 Resizing = Literal["bilinear", "bicubic"]
@@ -198,16 +200,19 @@ class Backbone:
     def digest(self, shape: tuple[int, ...]) -> str:
         """Changes with any weight, state or setting, by which features of it are told apart.
 
-        What the parts keep beside their parameters, running averages say, is found by tracing them
-        for images of `shape`, `(height, width, channels)`.
+        What the parts compute, and keep beside their parameters, running averages say, is found by
+        tracing them for inputs of `shape`: `(height, width, channels)` of images.
         """
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         traced = jax.make_jaxpr(self.model.apply)(self.params, example)
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-        named += [(f"constant {index}", leaf) for index, leaf in enumerate(traced.consts)]
-        digest = hashlib.sha256(f"{self.name} {self.preprocessing}".encode())
+        named += [(f"constant {index}", leaf) for index, leaf in enumerate(constants_of(traced))]
+        program = re.sub(r"\b0x[0-9a-f]+", "", str(traced))  # Addresses of functions.
+        digest = hashlib.sha256(f"{self.name} {self.preprocessing} {program}".encode())
         for path, leaf in named:
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
             values = np.ascontiguousarray(leaf)
             digest.update(f"{path} {values.dtype}{values.shape}".encode())
             digest.update(values.tobytes())
