@@ -212,9 +212,8 @@ def _fit(
 
     start = _Line(jnp.zeros((width, ways), dtype), jnp.zeros(ways, dtype))
     slope = jax.grad(loss_of(features))
-    found = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)  # pyright: ignore
-    line, residual = found
-    return LinearProbeReading(*line, residual)
+    line, residual = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)
+    return LinearProbeReading(line.weights, line.biases, residual)
 
 
 def _loss(
