@@ -5,11 +5,11 @@
 - `"logit"`: the largest score itself (Hendrycks et al., "Scaling out-of-distribution detection for
   real-world settings", ICML 2022, arXiv:1911.11132).
 - `"energy"`: the log of the sum of their exponentials, the negative of Liu et al.'s free energy at
-  temperature 1 ("Energy-based out-of-distribution detection", NeurIPS 2020, arXiv:2010.03759,
-  equation 4).
+  temperature 1 ("Energy-based out-of-distribution detection", NeurIPS 2020, arXiv:2010.03759).
 
 The higher, the better known. Distances and their likes (prototypical networks) say by the last two
-how near a query is to any class, which a softmax forgets.
+how near a query is to any class, which a softmax forgets. Which tells strangers best depends on the
+learner: compare their `auroc` in validation episodes.
 """
 
 from typing import Any, Literal, get_args

@@ -1,8 +1,8 @@
 """How often a learner is right where it is so sure: reliability diagrams and their summary.
 
 Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
-AAAI 2015, with the equal-width bins of Guo et al. (ICML 2017, arXiv:1706.04599, equations 2 to 5):
-bin m of M holds the queries whose confidence lies in ((m - 1) / M, m / M].
+AAAI 2015, with the equal-width bins of Guo et al. (ICML 2017, arXiv:1706.04599): bin m of M holds
+the queries whose confidence lies in ((m - 1) / M, m / M].
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Temperature scaling: the one number by which logits are divided before the softmax.
 
 Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017,
-arXiv:1706.04599, section 4.2: q_i = max_k softmax(z_i / T)_k, with the T that minimises the
-negative log-likelihood of a validation set. It changes no answer, only how sure they are.
+arXiv:1706.04599: the confidence max_k softmax(z_i / T)_k, with the T that minimises the negative
+log-likelihood of a validation set. It changes no answer, only how sure they are.
 """
 
 from typing import Any

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,13 @@ from metajax.kinds import in_brief
 from metajax.streaming import keys_on_host, on_cpu
 from metajax.types import Array, Key
 
-Episodes = TypeVar("Episodes", bound=ImageEpisodes | HostEpisodes)
 # In so many, of any number of ways, there are strangers.
 _DRAWN = 16
 
 
-def with_strangers(sample: Episodes, known: int) -> Episodes:
+def with_strangers(
+    sample: ImageEpisodes | HostEpisodes, known: int
+) -> ImageEpisodes | HostEpisodes:
     """Sampler of episodes with queries of classes that the support set does not have.
 
     Of each episode of `sample` the support set keeps the classes of labels below `known`. The

@@ -33,6 +33,11 @@ def test_the_accuracy_is_that_of_evaluate() -> None:
     assert answers.outputs.shape == (64, 20, 5)
     right = answers.outputs.argmax(-1) == answers.targets
     np.testing.assert_allclose(right.mean(1), scores.scores["accuracy"], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_episodes_from_the_host_are_answered_alike() -> None:
+    answers = calibration.collect(LEARNER, PARAMS, CLOSED, episodes=64, seed=3)
     host = mj.data.image_episodes(IMAGES["validation"], ways=5, shots=5, queries=4, place="host")
     read = calibration.collect(LEARNER, PARAMS, host, episodes=64, seed=3)
     np.testing.assert_array_equal(read.targets, answers.targets)
@@ -125,6 +130,19 @@ def test_answers_without_a_threshold_and_of_nothing() -> None:
     assert half.dtype == jnp.float32
 
 
+VECTORS = mj.prototypical_network(mj.Model(lambda key, x: jnp.ones(()), lambda params, x: x))
+
+
+def _of_vectors(ways: int, *, strange: bool = False) -> list[mj.Episode]:
+    """Three episodes of a class a corner, with noise that makes one answer wrong."""
+    support = mj.Examples(np.eye(ways, 6, dtype=np.float32), np.arange(ways))
+    query = np.repeat(support.inputs, 2, axis=0)
+    query[0] = support.inputs[1]
+    targets = np.repeat(support.targets, 2)
+    targets[-1] = -1 if strange else targets[-1]
+    return [mj.Episode(support, mj.Examples(query, targets))] * 3
+
+
 def test_tasks_of_another_number_of_ways() -> None:
     made = calibration.Calibration(1.0, 0.5, ways=3)
     absent = jnp.array([[1.0, 0.0, 2.0, -jnp.inf, -jnp.inf]])
@@ -135,9 +153,11 @@ def test_tasks_of_another_number_of_ways() -> None:
             made.answer(outputs)
     with pytest.raises(ValueError, match="outputs are of 2 classes"):
         jax.jit(made.answer)(jnp.ones((2, 2)))
-    strangers = mj.data.with_strangers(_closed(ways=8), 4)
-    with pytest.raises(ValueError, match="answers are of 4 classes and the calibration of 5"):
-        calibration.calibrate(LEARNER, PARAMS, CLOSED, strangers=strangers, episodes=4)
+    asked = [_of_vectors(ways, strange=ways == 4) for ways in (5, 4)]
+    with pytest.raises(ValueError, match="strangers: answers are of 4 classes and the calibration"):
+        calibration.calibrate(VECTORS, jnp.ones(()), asked[0], strangers=asked[1])
+    with pytest.raises(ValueError, match="strangers: answers have no stranger, a query with the"):
+        calibration.calibrate(VECTORS, jnp.ones(()), asked[0], strangers=asked[0])
 
 
 def test_numbers_out_of_range() -> None:
@@ -157,8 +177,7 @@ def test_learners_that_do_not_classify_or_classify_others() -> None:
     def head(ways: int) -> mj.Learner:
         return mj.maml(
             mj.Model(
-                lambda key, x: jax.random.normal(key, (784, ways)),
-                lambda params, x: x.reshape(len(x), -1) @ params,
+                lambda key, x: jax.random.normal(key, (6, ways)), lambda params, x: x @ params
             ),
             inner=optax.sgd(0.1),
             num_steps=1,
@@ -171,12 +190,11 @@ def test_learners_that_do_not_classify_or_classify_others() -> None:
     params = learner.init(jax.random.key(0), jnp.zeros((1, 1)))
     with pytest.raises(ValueError, match="what is calibrated classifies"):
         calibration.collect(learner, params, regression, episodes=2)
-    inputs = jnp.zeros((1, 28, 28, 1))
-    wide, narrow = head(8), head(3)
+    wide, narrow, episodes = head(8), head(3), _of_vectors(5, strange=True)
     with pytest.raises(ValueError, match="there are outputs for 8 ways, but the queries of 3"):
-        calibration.collect(wide, wide.init(jax.random.key(0), inputs), OPEN, episodes=3)
+        calibration.collect(wide, jnp.ones((6, 8)), episodes)
     with pytest.raises(ValueError, match="label"):
-        calibration.collect(narrow, narrow.init(jax.random.key(0), inputs), CLOSED, episodes=3)
+        calibration.collect(narrow, jnp.ones((6, 3)), episodes)
     with pytest.raises(ValueError, match="episodes=1; expected an integer of 2"):
         calibration.collect(LEARNER, PARAMS, CLOSED, episodes=1)
     state = mj.init_state(PARAMS, optax.sgd(0.1), jax.random.key(0))
