@@ -161,12 +161,14 @@ def as_mean(mean: Array) -> Array:
         raise ValueError(
             f"the mean has shape {mean.shape}; expected [features], features.mean(axis=0) of many"
         )
-    # By NumPy: while a program is traced, JAX's would be part of it.
-    if not isinstance(mean, Tracer) and not (finite := np.isfinite(np.asarray(mean))).all():
-        wrong = int(finite.argmin())
+    if isinstance(mean, Tracer):
+        return mean
+    known = np.asarray(mean, np.float64)  # What JAX computes of it within a program is not known.
+    if not np.isfinite(known).all():
+        wrong = int(np.argmin(np.isfinite(known)))
         raise ValueError(
-            f"the mean is {mean[wrong]} at feature {wrong}; expected finite numbers: is one of the "
-            "features that it was taken of not finite?"
+            f"the mean is {known[wrong]} at feature {wrong}; expected finite numbers: is one of "
+            "the features that it was taken of not finite?"
         )
     return mean
 

@@ -23,7 +23,8 @@ def count_runs(state: TrainState) -> int | None:
       state: its `step` tells, `[runs]` or `[]`.
 
     Raises:
-      ValueError: `step` is a stack and another array is none, or not of as many runs.
+      ValueError: `step` is a stack and another array is none, or not of as many runs, or there are
+        no parameters.
     """
     shape = jnp.shape(state.step)
     if not len(shape):
@@ -33,6 +34,11 @@ def count_runs(state: TrainState) -> int | None:
         raise ValueError(
             f"state.step has the shape {shape}; expected (), or (runs,) for a stack of runs: "
             "jax.vmap(lambda key: init_state(learner.init(key, example), optimizer, key))(keys)"
+        )
+    if not jax.tree.leaves(state.params):
+        raise ValueError(
+            f"state is a stack of {runs} runs of a learner without parameters, which are all one; "
+            "expected its evaluation as it is: metajax.evaluate(learner, {}, sample)"
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if jnp.shape(leaf)[:1] != (runs,):

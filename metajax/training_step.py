@@ -145,8 +145,9 @@ def train_step(
         along a line, or a metric is no array of real numbers.
       ValueError: from the step: the state is another optimiser's, which its structure and shapes
         tell (those of `optax.sgd` with one rate and another do not differ), `chunk_size` does not
-        divide the tasks, a weight is no scalar or negative, all are 0, a metric has a name of the
-        library's own, it is under `jax.shard_map` with its check on, or the learner's errors.
+        divide the tasks, there are no parameters, a weight is no scalar or negative, all are 0, a
+        metric has a name of the library's own, it is under `jax.shard_map` with its check on, or
+        the learner's errors.
     """
     check_learner(learner)
     check_optimizer(optimizer, "optimizer")
@@ -159,6 +160,7 @@ def train_step(
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
+        _check_learns(state.params)
         check_arrays(episodes, "episodes")
         check_shared(state.params, episodes)
         check_opt_state(optimizer, state.params, state.opt_state)
@@ -182,6 +184,16 @@ def train_step(
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return step
+
+
+def _check_learns(params: Params) -> None:
+    """Raises where there is nothing that a meta-step could change."""
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            "the learner has no parameters, so that there is nothing to train; expected one that "
+            "has some, frozen(model, params, learn=...) or a head after the frozen model say, or "
+            "its evaluation as it is: metajax.evaluate(learner, {}, sample)"
+        )
 
 
 def outer_update(

@@ -169,6 +169,12 @@ LEARNERS = (
     Row("matching", comparing(lambda: mj.matching_network(encoder())), repeats=True),
     Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
     Row(
+        "linear_probe",
+        comparing(lambda: mj.linear_probe(encoder(), learn_strength=True)),
+        blind=lambda path: path == "encoder/Dense_1/bias",
+        repeats=True,
+    ),
+    Row(
         "ridge_head",
         comparing(lambda: mj.ridge_head(encoder(), ways=WAYS)),
         blind=lambda path: path == "offset",

@@ -42,6 +42,7 @@ def fo_proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
 
 
 FACTORIES = (
+    mj.linear_probe,
     mj.prototypical_network,
     mj.matching_network,
     mj.mahalanobis_head,
@@ -110,6 +111,7 @@ def test_labels_outside(factory: Factory, ways: int | None, room: str, label: in
 @pytest.mark.parametrize(
     ("factory", "name"),
     [
+        (mj.linear_probe, "linear_probe"),
         (mj.prototypical_network, "prototypical_network"),
         (mj.matching_network, "matching_network"),
         (mj.mahalanobis_head, "mahalanobis_head"),

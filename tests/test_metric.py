@@ -189,6 +189,8 @@ def test_centred_features_of_integers_and_of_the_mean_itself() -> None:
     centred = metric.centred_features(pixels, np.array([3, 255]))  # type: ignore[arg-type]
     np.testing.assert_array_equal(centred, [[-1, 0], [1, 0]])
     mean = jnp.arange(3.0)
+    within = jax.jit(lambda x: metric.centred_features(x, mean))(jnp.ones((2, 3)))
+    np.testing.assert_allclose(within, metric.centred_features(jnp.ones((2, 3)), mean), rtol=1e-6)
     gradient = jax.grad(lambda x: metric.centred_features(x, mean).sum())(mean)
     assert np.isfinite(gradient).all()
 

@@ -74,6 +74,7 @@ INTEGERS: tuple[tuple[Callable, str, int, bool], ...] = (
     *[
         (lambda ways, make=make: make(MODEL, ways=ways), "ways", 1, True)
         for make in (
+            mj.linear_probe,
             mj.prototypical_network,
             mj.matching_network,
             mj.mahalanobis_head,
@@ -81,6 +82,7 @@ INTEGERS: tuple[tuple[Callable, str, int, bool], ...] = (
             mj.ridge_head,
         )
     ],
+    (lambda max_steps: mj.linear_probe(MODEL, max_steps=max_steps), "max_steps", 1, False),
     (lambda ways: mj.relation_network(MODEL, MODEL, ways=ways), "ways", 1, True),
     (mj.models.strided_conv_net, "ways", 1, False),
     (mj.models.embedding_net, "filters", 1, False),

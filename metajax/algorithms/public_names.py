@@ -2,6 +2,11 @@
 
 from metajax.algorithms.anil import anil
 from metajax.algorithms.boil import boil
+from metajax.algorithms.linear_probe import (
+    LinearProbeParams,
+    LinearProbeReading,
+    linear_probe,
+)
 from metajax.algorithms.mahalanobis_head import MahalanobisReading, mahalanobis_head
 from metajax.algorithms.maml import fomaml, maml
 from metajax.algorithms.matching_networks import (
@@ -22,6 +27,8 @@ from metajax.algorithms.reptile import ReptileParams, reptile
 from metajax.algorithms.ridge_head import RidgeParams, ridge_head
 
 __all__ = [
+    "LinearProbeParams",
+    "LinearProbeReading",
     "MahalanobisReading",
     "MatchingParams",
     "MatchingReading",
@@ -35,6 +42,7 @@ __all__ = [
     "boil",
     "fo_proto_maml",
     "fomaml",
+    "linear_probe",
     "mahalanobis_head",
     "maml",
     "matching_network",

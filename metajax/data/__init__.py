@@ -1,12 +1,14 @@
 """Episodes: samplers, and the data sets they draw from."""
 
 from metajax.data.augmentations import Augmentation, augmentation
+from metajax.data.backbone_features import features
 from metajax.data.device_episodes import ImageEpisodes
 from metajax.data.episode_draws import Drawn, Places
 from metajax.data.fixed_episodes import FixedEpisode
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.joined_data_sets import join_classes
 from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
+from metajax.data.open_set import with_strangers
 from metajax.data.ragged_episodes import pad_episodes
 from metajax.data.readers.emoji import emoji
 from metajax.data.readers.files.folder import image_folder
@@ -37,6 +39,7 @@ __all__ = [
     "download_omniglot",
     "emoji",
     "fc100",
+    "features",
     "from_iterable",
     "glyphs",
     "group_by_label",
@@ -55,6 +58,7 @@ __all__ = [
     "stream_episodes",
     "tfds_classes",
     "varying_episodes",
+    "with_strangers",
 ]
 
 

@@ -52,7 +52,7 @@ class Finish:
             whole = jnp.concatenate([support, query])
             both = self.augment(augmentation_key(key), whole)
             shape = getattr(both, "shape", ())
-            if len(shape) != whole.ndim or len(whole) != shape[0]:
+            if len(shape) != whole.ndim or shape[:1] != whole.shape[:1]:
                 raise ValueError(
                     f"augment made {in_brief(both)} of shape {shape} of images {whole.shape}; "
                     "expected an array of as many images, in their order"

@@ -119,6 +119,17 @@ class ImageClasses:
         index = _places(self.names, [name])[0]
         return rows_of(self.images, np.arange(self.counts[index]) + self.starts[index])
 
+    def mean(self) -> np.ndarray:
+        """The mean of the images of its classes, `[height, width, channels]` or `[features]`.
+
+        Every image counts once, and those of other classes, of which `images` may have some, do
+        not. Floats of 32 bits, or of more where the images are such.
+        """
+        total = np.zeros(self.images.shape[1:])
+        for start, count in zip(self.starts, self.counts, strict=True):
+            total += rows_of(self.images, start + np.arange(count)).sum(axis=0, dtype=np.float64)
+        return (total / self.counts.sum()).astype(np.result_type(self.images.dtype, np.float32))
+
     def select(self, names: Sequence[str]) -> "ImageClasses":
         """The classes of these names, in their order; the images are not copied.
 
@@ -196,20 +207,21 @@ def image_classes(
             check_names(**{field: given})
     if not hasattr(images, "shape"):
         images = as_array_of_host(images, "images")
-    shape: tuple[int, ...] = np.shape(images)  # type: ignore[arg-type]
+    shape = [*np.shape(images)]  # type: ignore[arg-type]
     if len(shape) not in (3, 5) or 0 in shape:
         raise ValueError(
-            f"images have shape {shape}; expected [classes, items, height, width, channels], "
+            f"images have shape {(*shape,)}; expected [classes, items, height, width, channels], "
             "or [classes, items, features], none of them 0"
         )
     rows = images if isinstance(images, np.ndarray | jax.Array) else np.asarray(images)
     if isinstance(rows, np.memmap) and not rows.flags.c_contiguous:
         raise ValueError(
-            f"the memory-mapped images {shape} are a part of a larger array that skips some, and "
-            "would be copied into memory; expected a whole array, or a part along its first axis"
+            f"the memory-mapped images {(*shape,)} are a part of a larger array that skips some, "
+            "and would be copied into memory; expected a whole array, or a part along its first "
+            "axis"
         )
     if sources is not None:
-        sources = _checked_sources(sources, shape[:2]).reshape(-1)
+        sources = _checked_sources(sources, (*shape[:2],)).reshape(-1)
     return ImageClasses(
         rows.reshape(-1, *shape[2:]),  # type: ignore[arg-type]
         np.arange(shape[0]) * shape[1],

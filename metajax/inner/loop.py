@@ -141,8 +141,9 @@ class InnerLoop:
           TypeError: a function is none, the parameters are no floats, or `loss` gives no pair under
             `has_aux`.
           TypeError, ValueError: `adapt` does not fit the parameters, see `select`.
-          ValueError: an array of `per_step` has not one slice a step, or the result of `inner` is
-            another point than its iterate (`optax.lookahead`, `optax.contrib.schedule_free`).
+          ValueError: there are no parameters to step with, an array of `per_step` has not one slice
+            a step, or the result of `inner` is another point than its iterate (`optax.lookahead`,
+            `optax.contrib.schedule_free`).
         """
         check_functions(loss=loss)
         check_optional_functions(observe=observe)
@@ -168,6 +169,12 @@ class InnerLoop:
         if not self.num_steps:
             none = _of_no_step(loss, params, per_step) if has_aux else None
             return params, all_seen(observe, [], params, 0), none
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                f"there are no parameters, which num_steps={self.num_steps} could adapt; expected "
+                "a model that has some, such as metajax.models.chain(frozen(body, params), head), "
+                "or frozen(model, params, learn=...)"
+            )
         update = checked_update(self.inner, params, exact=self.exact_steps > 0)
         value_of = (lambda phi, data: loss(phi, data)[0]) if has_aux else loss
 

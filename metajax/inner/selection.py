@@ -16,8 +16,10 @@ Selection = str | Sequence[str] | Callable[[str, jax.ShapeDtypeStruct], bool]
 _NAMED = 30
 
 
-def check_selection(adapt: Any) -> None:
-    """Raises unless `adapt` is a `Selection` or None.
+def check_selection(adapt: Any, *, name: str = "adapt", verb: str = "adapt") -> None:
+    """Raises unless `adapt`, an argument called `name`, is a `Selection` or None.
+
+    None does to all parameters what the verb says.
 
     Raises:
       TypeError: it is neither.
@@ -28,14 +30,16 @@ def check_selection(adapt: Any) -> None:
     patterns = _patterns(adapt)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
-            f"adapt={adapt!r}; expected a path such as 'head', a list or tuple of paths, or a "
-            "function (path, leaf) -> bool; None adapts all"
+            f"{name}={adapt!r}; expected a path such as 'head', a list or tuple of paths, or a "
+            f"function (path, leaf) -> bool; None to {verb} all"
         )
     if not patterns or not all(patterns):
-        raise ValueError(f"adapt={adapt!r} names nothing; expected a path, or None to adapt all")
+        raise ValueError(f"{name}={adapt!r} names nothing; expected a path, or None to {verb} all")
 
 
-def select(params: Params, adapt: Selection) -> tuple[Params, Callable[[Params], Params]]:
+def select(
+    params: Params, adapt: Selection, *, name: str = "adapt", verb: str = "adapt"
+) -> tuple[Params, Callable[[Params], Params]]:
     """The part of `params` that is adapted, and the way back.
 
     Args:
@@ -44,6 +48,8 @@ def select(params: Params, adapt: Selection) -> tuple[Params, Callable[[Params],
         for anything, slashes too, and which fit a leaf where they fit its path or a beginning of it
         that ends before a slash, so that `"head"` is all below it; or a predicate of the path and
         the leaf's shape and dtype.
+      name: of the argument, in messages.
+      verb: what None would do to all, in messages.
 
     Returns:
       The same pytree with None in the other places, and the function that takes one like it and
@@ -54,23 +60,18 @@ def select(params: Params, adapt: Selection) -> tuple[Params, Callable[[Params],
       ValueError: a pattern fits no leaf, nothing is selected, or everything is; or a leaf that is
         selected does not hold floats.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    values = [leaf for _, leaf in leaves]
-    for pattern in () if callable(adapt) else _patterns(adapt):
-        if not any(_fits(path, pattern) for path in paths):
-            raise ValueError(f"adapt={pattern!r} fits no parameter; there are {_named(paths)}")
-    chosen = [selects(adapt, path, leaf) for path, leaf in zip(paths, values, strict=True)]
+    values, structure = jax.tree.flatten(params)
+    paths, chosen = chosen_leaves(params, adapt, name)
     if not any(chosen) or all(chosen):
         much = "every parameter" if any(chosen) else "no parameter"
         raise ValueError(
-            f"adapt={adapt!r} selects {much}; expected a part of them, or None to adapt all: "
-            f"there are {_named(paths)}"
+            f"{name}={adapt!r} selects {much}; expected a part of them, or None to {verb} all: "
+            f"there are {named_paths(paths)}"
         )
     for path, leaf, wanted in zip(paths, values, chosen, strict=True):
         if wanted and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(
-                f"adapt={adapt!r} selects {path}, which holds {jnp.result_type(leaf)}; expected "
+                f"{name}={adapt!r} selects {path}, which holds {jnp.result_type(leaf)}; expected "
                 "floats alone, since a gradient moves them"
             )
 
@@ -83,7 +84,26 @@ def select(params: Params, adapt: Selection) -> tuple[Params, Callable[[Params],
     return jax.tree.unflatten(structure, part), whole
 
 
-def selects(adapt: Selection, path: str, leaf: Any) -> bool:
+def chosen_leaves(params: Params, adapt: Selection, name: str) -> tuple[list[str], list[bool]]:
+    """The paths of all leaves, and whether each is selected by the argument called `name`.
+
+    Raises:
+      TypeError: a predicate returns no bool.
+      ValueError: a pattern fits no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for pattern in () if callable(adapt) else _patterns(adapt):
+        if not any(_fits(path, pattern) for path in paths):
+            raise ValueError(
+                f"{name}={pattern!r} fits no parameter; there are {named_paths(paths)}: expected "
+                "some of these paths, or beginnings of them"
+            )
+    pairs = zip(paths, leaves, strict=True)
+    return paths, [selects(adapt, path, leaf, name) for path, (_, leaf) in pairs]
+
+
+def selects(adapt: Selection, path: str, leaf: Any, name: str = "adapt") -> bool:
     """Whether the leaf at `path` is adapted.
 
     Raises:
@@ -93,7 +113,7 @@ def selects(adapt: Selection, path: str, leaf: Any) -> bool:
         return any(_fits(path, pattern) for pattern in _patterns(adapt))
     answer = adapt(path, jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
     if not isinstance(answer, bool | np.bool_):
-        raise TypeError(f"adapt's function returned {answer!r} for {path}; expected True or False")
+        raise TypeError(f"{name}'s function returned {answer!r} for {path}; expected True or False")
     return bool(answer)
 
 
@@ -109,6 +129,7 @@ def _fits(path: str, pattern: str) -> bool:
     return any(fnmatchcase(beginning, pattern) for beginning in beginnings)
 
 
-def _named(paths: Sequence[str]) -> str:
+def named_paths(paths: Sequence[str]) -> str:
+    """The paths in a message, the first of them where they are many."""
     more = f", ... ({len(paths)} in all)" if len(paths) > _NAMED else ""
     return ", ".join(path or "(the only leaf)" for path in paths[:_NAMED]) + more

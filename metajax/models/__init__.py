@@ -14,8 +14,11 @@ from metajax.models.conv_nets import (
     max_pool_conv_net,
     strided_conv_net,
 )
+from metajax.models.feature_models import centred, identity
+from metajax.models.frozen_models import frozen
 from metajax.models.full_context_embeddings import full_context
 from metajax.models.half_precision import computing_in
+from metajax.models.low_rank import LoRAParams, LowRankFactors, with_lora
 from metajax.models.perceptrons import MLP, mlp
 from metajax.models.relation_nets import (
     RelationEncoder,
@@ -29,8 +32,11 @@ __all__ = [
     "BatchStatistics",
     "ChainParams",
     "ConvNet",
+    "LoRAParams",
+    "LowRankFactors",
     "RelationEncoder",
     "RelationModule",
+    "centred",
     "chain",
     "computing_in",
     "embedding_net",
@@ -39,7 +45,9 @@ __all__ = [
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "frozen",
     "full_context",
+    "identity",
     "kernels",
     "max_pool_conv_net",
     "mlp",
@@ -47,6 +55,7 @@ __all__ = [
     "relation_encoder",
     "relation_module",
     "strided_conv_net",
+    "with_lora",
 ]
 
 

@@ -86,6 +86,18 @@ FACTORIES = (
         {"encoder": k.MODEL, **FIRST_ORDER},
     ),
     Call(
+        "metajax.linear_probe",
+        mj.linear_probe,
+        _encoder,
+        {
+            "encoder": k.MODEL,
+            "strength": k.number(0.0, -1.0, math.inf),
+            "learn_strength": k.FLAG,
+            "max_steps": k.integer(1),
+            **SCORES,
+        },
+    ),
+    Call(
         "metajax.prototypical_network",
         mj.prototypical_network,
         _encoder,

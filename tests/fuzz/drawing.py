@@ -209,6 +209,26 @@ DATA_SETS = (
         },
     ),
     Call(
+        "metajax.data.features",
+        data.features,
+        lambda: {"backbone": things.backbone(), "images": things.pictures(), "batch_size": 4},
+        {
+            "backbone": k.MODEL.also(lambda: {"a model": things.model(), "its name": "mine"}),
+            "images": k.ARRAY.without("a set").also(
+                lambda: {
+                    "other channels": np.zeros((2, 2, 8, 8, 3), np.uint8),
+                    "not square": np.zeros((2, 2, 8, 9, 1), np.uint8),
+                    "too large": np.full((2, 2, 8, 8, 1), 255.0),
+                    "not finite": np.full((2, 2, 8, 8, 1), np.nan),
+                    "features": np.zeros((2, 2, 8)),
+                }
+            ),
+            "cache": k.OPTIONAL_PATH,
+            "batch_size": k.integer(1),
+        },
+        slow=True,
+    ),
+    Call(
         "metajax.data.ImageClasses.select",
         lambda **given: things.classes().select(**given),
         lambda: {"names": ["0", "1"]},

@@ -51,6 +51,23 @@ def metric_learner() -> mj.Learner:
 
 
 @made_once
+def backbone() -> mj.models.pretrained.Backbone:
+    """Of two parts, for grey images of any side."""
+    net = mj.models.mlp((2,))
+    head = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    parts = {
+        "body": mj.models.pretrained.Part(net, net.init(KEY, jnp.ones((1, 2, 2, 1)))),
+        "head": mj.models.pretrained.Part(net, head),
+    }
+    return mj.models.pretrained.Backbone("mine", parts, seen())
+
+
+@made_once
+def seen() -> mj.models.pretrained.Preprocessing:
+    return mj.models.pretrained.Preprocessing(2, (0.5,), (0.5,))
+
+
+@made_once
 def objective() -> mj.Objective:
     return mj.supervised(model())
 

@@ -1,7 +1,8 @@
-"""A folder that keeps decoded images grouped by class, read back as a memory-mapped array.
+"""A folder that keeps images, or features, grouped by class, read back as a memory-mapped array.
 
-`images.npy` holds the pixels, `index.json` the classes, what they were made from, and digests of
-both. The folder appears whole or not at all, and every byte is proved whenever it is opened.
+`images.npy` holds the pixels or numbers, `index.json` the classes and sources, what they were made
+from, and digests of both. The folder appears whole or not at all, and every byte is proved whenever
+it is opened.
 """
 
 import contextlib
@@ -27,17 +28,18 @@ from metajax.data.readers.home_folder import from_home
 from metajax.regular_files import open_regular
 from metajax.user_warnings import warn_user
 
-FORMAT = 4
+FORMAT = 5
 _INDEX, _IMAGES = "index.json", "images.npy"
+_DTYPES = ("uint8", "float32")
 _LARGEST_INDEX = 2**26
 _BLOCK = 2**24  # bytes that share a digest
 _WORKSHOP = ".metajax-unfinished-"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
-# Writes the images of the classes, in their order, into `[images, height, width, channels]`;
-# returns how many of each class there are, fewer than expected where some cannot be decoded, and
-# what is to be said of them by a warning whenever they are read, or "".
+# Writes the images of the classes, in their order, into `[images, ...]`; returns how many of each
+# class there are, fewer than expected where some cannot be decoded, and what is to be said of them
+# by a warning whenever they are read, or "".
 Fill = Callable[[np.ndarray], tuple[Sequence[int], str]]
 
 
@@ -95,11 +97,16 @@ def write_cache(
     counts: Sequence[int],
     image_shape: Sequence[int],
     groups: Sequence[str] | None = None,
+    *,
+    dtype: str = "uint8",
+    sources: np.ndarray | None = None,
 ) -> ImageClasses:
     """Makes the cache `folder`, in place of one that was there, and opens it.
 
-    There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`;
-    for `made_from` see `read_cache`. Errors of `fill` pass through.
+    There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`,
+    or `(features,)`; `dtype` is "uint8" or "float32". `sources` are those of the images, `[images]`
+    integers or texts, of a `fill` that keeps all of them. For `made_from` see `read_cache`. Errors
+    of `fill` pass through.
 
     Raises:
       ValueError: the classes are too many for an index.
@@ -107,13 +114,13 @@ def write_cache(
         be written; nothing is left behind.
     """
     shape = (int(sum(counts)), *map(int, image_shape))
-    needed = math.prod(shape) + 2**20
+    needed = math.prod(shape) * np.dtype(dtype).itemsize + 2**20
     with contextlib.ExitStack() as at_the_end:
         with _writing(folder, needed):
             _refuse_what_is_no_cache(folder)
             made = Path(at_the_end.enter_context(_workshop(folder.parent, needed)), "made")
             made.mkdir()
-            images = _allocated(made / _IMAGES, shape)
+            images = _allocated(made / _IMAGES, shape, dtype)
         kept, remark = fill(images)
         with _writing(folder, needed):
             images.flush()
@@ -127,7 +134,9 @@ def write_cache(
                 "starts": (np.cumsum(counts) - np.asarray(counts)).tolist(),
                 "counts": [int(count) for count in kept],
                 "groups": groups,
+                "sources": None if sources is None else sources.tolist(),
                 "shape": shape,
+                "dtype": dtype,
                 "size": size,
                 "blocks": blocks,
                 "remark": remark,
@@ -135,8 +144,9 @@ def write_cache(
             sealed = _sealed(index)
             if len(sealed) > _LARGEST_INDEX:
                 raise ValueError(
-                    f"the names and counts of {len(names)} classes take {len(sealed)} bytes of a "
-                    f"cache; expected at most {_LARGEST_INDEX}: fewer classes, or shorter names"
+                    f"the names, counts and sources of {len(names)} classes take {len(sealed)} "
+                    f"bytes of a cache; expected at most {_LARGEST_INDEX}: fewer classes, or "
+                    "shorter names"
                 )
             (made / _INDEX).write_bytes(sealed)
             opened, _ = _proved(made, made_from)
@@ -171,8 +181,11 @@ def _proved(folder: Path, made_from: Mapping[str, Any]) -> tuple[ImageClasses, s
             raise ValueError(f"its {_IMAGES} has {size} bytes, expected {index['size']}")
         if _digests(file) != index["blocks"]:
             raise ValueError(f"its {_IMAGES} is not what was written")
-        images = np.memmap(file, np.uint8, "r", size - math.prod(shape), shape)
-    of_classes = (index[field] for field in ("starts", "counts", "names", "groups"))
+        if (dtype := index["dtype"]) not in _DTYPES:
+            raise ValueError(f"its images are {dtype!r}, expected one of {', '.join(_DTYPES)}")
+        begin = size - math.prod(shape) * np.dtype(dtype).itemsize
+        images = np.memmap(file, dtype, "r", begin, shape)
+    of_classes = (index[field] for field in ("starts", "counts", "names", "groups", "sources"))
     return ImageClasses(images, *of_classes), index["remark"]
 
 
@@ -235,12 +248,12 @@ def _workshop(parent: Path, needed: int) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=parent, ignore_cleanup_errors=True)
 
 
-def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped uint8 array whose disk space is really there.
+def _allocated(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
+    """A memory-mapped array whose disk space is really there.
 
     Writing to a mapped page for which the disk has no room would kill the process.
     """
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    images = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -248,7 +261,7 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
         except (AttributeError, OSError) as error:  # Not all systems and file systems can.
             if getattr(error, "errno", errno.ENOSYS) not in _CANNOT_RESERVE:
                 raise
-            file.seek(size - images.size)
-            for start in range(0, images.size, _BLOCK):
-                file.write(bytes(min(images.size - start, _BLOCK)))
+            file.seek(size - images.nbytes)
+            for start in range(0, images.nbytes, _BLOCK):
+                file.write(bytes(min(images.nbytes - start, _BLOCK)))
     return images

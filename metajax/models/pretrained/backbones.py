@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -14,7 +15,8 @@ from metajax.checks.numbers import check_integers, check_numbers
 from metajax.checks.objects import check_instance, check_model
 from metajax.checks.parameters import check_floats
 from metajax.checks.settings import check_mappings, check_texts
-from metajax.kinds import check_words
+from metajax.kinds import check_words, in_brief
+from metajax.models.pretrained.traced_constants import constants_of
 from metajax.types import Array, Inputs, Key, Model, Outputs, Params, Sharing
 
 Resizing = Literal["bilinear", "bicubic"]
@@ -59,7 +61,11 @@ class Preprocessing:
             ("mean", lambda x: -np.inf < x < np.inf, "a number"),
             ("std", lambda x: 0 < x < np.inf, "a number above 0"),
         ):
-            values = tuple(getattr(self, name))
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple):
+                raise TypeError(
+                    f"{name} is {in_brief(values)}; expected a number a channel, such as (0.5,)"
+                )
             check_numbers(lies, expected, **{f"{name}[{i}]": x for i, x in enumerate(values)})
             object.__setattr__(self, name, tuple(map(float, values)))
         if not self.mean or len(self.mean) != len(self.std):
@@ -81,8 +87,9 @@ class Preprocessing:
             grey = len(shape) == 4 and shape[3] == 1 and channels == 3
             remedy = "; grey ones become RGB by np.repeat(images, 3, axis=-1)" if grey else ""
             raise ValueError(
-                f"images have shape {shape}; the network takes square ones of {channels} channels, "
-                f"[items, side, side, {channels}], of any side: crop or pad others{remedy}"
+                f"images have shape {shape}; expected square ones of {channels} channels, as the "
+                f"network takes them, [items, side, side, {channels}], of any side: crop or pad "
+                f"others{remedy}"
             )
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(
@@ -198,16 +205,26 @@ class Backbone:
     def digest(self, shape: tuple[int, ...]) -> str:
         """Changes with any weight, state or setting, by which features of it are told apart.
 
-        What the parts keep beside their parameters, running averages say, is found by tracing them
-        for images of `shape`, `(height, width, channels)`.
+        What the parts compute, and keep beside their parameters, running averages say, is found by
+        tracing them for inputs of `shape`: `(height, width, channels)` of images.
+
+        Raises:
+          TypeError: the shape is none.
+          ValueError: the network does not take inputs of this shape.
         """
+        if not isinstance(shape, list | tuple):
+            raise TypeError(f"shape={in_brief(shape)}; expected (height, width, channels)")
+        check_integers(1, **{f"shape[{axis}]": side for axis, side in enumerate(shape)})
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         traced = jax.make_jaxpr(self.model.apply)(self.params, example)
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-        named += [(f"constant {index}", leaf) for index, leaf in enumerate(traced.consts)]
-        digest = hashlib.sha256(f"{self.name} {self.preprocessing}".encode())
+        named += [(f"constant {index}", leaf) for index, leaf in enumerate(constants_of(traced))]
+        program = re.sub(r"\b0x[0-9a-f]+", "", str(traced))  # Addresses of functions.
+        digest = hashlib.sha256(f"{self.name} {self.preprocessing} {program}".encode())
         for path, leaf in named:
+            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
             values = np.ascontiguousarray(leaf)
             digest.update(f"{path} {values.dtype}{values.shape}".encode())
             digest.update(values.tobytes())

@@ -66,6 +66,35 @@ def test_what_is_written_is_read(tmp_path):
     assert folder.stat().st_mode == (tmp_path / "another").stat().st_mode
 
 
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4), ()], ids=str)
+@pytest.mark.parametrize("sources", [None, np.array([3, 1, 2, 2, 0]), np.array([*"abcab"])])
+def test_numbers_of_any_rank_and_the_sources_of_images(tmp_path, shape, sources):
+    numbers = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+
+    def fill(out):
+        out[:] = numbers
+        return [2, 3], ""
+
+    changes = {"image_shape": shape, "dtype": "float32", "sources": sources}
+    if not shape:  # ImageClasses has no such images: found before the cache is in its place.
+        with pytest.raises(ValueError, match=r"images have shape \(5,\); expected an array"):
+            write(tmp_path / "cache", fill=fill, **changes)
+        assert os.listdir(tmp_path) == []
+        return
+    for classes in (
+        write(tmp_path / "cache", fill=fill, **changes),
+        read_cache(tmp_path / "cache", MADE_FROM),
+    ):
+        assert isinstance(classes.images, np.memmap)
+        assert classes.images.dtype == np.float32
+        np.testing.assert_array_equal(classes.images, numbers)
+        if sources is None:
+            assert classes.sources is None
+        else:
+            np.testing.assert_array_equal(classes.sources, sources)
+            assert classes.sources.dtype.kind == sources.dtype.kind
+
+
 def test_fewer_images_than_there_is_room_for_and_what_is_said_of_them(tmp_path):
     def fill(images):
         images[2:4] = 7
@@ -97,7 +126,7 @@ def test_a_cache_made_from_something_else(tmp_path, changes, message):
 def test_a_cache_of_another_format(tmp_path, monkeypatch):
     write(tmp_path / "cache")
     monkeypatch.setattr(cache, "FORMAT", 9)
-    assert_made_again(tmp_path / "cache", "has the format 4, this version of metajax reads 9")
+    assert_made_again(tmp_path / "cache", "has the format 5, this version of metajax reads 9")
 
 
 # Damage
@@ -129,7 +158,8 @@ def test_an_index_that_was_changed(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "field", ["names", "starts", "counts", "groups", "shape", "size", "blocks"]
+    "field",
+    ["names", "starts", "counts", "groups", "sources", "shape", "dtype", "size", "blocks"],
 )
 @pytest.mark.parametrize("value", ["left out", 1, {}, [2**70] * 2, [float("inf")] * 4, "aaaa"])
 def test_an_index_that_never_was_one(tmp_path, field, value):
@@ -160,7 +190,7 @@ def test_an_index_too_large_to_be_one(tmp_path, monkeypatch):
 
 def test_an_index_that_would_be_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_LARGEST_INDEX", 600)
-    said = r"names and counts of 2 classes take \d+ bytes of a cache; expected at most 600: fewer"
+    said = r"names, counts and sources of 2 classes take \d+ bytes of a cache; expected at most 600"
     with pytest.raises(ValueError, match=said):
         write(tmp_path / "cache", {"long": "x" * 600})
     assert os.listdir(tmp_path) == []
