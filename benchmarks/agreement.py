@@ -69,6 +69,10 @@ LEARNERS: Mapping[str, Callable[[], mj.Learner]] = {
     "matching, FCE": lambda: mj.matching_network(
         _perceptron(8), full_context=mj.models.full_context(8, read_steps=2), ways=WAYS
     ),
+    "linear_probe": lambda: mj.linear_probe(_perceptron(8), learn_strength=True),
+    "ridge_head": lambda: mj.ridge_head(_perceptron(8)),
+    "mahalanobis_head": lambda: mj.mahalanobis_head(_perceptron(8), ways=WAYS),
+    "nearest_class_mean": lambda: mj.nearest_class_mean(_perceptron(8), mean=jnp.ones(8)),
     "relation": _relation,
     "proto_maml": lambda: mj.proto_maml(_perceptron(8), inner=optax.sgd(0.1), num_steps=2),
 }

@@ -23,7 +23,7 @@ from operations import count_operations
 from records import devices, plain_table, processor, wide_console, write
 
 import metajax as mj
-from metajax.evaluation import chunk_scores
+from metajax.evaluated_episodes import chunk_scores
 from metajax.evaluation_chunks import episode_bytes, episodes_at_once, up_to
 from metajax.training.feed import as_pytree
 from metajax.training.program import dispatch_program
@@ -111,14 +111,15 @@ def compile_evaluation(
     def episode() -> Any:
         return jax.eval_shape(sample, jax.random.key(0))
 
-    size = chunk_size or episodes_at_once(
-        episode_bytes(learner, params, episode, training=False), None
-    )
+    def metrics(params: Any, episode: mj.Episode, key: Any) -> Any:
+        return dict(learner.loss(params, episode, key, False)[1].metrics)
+
+    size = chunk_size or episodes_at_once(episode_bytes(metrics, params, episode), None)
     size = up_to(size, episodes)
     arguments = params, as_pytree(sample), jax.random.key(0), np.arange(size), None
 
     def scores(*arguments: Any) -> Any:
-        return chunk_scores(learner.loss, None, False, *arguments)
+        return chunk_scores(metrics, None, *arguments)
 
     started = time.perf_counter()
     compiled = jax.jit(scores).lower(*arguments).compile()

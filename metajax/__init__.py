@@ -1,13 +1,13 @@
 """metajax: meta-learning and few-shot learning as pure functions of parameters and an episode.
 
 Learners, training and types are here; what they work on is in modules of its own: `metajax.data`,
-`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`, and for policies and
-environments `metajax.rl`.
+`metajax.models`, `metajax.metric`, `metajax.parallel`, `metajax.recipes`, `metajax.calibration` for
+how sure answers are, and for policies and environments `metajax.rl`.
 """
 
 import sys
 
-from metajax import data, exporting, metric, models, parallel, recipes, rl
+from metajax import calibration, data, exporting, metric, models, parallel, recipes, rl
 from metajax.algorithms import public_names
 from metajax.algorithms.public_names import *  # noqa: F403 (the one list of learners)
 from metajax.checkpoint import Checkpoints, restore_state
@@ -70,6 +70,7 @@ __all__ = [
     "TrainState",
     "accuracy",
     "apply_queries",
+    "calibration",
     "cross_entropy",
     "data",
     "diagnose",
@@ -96,7 +97,7 @@ __all__ = [
     "weighted_mean",
 ]
 __all__ += public_names.__all__
-exporting.register(sys.modules[__name__], models, rl)
+exporting.register(sys.modules[__name__], calibration, models, rl)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from metajax.checks.labels import check_classes
 from metajax.checks.numbers import check_optional_integers
 from metajax.checks.objects import check_model
 from metajax.checks.parameters import check_parameters
-from metajax.checks.settings import check_texts
+from metajax.checks.settings import check_flags, check_texts
 from metajax.inspection.within_tasks import BATCHINGS, inspect_comparison
 from metajax.items import count, join, take, without_padding
 from metajax.keys import encoder_keys
@@ -49,25 +49,26 @@ class MetricTask(NamedTuple):
       support: inputs and weights of the support set, where queries share a batch with it; else
         None.
       reading: what was read off the support set (prototypes, say).
-      present: `[ways]` booleans, which classes have a support item.
+      present: `[ways]` booleans, which classes have a support item; None where targets are numbers.
     """
 
     support: Examples | None
     reading: Any
-    present: Array
+    present: Array | None
 
 
 def metric_learner(
     *,
     init: Callable[[Key, Inputs], Params],
     encoder: Model,
-    read: Callable[[Params, Array, Examples, Array], Any],
+    read: Callable[[Params, Array, Examples, Any], Any],
     compare: Callable[..., Array],
     ways: int | None,
     query_batching: Batching,
     support_encoder: Model | None = None,
     loss_fn: LossFn = cross_entropy,
     metrics: Mapping[str, LossFn] | None = None,
+    regression: bool = False,
     arrange: Callable[[Examples, Key | None], Examples] = lambda support, key: support,
     title: str = "metric_learner(...)",
 ) -> Learner:
@@ -93,6 +94,9 @@ def metric_learner(
       support_encoder: embeds the support set, where it is not `encoder`.
       loss_fn: loss of the scores, see `metajax.supervised`.
       metrics: scores reported beside the loss and the accuracy, see `metajax.supervised`.
+      regression: take episodes too whose targets are floats, `[items, ...]`: `read` and `compare`
+        get None for `present`, scores are predictions of the shape of the queries' targets, and
+        there is no accuracy. Integers are labels all the same.
       arrange: reorders the support set with the key, before it is embedded.
       title: what the learner is, with its settings.
 
@@ -100,7 +104,8 @@ def metric_learner(
       A `Learner` whose tasks are `MetricTask`s.
 
     Raises:
-      TypeError: a number is no integer, an encoder no `Model`, or a function cannot be called so.
+      TypeError: a number is no integer, an encoder no `Model`, `regression` no bool, or a function
+        cannot be called so.
       ValueError: `ways` is below 1, or `query_batching` unknown, or `"joint"` with two encoders, or
         a metric has a name of the library's own. From the learner's functions: labels that do not
         fit.
@@ -110,6 +115,7 @@ def metric_learner(
     if support_encoder is not None:
         check_model(support_encoder, "support_encoder")
     check_texts(title=title)
+    check_flags(regression=regression)
     check_batching(query_batching)
     check_optional_integers(1, ways=ways)
     if query_batching == "joint" and support_encoder is not None:
@@ -120,14 +126,24 @@ def metric_learner(
     given = ("params", "reading", "queries", "present")
     compared = called_by_name(compare, "compare", given, ("weights", "batching", "key"))
     loss_of = as_loss(loss_fn)
-    scores_of = as_scores(metrics, {"accuracy": accuracy})
+    scores_of_classes = as_scores(metrics, {"accuracy": accuracy})
+    scores_of_numbers = as_scores(metrics, {})
 
-    def prepare(params: Params, support: Examples, key: Key | None) -> tuple[Examples, Array]:
+    def check_targets(*sets: Examples) -> bool:
+        """Whether targets are numbers and not the labels of classes."""
+        if regression and all(_are_floats(examples.targets) for examples in sets):
+            return True
+        check_classes(*sets, ways=ways)
+        return False
+
+    def prepare(
+        params: Params, support: Examples, key: Key | None
+    ) -> tuple[Examples, Array | None]:
         """The support set as it is read, and the classes that are present."""
         check_parameters(jax.eval_shape(init, jax.random.key(0), support.inputs), params)
-        check_classes(support, ways=ways)
+        numbers = check_targets(support)
         support = arrange(without_padding(support), key)
-        return support, present_classes(support, count_ways(support, ways))
+        return support, None if numbers else present_classes(support, count_ways(support, ways))
 
     def embed_support(params: Params, support: Examples, key: Key | None) -> Array:
         embed = (support_encoder or encoder).apply
@@ -136,7 +152,7 @@ def metric_learner(
     def classify(
         params: Params,
         reading: Any,
-        present: Array,
+        present: Array | None,
         embedded: Array,
         weights: Array | None,
         batching: Batching,
@@ -145,6 +161,8 @@ def metric_learner(
         scores = compared(
             params, reading, embedded, present, weights=weights, batching=batching, key=key
         )
+        if present is None:
+            return scores
         if scores.shape != (embedded.shape[0], present.shape[0]):
             raise ValueError(
                 f"compare returned scores of shape {scores.shape} for {embedded.shape[0]} queries "
@@ -155,7 +173,7 @@ def metric_learner(
     def loss_under(
         batching: Batching, params: Params, episode: Episode, key: Key | None, training: bool
     ) -> tuple[Array, Aux]:
-        check_classes(*episode, ways=ways)
+        numbers = check_targets(*episode)
         support, present = prepare(params, episode.support, key)
         query = without_padding(episode.query)
         first, second, third = encoder_keys(key if training else None)
@@ -172,8 +190,9 @@ def metric_learner(
         reading = read(params, known, support, present)
         outputs = classify(params, reading, present, embedded, query.weights, batching, third)
         value = loss_of(outputs, query.targets, query.weights)
-        if ways is not None:
+        if ways is not None and present is not None:
             value = nan_unless_labelled(value, present, support, query)
+        scores_of = scores_of_numbers if numbers else scores_of_classes
         scores = scores_of(outputs, query.targets, query.weights)
         return value, Aux(outputs, {**scores, "query_loss": value})
 
@@ -206,3 +225,8 @@ def metric_learner(
     return make_learner(
         init, loss, adapt, predict, title=title, task_kind=MetricTask, inspect=inspect
     )
+
+
+def _are_floats(targets: Any) -> bool:
+    dtype = getattr(targets, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)

@@ -168,6 +168,29 @@ LEARNERS = (
     ),
     Row("matching", comparing(lambda: mj.matching_network(encoder())), repeats=True),
     Row("matching_full_context", comparing(matching_with_everything), draws=True, weighs=False),
+    Row(
+        "linear_probe",
+        comparing(lambda: mj.linear_probe(encoder(), learn_strength=True)),
+        blind=lambda path: path == "encoder/Dense_1/bias",
+        repeats=True,
+    ),
+    Row(
+        "ridge_head",
+        comparing(lambda: mj.ridge_head(encoder(), ways=WAYS)),
+        blind=lambda path: path == "offset",
+        repeats=True,
+    ),
+    Row(
+        "mahalanobis_head",
+        comparing(lambda: mj.mahalanobis_head(encoder(), ways=WAYS)),
+        blind=lambda path: path == "Dense_1/bias",
+        repeats=True,
+    ),
+    Row(
+        "nearest_class_mean",
+        comparing(lambda: mj.nearest_class_mean(encoder(), mean=0.1 * jnp.arange(6.0))),
+        repeats=True,
+    ),
     Row("relation", comparing(relation), loss_fn=mj.match_error, weighs=False),
 )
 

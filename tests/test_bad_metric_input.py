@@ -42,8 +42,12 @@ def fo_proto_maml(encoder: mj.Model, **options: object) -> mj.Learner:
 
 
 FACTORIES = (
+    mj.linear_probe,
     mj.prototypical_network,
     mj.matching_network,
+    mj.mahalanobis_head,
+    mj.nearest_class_mean,
+    mj.ridge_head,
     relation_network,
     proto_maml,
     fo_proto_maml,
@@ -66,7 +70,9 @@ def start(learner: mj.Learner) -> object:
 @each
 def test_good_episode_is_accepted(factory: Factory) -> None:
     learner = factory(identity())
-    assert jnp.isfinite(learner.loss(start(learner), episode())[0])
+    # One program, in which the labels are known.
+    loss = jax.jit(lambda params: learner.loss(params, episode())[0])
+    assert jnp.isfinite(loss(start(learner)))
 
 
 @each
@@ -105,8 +111,12 @@ def test_labels_outside(factory: Factory, ways: int | None, room: str, label: in
 @pytest.mark.parametrize(
     ("factory", "name"),
     [
+        (mj.linear_probe, "linear_probe"),
         (mj.prototypical_network, "prototypical_network"),
         (mj.matching_network, "matching_network"),
+        (mj.mahalanobis_head, "mahalanobis_head"),
+        (mj.nearest_class_mean, "nearest_class_mean"),
+        (mj.ridge_head, "ridge_head"),
         (proto_maml, "proto_maml"),
         (fo_proto_maml, "proto_maml"),
     ],

@@ -137,9 +137,10 @@ def test_the_largest_array_of_an_episode() -> None:
     def episode(queries: int) -> mj.Episode:
         return mj.data.sinusoid_episodes(shots=5, queries=queries)(jax.random.key(0))
 
-    few, many = (
-        episode_bytes(learner, PARAMS, lambda n=n: episode(n), training=False) for n in (5, 500)
-    )
+    def metrics(params: Any, episode: mj.Episode, key: jax.Array) -> Any:
+        return dict(learner.loss(params, episode, key, False)[1].metrics)
+
+    few, many = (episode_bytes(metrics, PARAMS, lambda n=n: episode(n)) for n in (5, 500))
     assert few == 4 * 8 * 5  # The hidden units of five items.
     assert many == 4 * 8 * 500
 

@@ -75,6 +75,7 @@ ALLOWED = {
         "chains",
         "inner",
         "user_warnings",
+        "regular_files",
         "keys",
         "metric",
         "kinds",
@@ -156,16 +157,36 @@ ALLOWED = {
         "kinds",
     },
     "evaluation_chunks": {"types", "inner", "meta_gradients"},
-    "evaluation": {
+    "evaluated_episodes": {
         "types",
         "checks",
         "keys",
         "evaluation_chunks",
         "streaming",
-        "training_step",
         "stacked_runs",
         "parallel",
         "iterable_episodes",
+        "sample_checks",
+        "training",
+    },
+    "evaluation": {
+        "types",
+        "checks",
+        "evaluated_episodes",
+        "training_step",
+        "stacked_runs",
+        "sample_checks",
+        "training",
+        "user_warnings",
+    },
+    "calibration": {
+        "types",
+        "given_data",
+        "checks",
+        "kinds",
+        "evaluated_episodes",
+        "training_step",
+        "stacked_runs",
         "sample_checks",
         "training",
         "user_warnings",
@@ -215,8 +236,8 @@ ALLOWED = {
     },
 }
 # The modules in which public names are found, beside the package itself.
-PUBLIC = ("data", "metric", "models", "models.kernels", "models.pretrained", "parallel")
-PUBLIC += ("recipes", "rl")
+PUBLIC = ("calibration", "data", "metric", "models", "models.kernels", "models.pretrained")
+PUBLIC += ("parallel", "recipes", "rl")
 
 
 def _imports(path: Path) -> set[str]:

@@ -73,8 +73,16 @@ INTEGERS: tuple[tuple[Callable, str, int, bool], ...] = (
     ),
     *[
         (lambda ways, make=make: make(MODEL, ways=ways), "ways", 1, True)
-        for make in (mj.prototypical_network, mj.matching_network)
+        for make in (
+            mj.linear_probe,
+            mj.prototypical_network,
+            mj.matching_network,
+            mj.mahalanobis_head,
+            mj.nearest_class_mean,
+            mj.ridge_head,
+        )
     ],
+    (lambda max_steps: mj.linear_probe(MODEL, max_steps=max_steps), "max_steps", 1, False),
     (lambda ways: mj.relation_network(MODEL, MODEL, ways=ways), "ways", 1, True),
     (mj.models.strided_conv_net, "ways", 1, False),
     (mj.models.embedding_net, "filters", 1, False),

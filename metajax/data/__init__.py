@@ -8,6 +8,7 @@ from metajax.data.fixed_episodes import FixedEpisode
 from metajax.data.host_episodes import HostEpisodes
 from metajax.data.joined_data_sets import join_classes
 from metajax.data.labelled_images import ImageClasses, group_by_label, image_classes
+from metajax.data.open_set import with_strangers
 from metajax.data.ragged_episodes import pad_episodes
 from metajax.data.readers.emoji import emoji
 from metajax.data.readers.files.folder import image_folder
@@ -57,6 +58,7 @@ __all__ = [
     "stream_episodes",
     "tfds_classes",
     "varying_episodes",
+    "with_strangers",
 ]
 
 

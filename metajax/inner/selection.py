@@ -60,21 +60,13 @@ def select(
       ValueError: a pattern fits no leaf, nothing is selected, or everything is; or a leaf that is
         selected does not hold floats.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    values = [leaf for _, leaf in leaves]
-    for pattern in () if callable(adapt) else _patterns(adapt):
-        if not any(_fits(path, pattern) for path in paths):
-            raise ValueError(
-                f"{name}={pattern!r} fits no parameter; there are {_named(paths)}: expected some "
-                "of these paths, or beginnings of them"
-            )
-    chosen = [selects(adapt, path, leaf, name) for path, leaf in zip(paths, values, strict=True)]
+    values, structure = jax.tree.flatten(params)
+    paths, chosen = chosen_leaves(params, adapt, name)
     if not any(chosen) or all(chosen):
         much = "every parameter" if any(chosen) else "no parameter"
         raise ValueError(
             f"{name}={adapt!r} selects {much}; expected a part of them, or None to {verb} all: "
-            f"there are {_named(paths)}"
+            f"there are {named_paths(paths)}"
         )
     for path, leaf, wanted in zip(paths, values, chosen, strict=True):
         if wanted and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -90,6 +82,25 @@ def select(
 
     part = [leaf if c else None for c, leaf in zip(chosen, values, strict=True)]
     return jax.tree.unflatten(structure, part), whole
+
+
+def chosen_leaves(params: Params, adapt: Selection, name: str) -> tuple[list[str], list[bool]]:
+    """The paths of all leaves, and whether each is selected by the argument called `name`.
+
+    Raises:
+      TypeError: a predicate returns no bool.
+      ValueError: a pattern fits no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for pattern in () if callable(adapt) else _patterns(adapt):
+        if not any(_fits(path, pattern) for path in paths):
+            raise ValueError(
+                f"{name}={pattern!r} fits no parameter; there are {named_paths(paths)}: expected "
+                "some of these paths, or beginnings of them"
+            )
+    pairs = zip(paths, leaves, strict=True)
+    return paths, [selects(adapt, path, leaf, name) for path, (_, leaf) in pairs]
 
 
 def selects(adapt: Selection, path: str, leaf: Any, name: str = "adapt") -> bool:
@@ -118,6 +129,7 @@ def _fits(path: str, pattern: str) -> bool:
     return any(fnmatchcase(beginning, pattern) for beginning in beginnings)
 
 
-def _named(paths: Sequence[str]) -> str:
+def named_paths(paths: Sequence[str]) -> str:
+    """The paths in a message, the first of them where they are many."""
     more = f", ... ({len(paths)} in all)" if len(paths) > _NAMED else ""
     return ", ".join(path or "(the only leaf)" for path in paths[:_NAMED]) + more

@@ -18,6 +18,7 @@ from metajax.models.feature_models import centred, identity
 from metajax.models.frozen_models import frozen
 from metajax.models.full_context_embeddings import full_context
 from metajax.models.half_precision import computing_in
+from metajax.models.low_rank import LoRAParams, LowRankFactors, with_lora
 from metajax.models.perceptrons import MLP, mlp
 from metajax.models.relation_nets import (
     RelationEncoder,
@@ -31,6 +32,8 @@ __all__ = [
     "BatchStatistics",
     "ChainParams",
     "ConvNet",
+    "LoRAParams",
+    "LowRankFactors",
     "RelationEncoder",
     "RelationModule",
     "centred",
@@ -52,6 +55,7 @@ __all__ = [
     "relation_encoder",
     "relation_module",
     "strided_conv_net",
+    "with_lora",
 ]
 
 

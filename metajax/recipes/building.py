@@ -16,6 +16,7 @@ from metajax.algorithms.proto_maml import proto_maml
 from metajax.algorithms.prototypical_networks import prototypical_network
 from metajax.algorithms.relation_networks import RelationParams, relation_network
 from metajax.algorithms.reptile import ReptileParams, reptile
+from metajax.algorithms.ridge_head import ridge_head
 from metajax.checks.objects import check_instance
 from metajax.gradient_learners import observation_of
 from metajax.inner.backward import Backward
@@ -184,6 +185,8 @@ def _comparing(training: Training, ways: int, query_batching: Batching) -> Learn
         context = full_context(_width(training), start=training.full_context)
     if training.algorithm == "prototypical":
         return prototypical_network(encoder, ways=ways, query_batching=query_batching)
+    if training.algorithm == "ridge_head":
+        return ridge_head(encoder, ways=ways, query_batching=query_batching)
     return matching_network(
         encoder,
         normalize=training.normalize,

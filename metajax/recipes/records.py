@@ -37,6 +37,7 @@ Algorithm = Literal[
     "prototypical",
     "relation",
     "reptile",
+    "ridge_head",
 ]
 DataSet = Literal[
     "cifar_fs",

@@ -1,5 +1,7 @@
 """Calls of what makes learners, and of the functions of one."""
 
+import math
+
 import jax
 import optax
 from fuzz import kinds as k
@@ -84,6 +86,18 @@ FACTORIES = (
         {"encoder": k.MODEL, **FIRST_ORDER},
     ),
     Call(
+        "metajax.linear_probe",
+        mj.linear_probe,
+        _encoder,
+        {
+            "encoder": k.MODEL,
+            "strength": k.number(0.0, -1.0, math.inf),
+            "learn_strength": k.FLAG,
+            "max_steps": k.integer(1),
+            **SCORES,
+        },
+    ),
+    Call(
         "metajax.prototypical_network",
         mj.prototypical_network,
         _encoder,
@@ -102,6 +116,32 @@ FACTORIES = (
             "normalize": k.choice("SUPPORT").without("None"),
             "similarity": k.OPTIONAL_FUNCTION,
             "temperature": k.traced_number(0.0, -1.0),
+            **SCORES,
+        },
+    ),
+    Call(
+        "metajax.mahalanobis_head",
+        mj.mahalanobis_head,
+        _encoder,
+        {"encoder": k.MODEL, "strength": k.number(0.0, -1.0, math.inf), **SCORES},
+    ),
+    Call(
+        "metajax.nearest_class_mean",
+        mj.nearest_class_mean,
+        _encoder,
+        {"encoder": k.MODEL, "mean": k.OPTIONAL_ARRAY, "unit": k.FLAG, **SCORES},
+    ),
+    Call(
+        "metajax.ridge_head",
+        mj.ridge_head,
+        _encoder,
+        {
+            "encoder": k.MODEL,
+            "strength": k.number(0.0, -1.0, math.inf),
+            "learn_strength": k.FLAG,
+            "scale": k.number(0.0, -1.0, math.inf).without("None"),
+            "learn_scale": k.FLAG,
+            "bias": k.FLAG,
             **SCORES,
         },
     ),
@@ -170,6 +210,7 @@ FACTORIES = (
             "support_encoder": k.OPTIONAL_MODEL,
             "loss_fn": k.FUNCTION,
             "metrics": SCORES["metrics"],
+            "regression": k.FLAG,
             "arrange": k.FUNCTION,
             "title": k.TEXT,
         },

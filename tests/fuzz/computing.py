@@ -1,5 +1,7 @@
 """Calls of models, losses, and of what metric learners are made of."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from fuzz import kinds as k
@@ -184,6 +186,17 @@ MODELS = (
             "dtype": k.Kind(
                 "dtype", lambda: {"None": None, "16": 16, "integers": jnp.int32, "a word": "half!"}
             ),
+        },
+    ),
+    Call(
+        "metajax.models.with_lora",
+        models.with_lora,
+        lambda: {"model": things.model(), "rank": 1, "where": "*/kernel"},
+        {
+            "model": k.MODEL,
+            "rank": k.integer(1),
+            "where": k.SELECTION.also(lambda: {"None": None}),
+            "scale": k.number(0.0, -1.0, math.inf),
         },
     ),
     Call(

@@ -11,7 +11,8 @@ from fuzz.kinds import Kind
 
 # The modules in which public names are found, beside the package itself.
 MODULES = ("metajax", *(f"metajax.{n}" for n in ("data", "metric", "models", "models.kernels")))
-MODULES += ("metajax.models.pretrained", "metajax.parallel", "metajax.recipes", "metajax.rl")
+MODULES += ("metajax.calibration", "metajax.models.pretrained", "metajax.parallel")
+MODULES += ("metajax.recipes", "metajax.rl")
 
 
 class Call(NamedTuple):

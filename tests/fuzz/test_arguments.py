@@ -11,10 +11,12 @@ from types import ModuleType
 import pytest
 from fuzz import (
     algorithms,
+    calibrating,
     computing,
     drawing,
     excused,
     learning,
+    pretraining,
     publishing,
     reading,
     reinforcing,
@@ -25,7 +27,7 @@ from fuzz.judging import Outcome, judge
 from fuzz.table import Call, cases_of, public_arguments
 
 TABLES = (algorithms, learning, running, drawing, computing, reading, publishing)
-TABLES += (reinforcing,)
+TABLES += (pretraining, reinforcing, calibrating)
 CALLS = tuple(call for table in TABLES for call in table.CALLS)
 SEED = 20
 counts: collections.Counter = collections.Counter()

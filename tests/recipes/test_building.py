@@ -167,6 +167,9 @@ BY_HAND = {
     "meta_sgd-glyphs-5w1s": lambda: mj.meta_sgd(
         mj.models.strided_conv_net(5, filters=4), rate=0.4, num_steps=1
     ),
+    "ridge_head-glyphs-5w1s": lambda: mj.ridge_head(
+        mj.models.embedding_net(filters=4), ways=5, query_batching="joint"
+    ),
     "maml-sinusoids-5s": lambda: mj.maml(
         mj.models.mlp((40, 40, 1)),
         inner=optax.sgd(0.01),

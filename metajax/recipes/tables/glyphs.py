@@ -101,6 +101,13 @@ RECIPES: tuple[Recipe, ...] = (
     _recipe("prototypical", _EMBEDDING, _ADAM, ways=30, query_batching="joint"),
     _recipe("matching", _EMBEDDING, _ADAM, ways=20),
     _recipe("matching", _EMBEDDING, _ADAM, ways=20, full_context="zeros"),
+    _recipe(
+        "ridge_head",
+        _EMBEDDING,
+        Outer(3e-3, schedule="cosine"),
+        ways=20,
+        query_batching="joint",
+    ),
     _recipe("relation", Network("relation"), Outer(1e-3, schedule="cosine", clip=0.5), queries=15),
     _proto_maml("proto_maml"),
     _proto_maml("fo_proto_maml"),
