@@ -27,8 +27,10 @@ def frozen(model: Model, params: Params, *, learn: Selection | None = None) -> M
 
     Args:
       model: any model.
-      params: its parameters, pre-trained say; floats. They are held, not copied, and are a part of
-        every program that applies the model.
+      params: its parameters, pre-trained say; floats. They are held, not copied, and compiled into
+        every program that applies the model: of 40 million or more, features that are computed once
+        (`metajax.data.features`) cost less, or `jax.config.update(
+        "jax_use_simplified_jaxpr_constants", True)`, by which programs are handed them.
       learn: which of them are its parameters after all, see `Selection`; the others have None in
         their place, and `init` gives the learned ones as they are in `params`, whatever its key.
         None freezes all, and the parameters are `{}`.

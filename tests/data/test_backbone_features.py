@@ -75,8 +75,7 @@ def pictures(dtype: Any = np.uint8, side: int = 12, channels: int = 3) -> data.I
     )
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
+@pytest.mark.parametrize(("dtype", "batch_size"), [(np.uint8, 5), (np.float32, 32)])
 def test_features_are_what_the_network_makes_of_every_image(
     tmp_path: Path, dtype: Any, batch_size: int
 ) -> None:

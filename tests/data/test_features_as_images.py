@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import metajax as mj
 from metajax import data
 
 COUNTS = (4, 9, 6, 5)
 WIDTH = 3
 PLACES = ("device", "host")
+# They draw alike, and read in two ways, which the shorter tests see.
+SOME_PLACES = ("device", pytest.param("host", marks=pytest.mark.slow))
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
@@ -81,7 +82,7 @@ def test_episodes_of_features_are_those_of_images(place: Any, kept: dict) -> Non
             np.testing.assert_array_equal(mine.targets, theirs.targets)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", SOME_PLACES)
 def test_varying_episodes_of_features_are_padded_by_zeros(place: Any) -> None:
     fixed: dict = {"min_ways": 2, "max_ways": 4, "max_queries": 2, "max_support": 12}
     draw = data.varying_episodes(classes(), place=place, **fixed)
@@ -109,7 +110,7 @@ def test_a_list_of_places_in_features() -> None:
         data.listed_episodes(classes(), data.Drawn(turned, turned))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", SOME_PLACES)
 def test_features_are_augmented_as_images_are(place: Any) -> None:
     def augment(key: jax.Array, features: jax.Array) -> jax.Array:
         return features + 10
@@ -149,10 +150,3 @@ def test_memory_mapped_features(tmp_path: Path) -> None:
 def test_what_is_neither_images_nor_features(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"or \[images, features\], none of them 0"):
         data.ImageClasses(np.zeros(shape), np.zeros(1, int), np.ones(1, int), ("a",))
-
-
-def test_a_learner_of_features() -> None:
-    learner = mj.prototypical_network(mj.models.centred(classes().mean()))
-    sample = data.image_episodes(classes(), ways=2, shots=1, queries=1)
-    scores = mj.evaluate(learner, {}, sample, episodes=3).scores["accuracy"]
-    assert scores.shape == (3,)

@@ -81,10 +81,13 @@ def of_functions() -> tuple[mj.Model, Any]:
 
 
 MODELS = (linen, of_nnx, equinox, of_functions)
-# The other adapters' parameters are another pytree, and the rest the same.
+# Modules' parameters are other pytrees, and the rest the same.
 some_models = pytest.mark.parametrize(
     "make",
-    [make if make is linen else pytest.param(make, marks=pytest.mark.slow) for make in MODELS],
+    [
+        make if make is of_functions else pytest.param(make, marks=pytest.mark.slow)
+        for make in MODELS
+    ],
     ids=lambda make: make.__name__,
 )
 every_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
@@ -178,6 +181,7 @@ def test_dropout_and_batch_statistics_stay_the_models() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_of_haiku_with_state_it_was_given() -> None:
     hk = pytest.importorskip("haiku", reason="Haiku is optional")
 
