@@ -48,7 +48,8 @@ def vision_transformer(folder: str | os.PathLike[str]) -> Backbone:
 
     Raises:
       FileNotFoundError: there is no such folder, or one of the two files is missing.
-      OSError: a file may not be read.
+      ImportError: safetensors is missing, see the extra `pretrained`.
+      OSError: a file may not be read, or is no regular one.
       TypeError: `folder` is no path.
       ValueError: a file is damaged, or of a network that is not supported, or the weights are not
         those of the configuration, see the message.

@@ -1,14 +1,15 @@
 """Where the tensors of a vision transformer are in a file of Transformers'."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metajax.models.pretrained.safetensors_files import read_safetensors
 from metajax.models.pretrained.vision_network import VisionSettings, shapes_of
+from metajax.regular_files import open_regular
 from metajax.types import Params
 
 Path = tuple[str, ...]
@@ -83,7 +84,8 @@ def read_weights(
     """The settings with the projection, if there is one, and the parameters of each part.
 
     Raises:
-      OSError: the file is not there, or may not be read.
+      ImportError: safetensors is missing.
+      OSError: the file is not there, may not be read, or is no regular one.
       ValueError: it is damaged, or its tensors are not those of the network.
     """
     where = os.fspath(path)
@@ -93,7 +95,7 @@ def read_weights(
         prefix = _prefix(names, mark)
         return [name for name in names if name.startswith(prefix) or name == PROJECTION]
 
-    tensors = read_safetensors(path, own)
+    tensors = _tensors(where, own)
     if settings.family == "clip" and PROJECTION in tensors:
         settings = settings._replace(projection=len(tensors[PROJECTION]))
     prefix = _prefix(list(tensors), mark)
@@ -115,6 +117,29 @@ def read_weights(
             raise ValueError(f"{where!r} has NaN or inf in {name}; it is damaged: copy it anew")
         parameters[place] = jnp.asarray(value)
     return settings, unflatten_dict(parameters)
+
+
+def _tensors(where: str, wanted: Callable[[list[str]], list[str]]) -> dict[str, np.ndarray]:
+    """Tensors of a file by name, those `wanted` of all; only theirs of its bytes are read."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"vision_transformer() needs safetensors, which cannot be imported ({error}); "
+            'run: pip install "metajax[pretrained]"'
+        ) from error
+    try:
+        with open_regular(where), safe_open(where, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in wanted(list(file.keys()))}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{where!r} is damaged, or no file of safetensors: {error}; copy it anew"
+        ) from error
+    except AttributeError as error:  # By which it says that NumPy has no such dtype.
+        raise ValueError(
+            f"{where!r} has tensors that are no arrays of NumPy ({error}); expected floats of 64, "
+            "32 or 16 bits, or bfloat16: save the model in one of them"
+        ) from error
 
 
 def _prefix(names: list[str], mark: str) -> str:

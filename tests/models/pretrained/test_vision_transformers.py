@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models.pretrained.make_references import pictures
+from safetensors.numpy import load_file, save_file
 
 from metajax.models.pretrained import Backbone, vision_transformer
+from metajax.regular_files import IrregularFileError
 
 SAVED = Path(__file__).parent / "saved"
 FAMILIES = ("vit", "dinov2", "clip", "siglip")
 IMAGES = jnp.asarray(pictures(3, 8) / 255, jnp.float32)
-NUMBERS = {"F32": np.float32, "BF16": jnp.bfloat16, "I32": np.int32}
 
 
 def _tensors(family: str) -> dict[str, np.ndarray]:
-    """All of a file, read here."""
-    whole = (SAVED / family / "model.safetensors").read_bytes()
-    begin = 8 + int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8:begin])
-    header.pop("__metadata__", None)
-    return {
-        name: np.frombuffer(whole[begin:], "<f4")[
-            x["data_offsets"][0] // 4 : x["data_offsets"][1] // 4
-        ].reshape(x["shape"])
-        for name, x in header.items()
-    }
-
-
-def _written(path: Path, tensors: dict[str, Any], dtype: str = "F32") -> None:
-    header, content = {}, b""
-    for name, x in tensors.items():
-        data = np.asarray(x).astype(NUMBERS[dtype]).tobytes()
-        ends = [len(content), len(content) + len(data)]
-        header[name] = {"dtype": dtype, "shape": np.shape(x), "data_offsets": ends}
-        content += data
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return load_file(SAVED / family / "model.safetensors")
 
 
 def _changed(folder: Path, name: str, **values: Any) -> None:
@@ -113,7 +94,7 @@ def test_the_half_of_the_images_alone(family: str, image: str, tmp_path: Path) -
     own = {name: x for name, x in _tensors(family).items() if name.startswith(("visual", image))}
     if family == "siglip":  # Saved alone, it has no prefix.
         own = {name.removeprefix("vision_model."): x for name, x in own.items()}
-    _written(folder / "model.safetensors", own)
+    save_file(own, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())["vision_config"]
     assert config["model_type"] == f"{family}_vision_model"
     (folder / "config.json").write_text(json.dumps(config))
@@ -124,14 +105,16 @@ def test_a_vit_without_its_classifier(tmp_path: Path) -> None:
     folder = _copy("vit", tmp_path)
     own = {name.removeprefix("vit."): x for name, x in _tensors("vit").items()}
     own["pooler.dense.weight"] = own.pop("classifier.weight")
-    _written(folder / "model.safetensors", own)
+    save_file(own, folder / "model.safetensors")
     _assert_loaded(folder, "vit")
 
 
-def test_weights_of_half_precision_become_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_weights_of_half_precision_become_floats(dtype: Any, tmp_path: Path) -> None:
     folder = _copy("dinov2", tmp_path)
+    halves = {name: x.astype(dtype) for name, x in _tensors("dinov2").items()}
     also = {"encoder.vision_position_ids": np.arange(5)}  # As jax-image-models saves.
-    _written(folder / "model.safetensors", {**_tensors("dinov2"), **also}, "BF16")
+    save_file({**halves, **also}, folder / "model.safetensors")
     backbone = vision_transformer(folder)
     assert {x.dtype for x in jax.tree.leaves(backbone.params)} == {jnp.dtype("float32")}
     whole = vision_transformer(SAVED / "dinov2").params
@@ -188,7 +171,7 @@ def test_a_cut_and_gradients_of_a_block() -> None:
 def test_weights_that_do_not_fit(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     folder = _copy("dinov2", tmp_path)
     changed = {name: x for name, x in {**_tensors("dinov2"), **change}.items() if x is not None}
-    _written(folder / "model.safetensors", changed)
+    save_file(changed, folder / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         vision_transformer(folder)
 
@@ -198,7 +181,8 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     shutil.copy(SAVED / "vit" / "model.safetensors", folder)
     with pytest.raises(ValueError, match=r"lacks vit.encoder.layer.0.layer_scale1.lambda1"):
         vision_transformer(folder)
-    _written(folder / "model.safetensors", _tensors("dinov2"), "I32")
+    whole = {name: x.astype(np.int32) for name, x in _tensors("dinov2").items()}
+    save_file(whole, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"int32, of which .* expected floats"):
         vision_transformer(folder)
 
@@ -251,6 +235,9 @@ def test_preprocessing_that_is_refused(
         vision_transformer(folder)
 
 
+_EIGHT_BITS = {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     folder = _copy("vit", tmp_path)
     weights = folder / "model.safetensors"
@@ -259,18 +246,10 @@ def test_damaged_files(tmp_path: Path) -> None:
         weights.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"is damaged, or no file of safetensors"):
             vision_transformer(folder)
-    for changed in (
-        {"x": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}},
-        {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
-        {"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}},
-        {"x": {"dtype": "U8", "shape": [2], "data_offsets": [1, 3]}},
-        {"x": {"shape": [2]}},
-        ["x"],
-    ):
-        text = json.dumps(changed).encode()
-        weights.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 4)
-        with pytest.raises(ValueError, match=r"is damaged, or no file of safetensors"):
-            vision_transformer(folder)
+    header = json.dumps({"layernorm.bias": _EIGHT_BITS}).encode()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(ValueError, match=r"float8_e4m3fn.*; expected floats of 64, 32 or 16 bits"):
+        vision_transformer(folder)
     for content in ("", "[1]", "{"):
         (folder / "config.json").write_text(content)
         with pytest.raises(ValueError, match=r"config.json' is (no JSON|a list in JSON)"):
@@ -284,3 +263,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"has no model.safetensors; expected a folder"):
         vision_transformer(folder)
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(IrregularFileError, match=r"model.safetensors' is a folder"):
+        vision_transformer(folder)
+
+
+def test_without_safetensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(
+        ImportError, match=r'safetensors, .*pip install "metajax\[pretrained\]"'
+    ):
+        vision_transformer(SAVED / "vit")
