@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from models.pretrained.make_references import pictures
 from safetensors.numpy import load_file, save_file
@@ -60,6 +61,18 @@ def test_features_are_those_of_transformers(family: str) -> None:
     assert list(backbone.parts) == ["embeddings", "block1", "block2", "pooling"]
     kernel = backbone.params["block2"]["attention"]["query"]["kernel"]
     assert kernel.shape == (16, 16)
+
+
+def test_tokens_far_from_0_are_normalised() -> None:
+    """As some tokens of large networks are; the variance of 32 bits would be lost in the mean."""
+    model, params = vision_transformer(SAVED / "vit").parts["pooling"]
+    (tokens,) = oracles.normals(0, (2, 3, 16))
+    tokens = (100 + 0.1 * tokens).astype(np.float32)
+    first = np.asarray(tokens[:, 0], np.float64)
+    spread = (first - first.mean(-1, keepdims=True)) / first.std(-1, keepdims=True)
+    scale, bias = (np.asarray(params["norm"][name]) for name in ("scale", "bias"))
+    expected = spread * scale + bias
+    np.testing.assert_allclose(model.apply(params, tokens), expected, rtol=0, atol=2e-3)
 
 
 def test_images_of_other_sides_are_brought_to_the_networks() -> None:
@@ -270,7 +283,5 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 def test_without_safetensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(
-        ImportError, match=r'safetensors, .*pip install "metajax\[pretrained\]"'
-    ):
+    with pytest.raises(ImportError, match=r'safetensors, .*pip install "metajax\[pretrained\]"'):
         vision_transformer(SAVED / "vit")
