@@ -57,7 +57,8 @@ def with_lora(model: Model, *, rank: int, where: Selection, scale: float = 1.0) 
     A leaf of more than two axes is a matrix whose rows are its first axes and whose columns are the
     others, cut where A and B need the fewest numbers, the first such place: a kernel `[height,
     width, channels in, channels out]` before its last axis as a rule, one `[out, in, height,
-    width]` after its first.
+    width]` after its first. So do kernels of layers that are scanned, `[layers, in, out]`: the
+    layers share B and have rows of A of their own.
 
     Args:
       model: any model.
@@ -81,6 +82,7 @@ def with_lora(model: Model, *, rank: int, where: Selection, scale: float = 1.0) 
         raise TypeError("where=None; expected a path such as '*/kernel', see Selection")
     check_selection(where, name="where")
     check_numbers(lambda x: 0 < x < math.inf, "a finite number above 0", scale=scale)
+    share = float(scale) / rank  # One of NumPy's would have a dtype of its own.
 
     def init(key: Key, inputs: Inputs) -> LoRAParams:
         of_model, of_factors = jax.random.split(key)
@@ -102,7 +104,7 @@ def with_lora(model: Model, *, rank: int, where: Selection, scale: float = 1.0) 
         leaves, structure = jax.tree.flatten(params.model)
         factors = structure.flatten_up_to(params.factors)
         merged = [
-            leaf if pair is None else leaf + scale / rank * _product(pair).reshape(leaf.shape)
+            leaf if pair is None else leaf + share * _product(pair).reshape(leaf.shape)
             for leaf, pair in zip(leaves, factors, strict=True)
         ]
         return jax.tree.unflatten(structure, merged)

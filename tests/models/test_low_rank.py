@@ -61,6 +61,14 @@ def test_it_starts_as_the_model() -> None:
     assert params.factors["Dense_0"]["bias"] is None
 
 
+def test_a_scale_of_numpys_leaves_the_dtype() -> None:
+    """Where JAX has 64 bits, too."""
+    model = mj.models.with_lora(perceptron(), rank=1, where="*/kernel", scale=np.float64(2))
+    params = moved(model, jnp.ones((2, 5)))
+    halved, inputs = jax.tree.map(lambda x: x.astype(jnp.float32), (params, jnp.ones((2, 5))))
+    assert jax.eval_shape(model.apply, halved, inputs).dtype == jnp.float32
+
+
 def test_outputs_and_gradients_are_those_by_hand() -> None:
     """With respect to A it is `scale / rank G B^T`, to B `scale / rank A^T G`."""
     (inputs,) = oracles.normals(0, (4, 5))
