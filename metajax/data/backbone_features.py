@@ -148,7 +148,7 @@ def _digest(
         integer where it is not.
     """
     kind = np.dtype(data.images.dtype)
-    if not scaled and kind.kind != "f":
+    if not scaled and not jnp.issubdtype(kind, jnp.floating):
         raise ValueError(
             f"images are {kind}; the backbone has no preprocessing, and expected features, floats"
         )

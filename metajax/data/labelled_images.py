@@ -127,7 +127,8 @@ class ImageClasses:
         """
         total = np.zeros(self.images.shape[1:])
         for start, count in zip(self.starts, self.counts, strict=True):
-            total += rows_of(self.images, start + np.arange(count)).sum(axis=0, dtype=np.float64)
+            found = np.asarray(rows_of(self.images, start + np.arange(count)))
+            total += found.sum(axis=0, dtype=np.float64)
         return (total / self.counts.sum()).astype(np.result_type(self.images.dtype, np.float32))
 
     def select(self, names: Sequence[str]) -> "ImageClasses":

@@ -140,6 +140,9 @@ def test_a_cut_network_gives_maps_and_its_other_part_takes_them(tmp_path: Path) 
         data.features(tail, maps, cache=tmp_path).images, whole.images, rtol=1e-5, atol=1e-6
     )
     assert len(os.listdir(tmp_path)) == 3
+    halves = dataclasses.replace(maps, images=maps.images.astype(jnp.bfloat16))
+    found = data.features(tail, halves, cache=tmp_path).images
+    np.testing.assert_allclose(found, whole.images, rtol=0.1, atol=0.02)
 
 
 def _compiled(change: float = 0.0) -> Part:
@@ -275,6 +278,8 @@ def test_networks_whose_outputs_are_no_features(tmp_path: Path) -> None:
 
 
 def test_the_mean_of_some_classes() -> None:
+    on_device = data.image_classes(jnp.array([[[1e8, 1.0], [1.0, 3.0]], [[1.0, 1.0], [1.0, 3.0]]]))
+    np.testing.assert_array_equal(on_device.mean(), np.float32([(1e8 + 3) / 4, 2.0]))
     given = pictures(np.float32).select(["c", "a"])
     expected = np.concatenate([given["c"], given["a"]]).mean(axis=0)
     np.testing.assert_allclose(given.mean(), expected, rtol=1e-6)
