@@ -131,5 +131,7 @@ def _fits(path: str, pattern: str) -> bool:
 
 def named_paths(paths: Sequence[str]) -> str:
     """The paths in a message, the first of them where they are many."""
+    if not paths:
+        return "none"
     more = f", ... ({len(paths)} in all)" if len(paths) > _NAMED else ""
     return ", ".join(path or "(the only leaf)" for path in paths[:_NAMED]) + more

@@ -244,6 +244,7 @@ def _with(value: float) -> data.ImageClasses:
         (np.zeros((2, 2, 8, 9, 3), np.uint8), r"images have shape .*8, 9, 3\); .* square"),
         (np.zeros((2, 2, 5), np.float32), r"images have shape \(1, 5\); expected square"),
         (_with(np.nan), r"image 2 of 'b' holds nan; expected floats in \[0, 1\]"),
+        (_with(1.5), r"image 2 of 'b' holds 1.5; expected floats in \[0, 1\]"),
         (_with(255.0), r"image 2 of 'b' holds 255.0; expected floats in \[0, 1\]"),
         (_with(-0.1), r"image 2 of 'b' holds -0.1.*; expected floats in \[0, 1\]"),
     ],

@@ -61,6 +61,28 @@ def test_it_starts_as_the_model() -> None:
     assert params.factors["Dense_0"]["bias"] is None
 
 
+def test_factors_are_drawn_each_by_itself_with_columns_of_length_1() -> None:
+    zeros = {"v": jnp.zeros((900, 3)), "w": jnp.zeros((900, 3))}
+    model = lora(mj.Model(lambda key: zeros, lambda params, inputs: inputs), ("v", "w"))
+    of_v, of_w = (pair.a for pair in model.init(KEY, jnp.ones((2, 3))).factors.values())
+    for a in (of_v, of_w):
+        np.testing.assert_allclose(np.linalg.norm(a, axis=0), 1, atol=0.1)
+    assert np.abs(np.corrcoef(of_v.T, of_w.T) - np.eye(4)).max() < 0.2
+
+
+def test_keys_and_weights_reach_the_model() -> None:
+    def drawn(params: Any, inputs: jax.Array, weights: Any, key: Any) -> jax.Array:
+        return inputs @ params["w"] * weights[:, None] + jax.random.normal(key, (2, 3))
+
+    model = mj.Model(lambda key: {"w": jnp.eye(3)}, drawn)
+    (inputs,) = oracles.normals(0, (2, 3))
+    given = (inputs, jnp.array([1.0, 0.5]), jax.random.key(3))
+    params = lora(model, "w").init(KEY, inputs)
+    np.testing.assert_array_equal(
+        lora(model, "w").apply(params, *given), model.apply(params.model, *given)
+    )
+
+
 def test_a_scale_of_numpys_leaves_the_dtype() -> None:
     """Where JAX has 64 bits, too."""
     model = mj.models.with_lora(perceptron(), rank=1, where="*/kernel", scale=np.float64(2))
@@ -329,3 +351,9 @@ def test_parameters_that_are_no_floats() -> None:
     whole = mj.Model(lambda key: {"w": jnp.ones((3, 3), int)}, lambda params, inputs: inputs)
     with pytest.raises(ValueError, match=r"where selects w, which holds int64; expected floats"):
         mj.models.with_lora(whole, rank=1, where="w").init(KEY, jnp.ones((2, 3)))
+
+
+def test_what_is_frozen_already_has_no_parameters() -> None:
+    constant = mj.models.frozen(perceptron(), perceptron().init(KEY, jnp.ones((2, 5))))
+    with pytest.raises(ValueError, match="where='\\*/kernel' fits no parameter; there are none"):
+        lora(constant).init(KEY, jnp.ones((2, 5)))
