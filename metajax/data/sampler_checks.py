@@ -18,11 +18,17 @@ def checked_classes(images: ArrayLike | ImageClasses) -> ImageClasses:
     """Images grouped by class, floats or integers that may be scaled by 1/255.
 
     Raises:
-      ValueError: the array is not class-major images, or its numbers are in another range.
+      ValueError: the array is not class-major images, or its numbers are in another range, or of
+        another machine's byte order.
     """
     data = images if isinstance(images, ImageClasses) else image_classes(images)
     held: Any = data.images
-    dtype = held.dtype
+    dtype = np.dtype(held.dtype)
+    if not dtype.isnative:
+        raise ValueError(
+            f"images are {dtype}; expected numbers in this machine's byte order, "
+            "images.astype(images.dtype.newbyteorder('='))"
+        )
     if jnp.issubdtype(dtype, jnp.floating) or dtype == np.uint8:
         return data
     whole = isinstance(held, np.ndarray | jax.Array) and jnp.issubdtype(dtype, jnp.integer)

@@ -183,15 +183,19 @@ def test_a_digest_changes_with_all_that_decides_features() -> None:
     assert digests == [backbone(**change).digest((8, 8, 3)) for change in changes]
 
 
-def test_features_of_other_weights_or_images_are_not_used(tmp_path: Path) -> None:
+def test_features_of_other_weights_or_images_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metajax.data.backbone_features._BLOCK", 5)
     given = pictures()
     first = data.features(backbone(), given, cache=tmp_path)
     moved = data.features(backbone(**_of(trunk=trunk(0.5))), given, cache=tmp_path)
     assert np.abs(first.images - moved.images).max() > 1e-3
-    changed = given.images.copy()
-    changed[10] += 1
+    changed = [given.images.copy() for _ in range(2)]
+    changed[0][10] += 1
+    changed[1][19] += 1  # The last.
     others = (
-        dataclasses.replace(given, images=changed),
+        *(dataclasses.replace(given, images=images) for images in changed),
         given.select(["b", "a", "c"]),
         dataclasses.replace(given, sources=given.sources[::-1]),
         dataclasses.replace(given, groups=None),
@@ -243,6 +247,7 @@ def _with(value: float) -> data.ImageClasses:
         (pictures(channels=4), r"images have shape .*12, 4\); expected square ones of 3"),
         (np.zeros((2, 2, 8, 9, 3), np.uint8), r"images have shape .*8, 9, 3\); .* square"),
         (np.zeros((2, 2, 5), np.float32), r"images have shape \(1, 5\); expected square"),
+        (np.zeros((2, 2, 8, 8, 3), ">f4"), r"images are >f4; expected .*newbyteorder\('='\)"),
         (_with(np.nan), r"image 2 of 'b' holds nan; expected floats in \[0, 1\]"),
         (_with(1.5), r"image 2 of 'b' holds 1.5; expected floats in \[0, 1\]"),
         (_with(255.0), r"image 2 of 'b' holds 255.0; expected floats in \[0, 1\]"),
