@@ -15,6 +15,7 @@ from models.pretrained.make_references import pictures
 from safetensors.numpy import load_file, save_file
 
 from metajax.models.pretrained import Backbone, vision_transformer
+from metajax.models.pretrained.vision_configs import read_settings
 from metajax.regular_files import IrregularFileError
 
 SAVED = Path(__file__).parent / "saved"
@@ -81,6 +82,24 @@ def test_images_of_other_sides_are_brought_to_the_networks() -> None:
     large = jnp.asarray(pictures(3, 12) / 255, jnp.float32)
     small = jax.image.resize(large, (3, 8, 8, 3), "bicubic")
     np.testing.assert_array_equal(seen(large), seen(small))
+
+
+@pytest.mark.parametrize(
+    ("family", "patch", "activation", "epsilon"),
+    [
+        ("vit", 16, "gelu", 1e-12),
+        ("dinov2", 14, "gelu", 1e-6),
+        ("clip", 32, "quick_gelu", 1e-5),
+        ("siglip", 16, "gelu_pytorch_tanh", 1e-6),
+    ],
+)
+def test_what_a_configuration_leaves_out(
+    family: str, patch: int, activation: str, epsilon: float, tmp_path: Path
+) -> None:
+    """It is a base model, with the family's own constants: published files rely on them."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    base = (family, 224, patch, 768, 12, 12, 3072, activation, epsilon, True, None)
+    assert read_settings(tmp_path / "config.json") == base
 
 
 @pytest.mark.parametrize("family", ["dinov2", "clip", "siglip"])
