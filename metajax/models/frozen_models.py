@@ -21,9 +21,10 @@ def frozen(model: Model, params: Params, *, learn: Selection | None = None) -> M
     {}
 
     A learner of it alone has nothing to learn, and is evaluated as it is. With a head it learns the
-    head: `maml(metajax.models.chain(body, head), ...)` is ANIL with a frozen body. Half precision
-    goes within, `frozen(computing_in(model, jnp.bfloat16), params)`: what is frozen is not cast
-    from without.
+    head: `maml(metajax.models.chain(body, head), ...)` is ANIL with a frozen body. Keys and weights
+    reach the model: what it drops in training, or normalises by the batch, it still does. Half
+    precision goes within, `frozen(computing_in(model, jnp.bfloat16), params)`: what is frozen is
+    not cast from without.
 
     Args:
       model: any model.

@@ -183,6 +183,29 @@ def test_a_digest_changes_with_all_that_decides_features() -> None:
     assert digests == [backbone(**change).digest((8, 8, 3)) for change in changes]
 
 
+@pytest.mark.parametrize("simplified", [False, True])
+def test_a_digest_changes_with_what_is_closed_over(simplified: bool) -> None:
+    """However deep, and however JAX keeps constants in programs."""
+
+    def digest(where: Callable, change: float) -> str:
+        held = jnp.full((5, 5), 1 + change)
+        model = mj.Model(lambda key: {"w": jnp.ones(1)}, lambda p, x: where(lambda x: x @ held)(x))
+        return Backbone("net", {"a": Part(model, {"w": jnp.ones(1)})}, None).digest((5,))
+
+    def scanned(f: Callable) -> Callable:
+        return lambda x: jax.lax.scan(lambda h, _: (f(h), None), x, None, length=2)[0]
+
+    before = jax.config.jax_use_simplified_jaxpr_constants
+    jax.config.update("jax_use_simplified_jaxpr_constants", simplified)
+    try:
+        for where in (jax.checkpoint, scanned, lambda f: jax.checkpoint(scanned(jax.jit(f)))):
+            digests = [digest(where, change) for change in (0.0, 1e-6, 0.0)]
+            assert digests[0] != digests[1]
+            assert digests[0] == digests[2]
+    finally:
+        jax.config.update("jax_use_simplified_jaxpr_constants", before)
+
+
 def test_features_of_other_weights_or_images_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
