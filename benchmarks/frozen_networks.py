@@ -198,13 +198,7 @@ def pointwise(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
 def adapted_factors(material: Material, ways: int) -> Iterator[Choice]:
     """A task adapts the factors beside its head: not meta-learned, since LoRA begins at nothing."""
     for rate in (0.01, 0.1):
-        learner = mj.fo_proto_maml(
-            lora(material),
-            inner=optax.sgd(rate),
-            num_steps=5,
-            adapt=("body/body/factors", "weights", "biases"),
-            ways=ways,
-        )
+        learner = mj.fo_proto_maml(lora(material), inner=optax.sgd(rate), num_steps=5, ways=ways)
         yield Choice(f"5 steps of {rate}", learner)
 
 
