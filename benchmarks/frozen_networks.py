@@ -272,8 +272,8 @@ def material(args: argparse.Namespace) -> Material:
     for of in ("features", "maps"):
         arrays = [classes[of, part].images for part in PARTS]
         costs[f"{of}_mb"] = sum(np.asarray(x).nbytes for x in arrays) / 1e6
-    mean = np.mean(np.asarray(classes["features", "train"].images), axis=0)
-    return Material(classes, jnp.asarray(mean), tail, costs)
+    mean = jnp.asarray(classes["features", "train"].mean())
+    return Material(classes, mean, tail, costs)
 
 
 def sampler(held: Material, of: Of, part: str, ways: int, shots: int) -> Sampler:
