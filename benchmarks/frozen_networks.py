@@ -7,10 +7,9 @@ test groups, support and queries by different designers, it prints the accuracy 
 - the nearest support image, by pixels;
 - the frozen features with each head: class means, centred or not, ridge, Mahalanobis, a linear
   probe, a head that starts from prototypes and is adapted;
-- heads, LoRA factors, scales and offsets, or the last block, meta-trained on the training groups;
-- small networks from scratch.
+- heads, LoRA factors, scales and offsets, or the last block, meta-trained on the training groups.
 
-What a rung leaves open (strengths, rates, steps) is chosen on the validation groups. Then, of some,
+Small networks from scratch, on the same test episodes, are cells of `published.py`. What a rung leaves open (strengths, rates, steps) is chosen on the validation groups. Then, of some,
 how well the answers are calibrated before and after a temperature is fitted on the validation
 groups, and how well strangers are told: queries of classes that the support set lacks.
 
@@ -36,7 +35,7 @@ import metajax as mj
 PARTS = ("train", "validation", "test")
 QUERIES = {1: 3, 5: 1}  # An emoji was drawn by at most seven designers.
 SCALE = 10.0  # Of squared distances between vectors of length 1, which are 4 at most.
-Of = Literal["pixels", "small pixels", "features", "maps"]
+Of = Literal["pixels", "features", "maps"]
 Sampler = mj.data.ImageEpisodes | mj.data.HostEpisodes
 KINDS: tuple[Literal["probability", "logit", "energy"], ...] = ("probability", "logit", "energy")
 
@@ -77,12 +76,10 @@ class Rung(NamedTuple):
     Attributes:
       of: what its episodes hold.
       choices: `(material, ways) -> choices`.
-      scratch: whether it is trained for as long as a network from scratch.
     """
 
     of: Of
     choices: Callable[[Material, int], Iterator[Choice]]
-    scratch: bool = False
 
 
 def squared(points: jax.Array, centres: jax.Array) -> jax.Array:
@@ -202,25 +199,8 @@ def adapted_factors(material: Material, ways: int) -> Iterator[Choice]:
         yield Choice(f"5 steps of {rate}", learner)
 
 
-def from_scratch(
-    head: Callable[[mj.Model, int], mj.Learner],
-) -> Callable[[Material, int], Iterator[Choice]]:
-    def choices(material: Material, ways: int) -> Iterator[Choice]:
-        yield Choice("Adam 1e-3", head(mj.models.embedding_net(), ways), 1e-3)
-
-    return choices
-
-
-def prototypical(encoder: mj.Model, ways: int) -> mj.Learner:
-    return mj.prototypical_network(encoder, ways=ways)
-
-
-def matching(encoder: mj.Model, ways: int) -> mj.Learner:
-    return mj.matching_network(encoder, normalize="support", ways=ways)
-
-
 RUNGS = {
-    "nearest pixels": Rung("small pixels", nearest_pixels),
+    "nearest pixels": Rung("pixels", nearest_pixels),
     "frozen, class means": Rung("features", means(False)),
     "frozen, centred class means": Rung("features", means(True)),
     "frozen, ridge": Rung("features", ridge),
@@ -238,8 +218,6 @@ RUNGS = {
     "last block and ridge, meta-trained": Rung(
         "maps", trained(learned_ridge, last_block, (1e-4, 1e-3))
     ),
-    "from scratch, prototypical": Rung("pixels", from_scratch(prototypical), scratch=True),
-    "from scratch, matching": Rung("pixels", from_scratch(matching), scratch=True),
 }
 JUDGED = ("frozen, centred class means", "frozen, ridge", "last block, meta-trained")
 
@@ -262,8 +240,7 @@ def material(args: argparse.Namespace) -> Material:
     costs: dict[str, Any] = {"images": 0, "extraction_s": 0.0}
     for part in PARTS:
         whole = pictures(args, part, 72)
-        classes["small pixels", part] = pictures(args, part, 28)
-        classes["pixels", part] = pictures(args, part, 36)
+        classes["pixels", part] = pictures(args, part, 28)
         started = time.perf_counter()
         classes["features", part] = mj.data.features(backbone, whole, cache=args.cache)
         costs["extraction_s"] += time.perf_counter() - started
@@ -298,22 +275,21 @@ def fit(args: argparse.Namespace, held: Material, name: str) -> list[Fitted]:
     rung, out = RUNGS[name], []
     sample = sampler(held, rung.of, "train", args.train_ways, 1)
     inputs = sample(jax.random.key(0)).support.inputs
-    iterations = args.scratch_iterations if rung.scratch else args.iterations
     for choice in rung.choices(held, args.train_ways):
         params = choice.learner.init(jax.random.key(args.seed), inputs)
         if choice.rate is None:
             out.append(Fitted(params, 0.0))
             continue
-        optimizer = optax.adam(optax.cosine_decay_schedule(choice.rate, iterations))
+        optimizer = optax.adam(optax.cosine_decay_schedule(choice.rate, args.iterations))
         state = mj.init_state(params, optimizer, jax.random.key(args.seed + 1))
         result = mj.train(
             choice.learner,
             optimizer,
             state,
             sample,
-            iterations=iterations,
-            meta_batch=1 if rung.scratch else args.meta_batch,
-            dispatch=min(50, iterations),
+            iterations=args.iterations,
+            meta_batch=args.meta_batch,
+            dispatch=min(50, args.iterations),
             progress=False,
         )
         out.append(Fitted(result.state.params, result.run_seconds))
@@ -444,7 +420,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--cells", nargs="+", type=cell, default=[(5, 1), (5, 5), (20, 1)])
     out.add_argument("--train-ways", type=int, default=20, help="of 1-shot training episodes")
     out.add_argument("--iterations", type=int, default=300)
-    out.add_argument("--scratch-iterations", type=int, default=5_000, help="of one task each")
     out.add_argument("--meta-batch", type=int, default=2)
     out.add_argument("--episodes", type=int, default=1_000)
     out.add_argument("--choosing", type=int, default=300, help="validation episodes")
