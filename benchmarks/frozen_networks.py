@@ -9,9 +9,10 @@ test groups, support and queries by different designers, it prints the accuracy 
   probe, a head that starts from prototypes and is adapted;
 - heads, LoRA factors, scales and offsets, or the last block, meta-trained on the training groups.
 
-Small networks from scratch, on the same test episodes, are cells of `published.py`. What a rung leaves open (strengths, rates, steps) is chosen on the validation groups. Then, of some,
-how well the answers are calibrated before and after a temperature is fitted on the validation
-groups, and how well strangers are told: queries of classes that the support set lacks.
+Small networks from scratch, on the same test episodes, are cells of `published.py`. What a rung
+leaves open (strengths, rates, steps) is chosen on the validation groups. Then, of some, how well
+the answers are calibrated before and after a temperature is fitted on the validation groups, and
+how well strangers are told: queries of classes that the support set lacks.
 
 `--data glyphs` needs no files but the network's: pictures of characters, for a quick look.
 """
