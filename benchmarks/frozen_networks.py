@@ -233,8 +233,8 @@ def pictures(args: argparse.Namespace, part: str, pixels: int) -> mj.data.ImageC
     return mj.data.image_classes(ink, sources=drawers)
 
 
-def material(args: argparse.Namespace) -> Material:
-    """Reads the pictures, and makes or finds their features."""
+def material(args: argparse.Namespace, maps: bool) -> Material:
+    """Reads the pictures, and makes or finds their features, and the maps before the last block."""
     backbone = mj.models.pretrained.efficientnet_lite0(size=args.size)
     trunk, tail = backbone.cut("stage7")
     classes: dict[tuple[Of, str], mj.data.ImageClasses] = {}
@@ -246,8 +246,9 @@ def material(args: argparse.Namespace) -> Material:
         classes["features", part] = mj.data.features(backbone, whole, cache=args.cache)
         costs["extraction_s"] += time.perf_counter() - started
         costs["images"] += whole.images.shape[0]
-        classes["maps", part] = mj.data.features(trunk, whole, cache=args.cache)
-    for of in ("features", "maps"):
+        if maps:
+            classes["maps", part] = mj.data.features(trunk, whole, cache=args.cache)
+    for of in ("features", *["maps"] * maps):
         arrays = [classes[of, part].images for part in PARTS]
         costs[f"{of}_mb"] = sum(np.asarray(x).nbytes for x in arrays) / 1e6
     mean = jnp.asarray(classes["features", "train"].mean())
@@ -377,7 +378,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the tables and writes the records as they come; returns them."""
     console = wide_console()
     console.print(f"{devices()}; processor: {processor()}")
-    held = material(args)
+    names = [n for n in RUNGS if any(fnmatch.fnmatch(n, pattern) for pattern in args.rungs)]
+    held = material(args, maps=any(RUNGS[name].of == "maps" for name in names))
     records: dict[str, Any] = {
         "device": devices(),
         "processor": processor(),
@@ -386,7 +388,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "ladder": [],
         "judged": [],
     }
-    names = [n for n in RUNGS if any(fnmatch.fnmatch(n, pattern) for pattern in args.rungs)]
     for name in names:
         fits = fit(args, held, name)
         for ways, shots in args.cells:
