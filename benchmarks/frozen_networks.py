@@ -248,9 +248,8 @@ def material(args: argparse.Namespace, maps: bool) -> Material:
         costs["images"] += whole.images.shape[0]
         if maps:
             classes["maps", part] = mj.data.features(trunk, whole, cache=args.cache)
-    for of in ("features", *["maps"] * maps):
-        arrays = [classes[of, part].images for part in PARTS]
-        costs[f"{of}_mb"] = sum(np.asarray(x).nbytes for x in arrays) / 1e6
+    for of in ("features", "maps") if maps else ("features",):
+        costs[f"{of}_mb"] = sum(np.asarray(classes[of, part].images).nbytes for part in PARTS) / 1e6
     mean = jnp.asarray(classes["features", "train"].mean())
     return Material(classes, mean, tail, costs)
 
