@@ -82,9 +82,10 @@ def linear_probe(
     strength, so that both can be meta-trained.
 
     Published: Tian et al. fit scikit-learn's `LogisticRegression` with C = 1 to features of length
-    1, which is `strength=1`; the code of Chen et al. takes steps of SGD for 100 epochs, in batches
-    of 4, with a weight decay of 1e-3. The strength belongs to the length of the features: those of
-    length s with the strength s^2 classify as those of length 1 with 1 do.
+    1 (`metajax.models.centred` makes such), which is `strength=1`; the code of Chen et al. takes
+    steps of SGD for 100 epochs, in batches of 4, with a weight decay of 1e-3. The strength belongs
+    to the length of the features: those of length s with the strength s^2 classify as those of
+    length 1 with 1 do.
 
     To give a learned strength a rate of its own, or none, label it for `optax.partition`; weight
     decay would pull its logarithm to 0:

@@ -64,7 +64,8 @@ def with_lora(model: Model, *, rank: int, where: Selection, scale: float = 1.0) 
       model: any model.
       rank: of A B, up to the smaller side of every matrix; static.
       where: which parameters have adapters, by path or predicate, see `InnerLoop`; each of two axes
-        or more: `"*/kernel"`, or `lambda path, leaf: len(leaf.shape) > 1`.
+        or more: `"*/kernel"`, or `lambda path, leaf: len(leaf.shape) > 1` (Equinox's biases of
+        convolutions have three).
       scale: alpha of the paper, above 0. With B at 0, it acts as a rate of the factors.
 
     Returns:

@@ -10,7 +10,6 @@ from fuzz.table import Call
 
 import metajax as mj
 from metajax import metric, models
-from metajax.models import pretrained
 
 LABELS = k.ARRAY.also(lambda: {"floats": np.zeros(6), "too few": np.zeros(2, int)})
 FILTERS = {"filters": k.integer(1)}
@@ -26,20 +25,6 @@ LAYERS = {
 }
 HEAD = {"head_kernel_init": INITIALIZER, "head_bias_init": INITIALIZER}
 NET = {"ways": k.integer(1), **LAYERS, **HEAD}
-OF_CHANNELS = k.Kind(
-    "numbers of channels",
-    lambda: {
-        "None": None,
-        "one number": 0.5,
-        "a text": "0.5",
-        "none": (),
-        "texts": ("0.5",),
-        "too many": (0.5, 0.5),
-        "NaN": (float("nan"),),
-        "an array": np.full(1, 0.5),
-        "a dictionary": {0: 0.5},
-    },
-)
 
 
 MODELS = (
@@ -112,69 +97,6 @@ MODELS = (
         {
             "mean": k.ARRAY.also(lambda: {"a matrix": jnp.eye(3), "NaN": np.full(3, np.nan)}),
             "unit": k.FLAG,
-        },
-    ),
-    Call(
-        "metajax.models.pretrained.Preprocessing",
-        pretrained.Preprocessing,
-        lambda: {"size": 4, "mean": (0.5,), "std": (0.5,)},
-        {
-            "size": k.integer(1),
-            "mean": OF_CHANNELS.also(lambda: {"infinity": (float("inf"),)}),
-            "std": OF_CHANNELS.also(lambda: {"0": (0.0,), "negative": (-1.0,)}),
-            "resizing": k.choice("BILINEAR").also(lambda: {"another": "lanczos3"}),
-        },
-    ),
-    Call(
-        "metajax.models.pretrained.Backbone",
-        pretrained.Backbone,
-        lambda: {
-            "name": "mine",
-            "parts": things.backbone().parts,
-            "preprocessing": things.seen(),
-        },
-        {
-            "name": k.TEXT,
-            "parts": k.Kind(
-                "parts",
-                lambda: {
-                    "None": None,
-                    "a text": "parts",
-                    "a list": [*things.backbone().parts.values()],
-                    "none": {},
-                    "models": {"body": things.model()},
-                    "pairs": {"body": (things.model(), things.params())},
-                },
-            ),
-            "preprocessing": k.Kind(
-                "preprocessing",
-                lambda: {"a text": "224", "a size": 224, "a function": abs},
-            ),
-        },
-    ),
-    Call(
-        "metajax.models.pretrained.Backbone.cut",
-        lambda name: things.backbone().cut(name),
-        lambda: {"name": "head"},
-        {"name": k.TEXT.also(lambda: {"a stranger": "tail", "the first": "body"})},
-    ),
-    Call(
-        "metajax.models.pretrained.Backbone.digest",
-        lambda shape: things.backbone().digest(shape),
-        lambda: {"shape": (2, 2, 1)},
-        {
-            "shape": k.Kind(
-                "shape",
-                lambda: {
-                    "None": None,
-                    "3": 3,
-                    "a text": "2x2",
-                    "floats": (2.0, 2.0, 1.0),
-                    "with items": (5, 2, 2, 1),
-                    "negative": (2, -2, 1),
-                    "other channels": (2, 2, 3),
-                },
-            )
         },
     ),
     Call(

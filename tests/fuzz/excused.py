@@ -27,7 +27,6 @@ _ALONE = {
     "metajax.data.ImageEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.at": {"index": "may be traced"},
     "metajax.data.HostEpisodes.fetch": {"indices": "from evaluate"},
-    "metajax.models.pretrained.Backbone.digest": {"shape": "the shape of an array"},
     "metajax.models.kernels.convolution": dict.fromkeys(
         (
             "window_strides",

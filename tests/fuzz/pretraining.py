@@ -56,6 +56,25 @@ CALLS = (
         {"name": k.TEXT.also(lambda: {"the first": "body", "a stranger": "stem"})},
     ),
     Call(
+        "metajax.models.pretrained.Backbone.digest",
+        lambda **given: pretrained.Backbone(**_backbone()).digest(**given),
+        lambda: {"shape": (4, 4, 1)},
+        {
+            "shape": k.Kind(
+                "shape",
+                lambda: {
+                    "None": None,
+                    "3": 3,
+                    "a text": "2x2",
+                    "floats": (2.0, 2.0, 1.0),
+                    "with items": (5, 2, 2, 1),
+                    "negative": (2, -2, 1),
+                    "other channels": (2, 2, 3),
+                },
+            )
+        },
+    ),
+    Call(
         "metajax.models.pretrained.Preprocessing",
         pretrained.Preprocessing,
         lambda: {"size": 4, "mean": (0.5,), "std": (0.5,), "resizing": "bicubic"},
