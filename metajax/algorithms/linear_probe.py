@@ -156,7 +156,7 @@ def linear_probe(
         loss_fn=loss_fn,
         metrics=metrics,
         title=(
-            f"linear_probe({strength=}, {learn_strength=}, {ways=}, "
+            f"linear_probe({strength=}, {learn_strength=}, {max_steps=}, {ways=}, "
             f"query_batching={query_batching!r})"
         ),
     )
@@ -180,14 +180,50 @@ def _solved_in(dtype: Any) -> Any:
 def _fit(
     features: Array, support: Examples, present: Array, strength: float | Array, max_steps: int
 ) -> LinearProbeReading:
-    """The classifier of `features` `[items, features]`, differentiable in them and the strength."""
+    """The classifier of `features` `[items, features]`, differentiable in them and the strength.
+
+    Biases are free, so that it is the classifier of features less any mean and of any unit, too, in
+    which the mean is 0 and lengths are about 1: far from there, gradients are lost in rounding.
+    """
+    weights = jnp.ones(features.shape[0], features.dtype)
+    if support.weights is not None:
+        weights = support.weights.astype(features.dtype)
+        features = jnp.where((weights > 0)[:, None], features, 0)
+    # Of no influence on the solution, they have no derivatives.
+    mean, unit = lax.stop_gradient(_mean_and_length(features, weights))
+    near = (features - mean[None]) / unit
+    if support.weights is not None:
+        near = jnp.where((weights > 0)[:, None], near, 0)
+    hits = jax.nn.one_hot(support.targets, present.shape[0], dtype=near.dtype)
+    line, residual = _fit_near(near, hits, weights, present, strength / unit**2, max_steps)
+    moved = line.weights / unit
+    return LinearProbeReading(moved, line.biases - _product(mean[None], moved)[0], residual)
+
+
+def _mean_and_length(features: Array, weights: Array) -> tuple[Array, Array]:
+    """`[features]` mean, and the root of the mean squared distance from it, or 1 if it is 0."""
+    total = weights.sum()
+    shares = weights / jnp.where(total > 0, total, 1)
+    mean = _product(shares[None], features)[0]
+    # In two steps, since the square of the largest feature may be out of range.
+    apart = jnp.abs(features - mean[None])
+    most = jnp.max(jnp.where((weights > 0)[:, None], apart, 0))
+    most = jnp.where(most > 0, most, 1)
+    length = most * jnp.sqrt(jnp.sum(shares[:, None] * (apart / most) ** 2))
+    return mean, jnp.where(length > 0, length, 1)
+
+
+def _fit_near(
+    features: Array,
+    hits: Array,
+    weights: Array,
+    present: Array,
+    strength: float | Array,
+    max_steps: int,
+) -> tuple[_Line, Array]:
+    """The classifier of features of the mean 0 and of length 1, and the residual."""
     items, width = features.shape
     ways, dtype = present.shape[0], features.dtype
-    weights = jnp.ones(items, dtype)
-    if support.weights is not None:
-        weights = support.weights.astype(dtype)
-        features = jnp.where((weights > 0)[:, None], features, 0)
-    hits = jax.nn.one_hot(support.targets, ways, dtype=dtype)
 
     def loss_of(features: Array) -> _Loss:
         return partial(_loss, features, hits, weights, present, strength)
@@ -212,8 +248,7 @@ def _fit(
 
     start = _Line(jnp.zeros((width, ways), dtype), jnp.zeros(ways, dtype))
     slope = jax.grad(loss_of(features))
-    line, residual = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)
-    return LinearProbeReading(line.weights, line.biases, residual)
+    return lax.custom_root(slope, start, solve, solve_linear, has_aux=True)
 
 
 def _loss(
