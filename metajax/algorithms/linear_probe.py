@@ -9,8 +9,9 @@ Classification: a Good Embedding Is All You Need?", ECCV 2020, arXiv 2003.11539.
   \frac{\lambda}{2} \|W\|^2
 
 over the support items, H being the cross-entropy. It is the problem of scikit-learn's
-`LogisticRegression(C=1/strength)`, and has one solution, but for a constant added to all biases,
-which is fixed by :math:`\sum_k b_k = 0`. It is found by Newton's method, whose last steps square
+`LogisticRegression(C=1/strength)`, of two classes that of `C=2/strength`, since that has one column
+for both. It has one solution, but for a constant added to all biases, which is fixed by
+:math:`\sum_k b_k = 0`. It is found by Newton's method, whose last steps square
 the error. The derivative of that solution, of any order, follows from its equations
 :math:`\nabla = 0`: no step is differentiated.
 """
@@ -95,8 +96,8 @@ def linear_probe(
     Args:
       encoder: a model with outputs `[items, features]`.
       strength: of the penalty on the weights, above 0; where it starts, if it is learned. It is
-        beside a loss that is the sum over items, 1/C of scikit-learn; beside their mean, the same
-        penalty has the strength `strength / items`. Biases go without.
+        beside a loss that is the sum over items, 1/C of scikit-learn (2/C of two classes); beside
+        their mean, the same penalty has the strength `strength / items`. Biases go without.
       learn_strength: learn the strength; static.
       max_steps: the most Newton steps; static. Some ten reach the solution to rounding, where the
         fit stops; `learner.adapt(params, support).reading.residual` says how far it came.
@@ -264,8 +265,9 @@ def _loss(
     Numbers of absent classes are in penalties alone, and stay 0.
     """
     logits = _product(features, line.weights) + line.biases[None]
-    among = jax.nn.logsumexp(logits + jnp.where(present, 0, -jnp.inf)[None], axis=1)
-    wrong = among - jnp.sum(hits * logits, axis=1)
+    # Of the others over the right one: of items that are told apart, its slope is no difference.
+    others = jnp.where(present[None] & (hits == 0), logits, jnp.finfo(logits.dtype).min / 4)
+    wrong = jax.nn.softplus(jax.nn.logsumexp(others, axis=1) - jnp.sum(hits * logits, axis=1))
     there = present.astype(logits.dtype)
     total, absent = jnp.sum(there * line.biases), (1 - there) * line.biases
     fixed = total**2 / jnp.sum(there) + jnp.sum(absent**2)

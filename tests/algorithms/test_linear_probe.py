@@ -169,6 +169,22 @@ def test_the_fit_reaches_rounding_where_items_can_be_told_apart(dtype: Any) -> N
     assert (jnp.diagonal(outputs) > 5 + jnp.where(jnp.eye(5), -jnp.inf, outputs).max(axis=1)).all()
 
 
+def test_features_far_from_zero_in_single_precision() -> None:
+    """Of pixels, say: next to their squares the strength is lost in rounding, and so are slopes."""
+    rng = np.random.default_rng(0)
+    support, query = (128 + 60 * rng.normal(size=(n, 40)).astype(np.float32) for n in (10, 4))
+    learner = mj.linear_probe(identity(), ways=2)
+    params, labels = mj.LinearProbeParams({}, None), jnp.arange(10) % 2
+
+    def outputs(dtype: Any) -> np.ndarray:
+        examples = mj.Examples(jnp.asarray(support, dtype), labels)
+        task = jax.jit(learner.adapt)(params, examples)
+        assert task.reading.residual < 4 * jnp.finfo(dtype).eps
+        return np.asarray(learner.predict(params, task, jnp.asarray(query, dtype)), float)
+
+    oracles.assert_close(outputs(jnp.float32), outputs(jnp.float64), 1e-4)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_fitted_ends() -> None:
     inputs = 1e3 * oracles.normals(0, (6, 4))[0]
