@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from metajax.checks.episodes import check_embeddings
@@ -242,10 +243,21 @@ def _fit_near(
         return line._replace(weights=_product(basis, line.weights)), residual
 
     def solve_linear(product: Callable[[_Line], _Line], target: _Line) -> _Line:
-        def divide(product: Callable[[_Line], _Line], target: _Line) -> _Line:
-            return _divide(product, target, float(jnp.finfo(dtype).eps), min(items, width))
+        # As one vector: JAX transposes no solve of which a part of the target is known, as the
+        # biases' is where nothing but the strength is learned.
+        vector, line_of = ravel_pytree(target)
 
-        return lax.custom_linear_solve(product, target, divide, symmetric=True)
+        def flat_product(vector: Array) -> Array:
+            return ravel_pytree(product(line_of(vector)))[0]
+
+        def divide(flat_product: Callable[[Array], Array], vector: Array) -> Array:
+            def product(line: _Line) -> _Line:
+                return line_of(flat_product(ravel_pytree(line)[0]))
+
+            eps = float(jnp.finfo(dtype).eps)
+            return ravel_pytree(_divide(product, line_of(vector), eps, min(items, width)))[0]
+
+        return line_of(lax.custom_linear_solve(flat_product, vector, divide, symmetric=True))
 
     start = _Line(jnp.zeros((width, ways), dtype), jnp.zeros(ways, dtype))
     slope = jax.grad(loss_of(features))
