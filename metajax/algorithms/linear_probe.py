@@ -192,7 +192,10 @@ def _fit(
         weights = support.weights.astype(features.dtype)
         features = jnp.where((weights > 0)[:, None], features, 0)
     # Of no influence on the solution, they have no derivatives.
-    mean, unit = lax.stop_gradient(_mean_and_length(features, weights))
+    mean, length = lax.stop_gradient(_mean_and_length(features, weights))
+    # No shorter than leaves the penalty of the size of the loss: it could be out of range, else.
+    least = lax.stop_gradient(jnp.sqrt(strength / weights.sum())).astype(features.dtype)
+    unit = jnp.maximum(length, least)
     near = (features - mean[None]) / unit
     if support.weights is not None:
         near = jnp.where((weights > 0)[:, None], near, 0)
@@ -223,7 +226,7 @@ def _fit_near(
     strength: float | Array,
     max_steps: int,
 ) -> tuple[_Line, Array]:
-    """The classifier of features of the mean 0 and of length 1, and the residual."""
+    """The classifier of features of the mean 0 and of length 1 at most, and the residual."""
     items, width = features.shape
     ways, dtype = present.shape[0], features.dtype
 
