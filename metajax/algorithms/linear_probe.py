@@ -9,8 +9,9 @@ Classification: a Good Embedding Is All You Need?", ECCV 2020, arXiv 2003.11539.
   \frac{\lambda}{2} \|W\|^2
 
 over the support items, H being the cross-entropy. It is the problem of scikit-learn's
-`LogisticRegression(C=1/strength)`, and has one solution, but for a constant added to all biases,
-which is fixed by :math:`\sum_k b_k = 0`. It is found by Newton's method, whose last steps square
+`LogisticRegression(C=1/strength)`, of two classes that of `C=2/strength`, since that has one column
+for both. It has one solution, but for a constant added to all biases, which is fixed by
+:math:`\sum_k b_k = 0`. It is found by Newton's method, whose last steps square
 the error. The derivative of that solution, of any order, follows from its equations
 :math:`\nabla = 0`: no step is differentiated.
 """
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from metajax.checks.episodes import check_embeddings
@@ -96,8 +98,8 @@ def linear_probe(
     Args:
       encoder: a model with outputs `[items, features]`.
       strength: of the penalty on the weights, above 0; where it starts, if it is learned. It is
-        beside a loss that is the sum over items, 1/C of scikit-learn; beside their mean, the same
-        penalty has the strength `strength / items`. Biases go without.
+        beside a loss that is the sum over items, 1/C of scikit-learn (2/C of two classes); beside
+        their mean, the same penalty has the strength `strength / items`. Biases go without.
       learn_strength: learn the strength; static.
       max_steps: the most Newton steps; static. Some ten reach the solution to rounding, where the
         fit stops; `learner.adapt(params, support).reading.residual` says how far it came.
@@ -157,7 +159,7 @@ def linear_probe(
         loss_fn=loss_fn,
         metrics=metrics,
         title=(
-            f"linear_probe({strength=}, {learn_strength=}, {ways=}, "
+            f"linear_probe({strength=}, {learn_strength=}, {max_steps=}, {ways=}, "
             f"query_batching={query_batching!r})"
         ),
     )
@@ -181,14 +183,53 @@ def _solved_in(dtype: Any) -> Any:
 def _fit(
     features: Array, support: Examples, present: Array, strength: float | Array, max_steps: int
 ) -> LinearProbeReading:
-    """The classifier of `features` `[items, features]`, differentiable in them and the strength."""
+    """The classifier of `features` `[items, features]`, differentiable in them and the strength.
+
+    Biases are free, so that it is the classifier of features less any mean and of any unit, too, in
+    which the mean is 0 and lengths are about 1: far from there, gradients are lost in rounding.
+    """
+    weights = jnp.ones(features.shape[0], features.dtype)
+    if support.weights is not None:
+        weights = support.weights.astype(features.dtype)
+        features = jnp.where((weights > 0)[:, None], features, 0)
+    # Of no influence on the solution, they have no derivatives.
+    mean, length = lax.stop_gradient(_mean_and_length(features, weights))
+    # No shorter than leaves the penalty of the size of the loss: it could be out of range, else.
+    least = lax.stop_gradient(jnp.sqrt(strength / weights.sum())).astype(features.dtype)
+    unit = jnp.maximum(length, least)
+    near = (features - mean[None]) / unit
+    if support.weights is not None:
+        near = jnp.where((weights > 0)[:, None], near, 0)
+    hits = jax.nn.one_hot(support.targets, present.shape[0], dtype=near.dtype)
+    line, residual = _fit_near(near, hits, weights, present, strength / unit**2, max_steps)
+    moved = line.weights / unit
+    return LinearProbeReading(moved, line.biases - _product(mean[None], moved)[0], residual)
+
+
+def _mean_and_length(features: Array, weights: Array) -> tuple[Array, Array]:
+    """`[features]` mean, and the root of the mean squared distance from it, or 1 if it is 0."""
+    total = weights.sum()
+    shares = weights / jnp.where(total > 0, total, 1)
+    mean = _product(shares[None], features)[0]
+    # In two steps, since the square of the largest feature may be out of range.
+    apart = jnp.abs(features - mean[None])
+    most = jnp.max(jnp.where((weights > 0)[:, None], apart, 0))
+    most = jnp.where(most > 0, most, 1)
+    length = most * jnp.sqrt(jnp.sum(shares[:, None] * (apart / most) ** 2))
+    return mean, jnp.where(length > 0, length, 1)
+
+
+def _fit_near(
+    features: Array,
+    hits: Array,
+    weights: Array,
+    present: Array,
+    strength: float | Array,
+    max_steps: int,
+) -> tuple[_Line, Array]:
+    """The classifier of features of the mean 0 and of length 1 at most, and the residual."""
     items, width = features.shape
     ways, dtype = present.shape[0], features.dtype
-    weights = jnp.ones(items, dtype)
-    if support.weights is not None:
-        weights = support.weights.astype(dtype)
-        features = jnp.where((weights > 0)[:, None], features, 0)
-    hits = jax.nn.one_hot(support.targets, ways, dtype=dtype)
 
     def loss_of(features: Array) -> _Loss:
         return partial(_loss, features, hits, weights, present, strength)
@@ -206,15 +247,25 @@ def _fit(
         return line._replace(weights=_product(basis, line.weights)), residual
 
     def solve_linear(product: Callable[[_Line], _Line], target: _Line) -> _Line:
-        def divide(product: Callable[[_Line], _Line], target: _Line) -> _Line:
-            return _divide(product, target, float(jnp.finfo(dtype).eps), min(items, width))
+        # As one vector: JAX transposes no solve of which a part of the target is known, as the
+        # biases' is where nothing but the strength is learned.
+        vector, line_of = ravel_pytree(target)
 
-        return lax.custom_linear_solve(product, target, divide, symmetric=True)
+        def flat_product(vector: Array) -> Array:
+            return ravel_pytree(product(line_of(vector)))[0]
+
+        def divide(flat_product: Callable[[Array], Array], vector: Array) -> Array:
+            def product(line: _Line) -> _Line:
+                return line_of(flat_product(ravel_pytree(line)[0]))
+
+            eps = float(jnp.finfo(dtype).eps)
+            return ravel_pytree(_divide(product, line_of(vector), eps, min(items, width)))[0]
+
+        return line_of(lax.custom_linear_solve(flat_product, vector, divide, symmetric=True))
 
     start = _Line(jnp.zeros((width, ways), dtype), jnp.zeros(ways, dtype))
     slope = jax.grad(loss_of(features))
-    line, residual = lax.custom_root(slope, start, solve, solve_linear, has_aux=True)
-    return LinearProbeReading(line.weights, line.biases, residual)
+    return lax.custom_root(slope, start, solve, solve_linear, has_aux=True)
 
 
 def _loss(
@@ -230,8 +281,9 @@ def _loss(
     Numbers of absent classes are in penalties alone, and stay 0.
     """
     logits = _product(features, line.weights) + line.biases[None]
-    among = jax.nn.logsumexp(logits + jnp.where(present, 0, -jnp.inf)[None], axis=1)
-    wrong = among - jnp.sum(hits * logits, axis=1)
+    # Of the others over the right one: of items that are told apart, its slope is no difference.
+    others = jnp.where(present[None] & (hits == 0), logits, jnp.finfo(logits.dtype).min / 4)
+    wrong = jax.nn.softplus(jax.nn.logsumexp(others, axis=1) - jnp.sum(hits * logits, axis=1))
     there = present.astype(logits.dtype)
     total, absent = jnp.sum(there * line.biases), (1 - there) * line.biases
     fixed = total**2 / jnp.sum(there) + jnp.sum(absent**2)

@@ -144,6 +144,22 @@ def test_scikit_learn_finds_the_same() -> None:
 
 
 @pytest.mark.slow
+def test_padding_may_be_embedded_as_anything() -> None:
+    """Its inputs are zeros to the encoder, whose embedding of them is not a number here."""
+    lengths = mj.Model(
+        lambda key, inputs: {},
+        lambda params, inputs: inputs / jnp.linalg.norm(inputs, axis=1, keepdims=True),
+    )
+    learner, params = mj.linear_probe(lengths, ways=WAYS), mj.LinearProbeParams({}, None)
+    support = metric_cases.start(lengths, 4)[1].support
+    whole, junk = (
+        learner.adapt(params, each).reading
+        for each in (support, metric_cases.padded(support, [1, 1, 3], 0))
+    )
+    oracles.assert_close(junk[:2], whole[:2], 1e-9)
+
+
+@pytest.mark.slow
 def test_longer_features_ask_for_their_square_in_strength() -> None:
     params, (support, query) = metric_cases.start(mj.linear_probe(identity()), 4)
     plain = mj.linear_probe(identity(), strength=2.0).adapt(params, support).reading
@@ -167,6 +183,40 @@ def test_the_fit_reaches_rounding_where_items_can_be_told_apart(dtype: Any) -> N
     assert task.reading.residual < 4 * jnp.finfo(dtype).eps
     outputs = learner.predict(params, task, support.inputs)
     assert (jnp.diagonal(outputs) > 5 + jnp.where(jnp.eye(5), -jnp.inf, outputs).max(axis=1)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "items"), [(3, 60), (40, 10)])
+def test_features_far_from_zero_in_single_precision(width: int, items: int) -> None:
+    """Of pixels, say: next to their squares the strength is lost in rounding, and so are slopes."""
+    rng = np.random.default_rng(0)
+    support, query = (
+        1280 + 60 * rng.normal(size=(n, width)).astype(np.float32) for n in (items, 4)
+    )
+    learner = mj.linear_probe(identity(), ways=2)
+    params, labels = mj.LinearProbeParams({}, None), jnp.arange(items) % 2
+
+    def outputs(dtype: Any) -> np.ndarray:
+        examples = mj.Examples(jnp.asarray(support, dtype), labels)
+        task = jax.jit(learner.adapt)(params, examples)
+        assert task.reading.residual < 4 * jnp.finfo(dtype).eps
+        return np.asarray(learner.predict(params, task, jnp.asarray(query, dtype)), float)
+
+    oracles.assert_close(outputs(jnp.float32), outputs(jnp.float64), 1e-3)
+
+
+def test_a_strength_alone_is_learned() -> None:
+    """Over features of a frozen network, of several tasks at once."""
+    learner = mj.linear_probe(identity(), ways=WAYS, learn_strength=True)
+    _, episode = metric_cases.start(identity(), 4)
+
+    def loss(log_strength: jax.Array) -> jax.Array:
+        return learner.loss(mj.LinearProbeParams({}, log_strength), episode)[0]
+
+    at = jnp.array([-2.0, 1.0])
+    losses, gradient = jax.jit(jax.vmap(jax.value_and_grad(loss)))(jnp.append(at, at + 1e-5))
+    slopes = (losses[2:] - losses[:2]) / 1e-5
+    np.testing.assert_allclose((gradient[2:] + gradient[:2]) / 2, slopes, rtol=1e-7)
 
 
 @pytest.mark.slow

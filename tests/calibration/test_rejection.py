@@ -152,3 +152,18 @@ def test_outputs_that_are_not_finite(spoilt: float) -> None:
         calibration.fit_temperature(
             answers._replace(targets=np.full((4, 30), 4), weights=np.ones((4, 30)))
         )
+
+
+def test_absent_classes_of_labels_and_in_some_episodes() -> None:
+    answers = random_answers(4)
+    outputs = answers.outputs.copy()
+    outputs[0, :, 2] = -np.inf
+    with pytest.raises(ValueError, match=r"are .*-inf.* with the target 2; expected finite scores"):
+        calibration.fit_temperature(answers._replace(outputs=outputs))
+    varying = answers._replace(
+        outputs=outputs, targets=np.where(answers.targets == 2, -1, answers.targets)
+    )
+    made = calibration.Calibration(1.0, 0.5, ways=3)
+    with pytest.raises(ValueError, match="answers are of a varying number of classes"):
+        calibration.rejection_report(varying, made)
+    assert calibration.rejection_report(varying, made._replace(ways=None)).auroc.mean > 0.5
