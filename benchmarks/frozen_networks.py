@@ -134,11 +134,7 @@ def adapted_head(material: Material, ways: int) -> Iterator[Choice]:
     for rate in (0.1, 1.0):
         for steps in (5, 20):
             learner = mj.proto_maml(
-                centred(material),
-                inner=optax.sgd(rate),
-                num_steps=steps,
-                adapt=("weights", "biases"),
-                ways=ways,
+                centred(material), inner=optax.sgd(rate), num_steps=steps, ways=ways
             )
             yield Choice(f"{steps} steps of {rate}", learner)
 
@@ -211,9 +207,9 @@ RUNGS = {
     "frozen, head and LoRA adapted": Rung("maps", adapted_factors),
     "ridge, meta-trained": Rung("features", trained(learned_ridge, centred, (0.01, 0.1))),
     "linear map, meta-trained": Rung("features", trained(class_means, linear_map, (1e-5, 1e-4))),
-    "LoRA, meta-trained": Rung("maps", trained(class_means, lora, (1e-3, 1e-2))),
+    "LoRA, meta-trained": Rung("maps", trained(class_means, lora, (1e-2, 3e-2))),
     "scales and offsets, meta-trained": Rung(
-        "maps", trained(class_means, scales_and_offsets, (1e-3, 1e-2))
+        "maps", trained(class_means, scales_and_offsets, (1e-2, 3e-2))
     ),
     "last block, meta-trained": Rung("maps", trained(class_means, last_block, (1e-4, 1e-3))),
     "last block and ridge, meta-trained": Rung(
