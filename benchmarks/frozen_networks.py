@@ -211,9 +211,9 @@ RUNGS = {
     "scales and offsets, meta-trained": Rung(
         "maps", trained(class_means, scales_and_offsets, (1e-2, 3e-2))
     ),
-    "last block, meta-trained": Rung("maps", trained(class_means, last_block, (1e-4, 1e-3))),
+    "last block, meta-trained": Rung("maps", trained(class_means, last_block, (1e-3, 3e-3))),
     "last block and ridge, meta-trained": Rung(
-        "maps", trained(learned_ridge, last_block, (1e-4, 1e-3))
+        "maps", trained(learned_ridge, last_block, (1e-3, 3e-3))
     ),
 }
 JUDGED = ("frozen, centred class means", "frozen, ridge", "last block, meta-trained")
