@@ -178,6 +178,7 @@ def test_a_cell_from_its_recipe_to_the_page(
     assert published_runs.finished(job_of(recipe, seeds=seeds), tmp_path / "results")
 
 
+@pytest.mark.slow
 def test_a_job_that_its_deadline_stops_goes_on_bit_for_bit(
     tmp_path: Path, run: Callable[[Job, Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,8 @@ def _train(kind: str, state: mj.TrainState, **options: object) -> mj.TrainResult
     return mj.train(_step(kind), None, state, SAMPLE, **options)
 
 
-@pytest.mark.parametrize("kind", ["trpo", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["trpo", "ppo"])
 def test_many_devices_have_the_result_of_one(kind: str, float64: None) -> None:
     state = _state(kind)
     task = jax.random.uniform(KEY, (4, 1, 2), minval=-0.5, maxval=0.5)

@@ -70,6 +70,7 @@ def class_indices(images: np.ndarray) -> np.ndarray:
 # The drawings themselves
 
 
+@pytest.mark.slow
 def test_zips_give_the_published_pixels_to_the_bit(omniglot_folder, monkeypatch):
     with np.load(omniglot_folder / "omniglot28.npz") as archive:
         published = archive["images"]
