@@ -378,7 +378,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     records: dict[str, Any] = {
         "device": devices(),
         "processor": processor(),
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "settings": {k: v for k, v in vars(args).items() if k not in ("folder", "cache", "out")},
         "costs": held.costs,
         "ladder": [],
         "judged": [],
