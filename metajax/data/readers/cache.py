@@ -43,6 +43,10 @@ _CANNOT_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 Fill = Callable[[np.ndarray], tuple[Sequence[int], str]]
 
 
+class _OtherSourceError(ValueError):
+    """The cache is whole, and made from something else."""
+
+
 def cache_folder(root: str | os.PathLike[str] | None, title: str, asked: Any) -> Path:
     """Where a cache is kept: one folder for each thing that is asked for.
 
@@ -70,23 +74,23 @@ def read_cache(folder: Path, made_from: Mapping[str, Any]) -> ImageClasses | Non
     `made_from` is whatever decides the content, as JSON: options, and for each class a digest of
     its files, say. A cache that is there but of no use is said so by a `RuntimeWarning`.
     """
-    said = None
-    for wait in (0.02, 0):  # Another process may be about to replace it.
+    waits = [0.02, 0.1, 0.5]
+    while True:
         try:
             classes, remark = _proved(folder, made_from)
-            break
         except Exception as error:  # Reading what is no cache raises nearly everything.
             if not folder.exists():
                 return None
-            plain = type(error) is ValueError
-            said = error if plain else f"it cannot be read ({type(error).__name__}: {error})"
-        time.sleep(wait)
-    else:
-        warn_user(f"the cache {str(folder)!r} is made again: {said}")
-        return None
-    if remark:
-        warn_user(remark)
-    return classes
+            if not waits or isinstance(error, _OtherSourceError):
+                plain = type(error) in (ValueError, _OtherSourceError)
+                said = error if plain else f"it cannot be read ({type(error).__name__}: {error})"
+                warn_user(f"the cache {str(folder)!r} is made again: {said}")
+                return None
+            time.sleep(waits.pop(0))  # It was read while another process replaced it, perhaps.
+        else:
+            if remark:
+                warn_user(remark)
+            return classes
 
 
 def write_cache(
@@ -174,7 +178,7 @@ def _proved(folder: Path, made_from: Mapping[str, Any]) -> tuple[ImageClasses, s
     if raw != _sealed(index):
         raise ValueError(f"its {_INDEX} is not what was written")
     if changed := _difference(index["made_from"], json.loads(json.dumps(made_from))):
-        raise ValueError(changed)
+        raise _OtherSourceError(changed)
     with open_regular(folder / _IMAGES) as file:
         size, shape = os.fstat(file.fileno()).st_size, tuple(map(operator.index, index["shape"]))
         if size != index["size"]:
