@@ -1,6 +1,7 @@
 """Settings of the whole test run, and the data folders that tests may read."""
 
 import gc
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,22 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Where there are workers, one runs all tests of a file: they share compiled functions."""
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "loadfile"
+
+
+_MOST_MAPPINGS = 25_000
+_ran = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Programs are dropped before their pieces of memory are more than Linux gives a process.
+
+    That is 65,530, three a piece of code; a worker of the slow tests would need as many, and die.
+    """
+    maps = Path("/proc/self/maps")
+    if next(_ran) % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
