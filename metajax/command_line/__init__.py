@@ -1,0 +1,1 @@
+"""The command `metajax`, a file a verb."""
