@@ -87,7 +87,7 @@ def features(
     folder = cache_folder(cache, f"features of {backbone.name}", made_from)
     if (kept := read_cache(folder, made_from)) is not None:
         return kept
-    made = _features_shape(backbone, shape)
+    made = features_shape(backbone, shape)
     counts = data.counts.tolist()
 
     def fill(out: np.ndarray) -> tuple[Sequence[int], str]:
@@ -118,7 +118,7 @@ def features(
     )
 
 
-def _features_shape(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, ...]:
+def features_shape(backbone: Backbone, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one image's features; raises where images of `shape` have none."""
     example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     outputs = jax.eval_shape(backbone.model.apply, backbone.params, example)

@@ -109,8 +109,8 @@ def write_cache(
 
     There is room for `counts` images of each class, `image_shape` is `(height, width, channels)`,
     or `(features,)`; `dtype` is "uint8" or "float32". `sources` are those of the images, `[images]`
-    integers or texts, of a `fill` that keeps all of them. For `made_from` see `read_cache`. Errors
-    of `fill` pass through.
+    integers or texts, of a `fill` that keeps all of them; it may write them, too. For `made_from`
+    see `read_cache`. Errors of `fill` pass through.
 
     Raises:
       ValueError: the classes are too many for an index.

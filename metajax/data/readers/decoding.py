@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Part of what a cache is made from: raise it whenever the same file gives other pixels.
 DECODING = 3
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+ASPECTS = ("stretch", "crop", "pad")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Of the largest picture that is decoded unless more is asked for; it takes up to 0.5 GB.
 MAX_PIXELS = 2**25
@@ -25,7 +26,7 @@ MAX_PIXELS = 2**25
 _MOST_SCANS = 500
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
-_BLOCK = 64  # images that a thread decodes before it takes others
+_BLOCK = 64  # images that a thread decodes at most before it takes others
 
 
 class BadImage(Exception):  # noqa: N818 (the file is wrong, not the program)
@@ -67,6 +68,7 @@ def decode(
     size: tuple[int, int] | None,
     channels: int | None,
     *,
+    aspect: str = "stretch",
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """The picture of a file, `[height, width, channels]` uint8; `require_pillow` comes first.
@@ -102,17 +104,26 @@ def decode(
                 most = 2 ** content[24] - 1
                 picture.info["transparency"] = (picture.info["transparency"] & most) * 255 // most
             ImageOps.exif_transpose(picture, in_place=True)
-            channels = channels or (1 if Image.getmodebase(picture.mode) == "L" else 3)
-            shown = _converted(picture, _MODES[channels])
-            if size is not None and shown.size != (size[1], size[0]):
-                shown = shown.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-            return np.asarray(shown).reshape(shown.height, shown.width, channels)
+            return as_seen(picture, size, channels, aspect)
     except Image.UnidentifiedImageError:
         raise BadImage(f"it is no readable image of the formats {', '.join(FORMATS)}") from None
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Decoders raise nearly everything for damaged files.
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def as_seen(
+    picture: "Image.Image", size: tuple[int, int] | None, channels: int | None, aspect: str
+) -> np.ndarray:
+    """An upright picture of Pillow as an array, see `decode`."""
+    from PIL import Image
+
+    channels = channels or (1 if Image.getmodebase(picture.mode) == "L" else 3)
+    shown = _converted(picture, _MODES[channels])
+    if size is not None and shown.size != (size[1], size[0]):
+        shown = _resized(shown, (size[1], size[0]), aspect)
+    return np.asarray(shown).reshape(shown.height, shown.width, channels)
 
 
 def check_shape(image: np.ndarray, shape: tuple[int, ...], name: str) -> None:
@@ -129,9 +140,11 @@ def in_parallel(
     act: Callable[[range], Any], total: int, title: str, workers: int | None = None
 ) -> list[Any]:
     """What `act` gives for each block of `range(total)`, in order; threads call it."""
-    blocks = [range(start, min(start + _BLOCK, total)) for start in range(0, total, _BLOCK)]
+    workers = workers or os.cpu_count() or 1
+    block = max(1, min(_BLOCK, total // (4 * workers)))  # A few pictures may be large ones.
+    blocks = [range(start, min(start + block, total)) for start in range(0, total, block)]
     results = []
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    pool = ThreadPoolExecutor(workers)
     try:
         with tqdm(total=total, desc=title, unit="image", delay=2) as bar:
             for rows, result in zip(blocks, pool.map(act, blocks), strict=True):
@@ -141,6 +154,23 @@ def in_parallel(
         # Waited for: the memory they write to may be unmapped next.
         pool.shutdown(wait=True, cancel_futures=True)
     return results
+
+
+def _resized(picture: "Image.Image", size: tuple[int, int], aspect: str) -> "Image.Image":
+    from PIL import Image, ImageOps
+
+    lanczos = Image.Resampling.LANCZOS
+    if aspect == "stretch":
+        return picture.resize(size, lanczos)
+    if aspect == "crop":
+        return ImageOps.fit(picture, size, lanczos)
+    # As `ImageOps.pad`, which fails where the shorter side becomes less than half a pixel.
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    framed = Image.new(picture.mode, size, "white")
+    whole = picture.resize((width, height), lanczos)
+    framed.paste(whole, ((size[0] - width) // 2, (size[1] - height) // 2))
+    return framed
 
 
 def _converted(picture: "Image.Image", mode: str) -> "Image.Image":

@@ -36,6 +36,44 @@ def test_files_are_decoded_as_pillow_does(kind):
     np.testing.assert_array_equal(decode(content, (5, 7), 3), np.asarray(small))
 
 
+@pytest.mark.parametrize(("wide", "high"), [(12, 4), (4, 12), (5, 7), (9, 9)])
+def test_aspects(wide, high):
+    """Each half of a picture is of one colour: what is kept of it is seen in the middle."""
+    pixels = np.zeros((high, wide, 3), np.uint8)
+    pixels[: high // 2], pixels[:, : wide // 2, 1] = (200, 0, 0), 100
+    content, side = encoded(Image.fromarray(pixels), "PNG"), min(wide, high)
+    top, left = (high - side) // 2, (wide - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    cropped = decode(content, (side, side), 3, aspect="crop")
+    np.testing.assert_array_equal(cropped, square)
+    side = max(wide, high)
+    top, left = (side - high) // 2, (side - wide) // 2
+    framed = np.full((side, side, 3), 255, np.uint8)
+    framed[top : top + high, left : left + wide] = pixels
+    np.testing.assert_array_equal(decode(content, (side, side), 3, aspect="pad"), framed)
+
+
+def test_aspects_of_a_part_that_is_no_square():
+    """Of 12 x 10 pixels 2 : 1 takes 10 x 5, between 3.5 rows that are left, or 10 of 24."""
+    picture = Image.fromarray(COLOURS)
+    content = encoded(picture, "PNG")
+    fitted = ImageOps.fit(picture, (20, 10), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(decode(content, (10, 20), 3, aspect="crop"), np.asarray(fitted))
+    padded = ImageOps.pad(picture, (24, 12), Image.Resampling.LANCZOS, "white")
+    np.testing.assert_array_equal(decode(content, (12, 24), 3, aspect="pad"), np.asarray(padded))
+    assert np.all(decode(content, (12, 24), 3, aspect="pad")[:, [*range(7), *range(17, 24)]] == 255)
+
+
+@pytest.mark.parametrize(("wide", "high"), [(1, 1), (1, 3000), (3000, 1), (2, 900)])
+@pytest.mark.parametrize("aspect", ["stretch", "crop", "pad"])
+def test_the_smallest_and_the_longest_pictures_have_any_aspect(aspect, wide, high):
+    content = encoded(Image.new("L", (wide, high), 40), "PNG")
+    found = decode(content, (8, 8), 1, aspect=aspect)
+    assert found.shape == (8, 8, 1)
+    expected = {40, 255} if aspect == "pad" and wide != high else {40}
+    assert {*found.ravel().tolist()} == expected
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
 def test_opaque_modes(mode):
     picture = Image.fromarray(COLOURS).convert(mode)

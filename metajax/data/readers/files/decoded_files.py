@@ -15,6 +15,7 @@ from metajax.checks.numbers import check_integers, check_optional_integers, is_i
 from metajax.data.labelled_images import ImageClasses, in_short
 from metajax.data.readers.cache import cache_folder, file_state, read_cache, write_cache
 from metajax.data.readers.decoding import (
+    ASPECTS,
     DECODING,
     BadImage,
     check_shape,
@@ -39,6 +40,7 @@ class Decoding:
     corrupt: str
     max_pixels: int
     workers: int | None
+    aspect: str = "stretch"
 
     def __post_init__(self) -> None:
         self.size = two_sides(self.size)
@@ -49,11 +51,51 @@ class Decoding:
                 "as they are"
             )
         check_words(("error", "skip"), corrupt=self.corrupt)
+        check_words(ASPECTS, aspect=self.aspect)
+        if self.size is None and self.aspect != "stretch":
+            raise ValueError(
+                f"aspect={self.aspect!r} with size=None; expected a size, such as size=84, since "
+                "images that are left as they are are not fitted into any"
+            )
         check_integers(1, max_pixels=self.max_pixels)
         check_optional_integers(1, workers=self.workers)
         # NumPy's integers are no JSON.
         self.channels = None if self.channels is None else int(self.channels)
         self.max_pixels = int(self.max_pixels)
+
+    def record(self) -> dict[str, Any]:
+        """What decides the pixels, as JSON: part of what a cache is made from."""
+        decides = ["size", "channels", "corrupt", "max_pixels"]
+        if self.aspect != "stretch":
+            decides.append("aspect")
+        return {"decoding": DECODING} | {name: getattr(self, name) for name in decides}
+
+    def decoded(self, path: str) -> np.ndarray:
+        """The picture of a file, see `decode`."""
+        try:
+            content = read_regular(path, _SMALL_FILE + 16 * self.max_pixels)
+        except ValueError as error:
+            raise BadImage(str(error)) from None
+        return decode(
+            content, self.size, self.channels, aspect=self.aspect, max_pixels=self.max_pixels
+        )
+
+    def decode_into(self, images: np.ndarray, paths: Sequence[str], title: str) -> dict[int, str]:
+        """Writes the pictures of files to `images` `[files, ...]`; why of those it could not."""
+        bad: dict[int, str] = {}
+
+        def decode_some(rows: range) -> None:
+            for row in rows:
+                try:
+                    image = self.decoded(paths[row])
+                except BadImage as error:
+                    bad[row] = str(error)
+                    continue
+                check_shape(image, images.shape[1:], repr(paths[row]))
+                images[row] = image
+
+        in_parallel(decode_some, len(paths), title, self.workers)
+        return dict(sorted(bad.items()))
 
 
 def require_folder(folder: Path, holding: str) -> None:
@@ -89,9 +131,8 @@ def decoded_classes(
     `origin` is the reader and what was read, such as the absolute folder and the split: with the
     options it names the cache. `title` is a readable name of the data.
     """
-    asked = ("size", "channels", "corrupt", "max_pixels")
-    how = {"decoding": DECODING} | {name: getattr(options, name) for name in asked}
-    made_from = {**how, "classes": _digests(files, title)}
+    how = options.record()
+    made_from = {**how, "classes": files_digests(files, title)}
     folder = cache_folder(options.cache, title, [how, origin])
     if (kept := read_cache(folder, made_from)) is not None:
         return kept
@@ -99,34 +140,15 @@ def decoded_classes(
     every = [path for paths in files.values() for path in paths]
     counts = [len(paths) for paths in files.values()]
 
-    def decoded(path: str) -> np.ndarray:
-        try:
-            content = read_regular(path, _SMALL_FILE + 16 * options.max_pixels)
-        except ValueError as error:
-            raise BadImage(str(error)) from None
-        return decode(content, options.size, options.channels, max_pixels=options.max_pixels)
-
     shape = (1, 1, 1)
     for path in every:
         with contextlib.suppress(BadImage):  # If none is whole, decoding will say so.
-            shape = decoded(path).shape
+            shape = options.decoded(path).shape
             break
 
     def fill(images: np.ndarray) -> tuple[list[int], str]:
-        bad: dict[str, str] = {}
-
-        def decode_some(rows: range) -> None:
-            for row in rows:
-                try:
-                    image = decoded(every[row])
-                except BadImage as error:
-                    bad[every[row]] = str(error)
-                    continue
-                check_shape(image, shape, repr(every[row]))
-                images[row] = image
-
-        in_parallel(decode_some, len(every), title, options.workers)
-        named = in_short({path: bad[path] for path in every if path in bad})
+        bad = options.decode_into(images, every, title)
+        named = in_short({every[row]: why for row, why in bad.items()})
         remark = f"{len(bad)} of {len(every)} images cannot be decoded: {named}" if bad else ""
         if bad and options.corrupt == "error":
             raise ValueError(
@@ -134,7 +156,7 @@ def decoded_classes(
             )
         kept, start = [], 0
         for count in counts:
-            good = [row for row in range(start, start + count) if every[row] not in bad]
+            good = [row for row in range(start, start + count) if row not in bad]
             if len(good) < count:
                 images[start : start + len(good)] = images[good]
             kept.append(len(good))
@@ -149,7 +171,7 @@ def decoded_classes(
     return write_cache(folder, made_from, fill, list(files), counts, shape, groups)
 
 
-def _digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
+def files_digests(files: Mapping[str, Sequence[str]], title: str) -> dict[str, str]:
     """Of each class: changes when a file is added, removed or written to."""
     digests, missing = {}, []
     for name, paths in files.items():

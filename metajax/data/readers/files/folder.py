@@ -1,6 +1,7 @@
 """Folders of image files, a folder a class."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from metajax.checks.settings import check_optional_texts, check_paths
@@ -24,6 +25,7 @@ def image_folder(
     *,
     size: int | tuple[int, int] | None,
     channels: int | None = 3,
+    aspect: str = "stretch",
     cache: str | os.PathLike[str] | None = None,
     corrupt: str = "error",
     max_pixels: int = MAX_PIXELS,
@@ -48,9 +50,11 @@ def image_folder(
       folder: that holds the splits, or the classes.
       split: the folder in it to read; None where there are no splits.
       size: height and width in pixels, or `(height, width)`, that every image is resized to with
-        Pillow's Lanczos filter, whatever its aspect; None leaves images as they are, and they must
-        be alike.
+        Pillow's Lanczos filter; None leaves images as they are, and they must be alike.
       channels: 3 for RGB, 1 for grey, or None for images as they are, which must be alike.
+      aspect: what becomes of an image of another aspect than `size`: `"stretch"` resizes it
+        nevertheless, `"crop"` keeps the largest part around its centre that fits, of a square size
+        the largest square, and `"pad"` all of it, centred between white borders.
       cache: the folder of caches, one in it for each folder, split and set of options; None for
         `$XDG_CACHE_HOME/metajax`, or `~/.cache/metajax`. What is in it can be deleted at any time.
       corrupt: `"error"`, or `"skip"` to leave out what is not a whole image, with a
@@ -73,7 +77,7 @@ def image_folder(
     """
     check_paths(folder=folder)
     check_optional_texts(split=split)
-    options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
+    options = Decoding(size, channels, cache, corrupt, max_pixels, workers, aspect)
     root = Path(os.path.abspath(folder))
     require_folder(root, _LAYOUT if split is None else f"a folder {split!r} with {_LAYOUT}")
     title = root.name or "images"
@@ -81,15 +85,15 @@ def image_folder(
         there = {one.name for one in root.iterdir() if one.is_dir() and not _hidden(one.name)}
         require_split(split, there, root)
         root, title = root / split, f"{title}-{split}"
-    files = _files(root)
+    files = files_of_classes(root)
     parents = [name.rpartition("/")[0] for name in files]
     if split is None:
-        _refuse_splits(root, {name.partition("/")[0] for name in files if "/" in name})
+        refuse_splits(root, files, lambda name: f"split={name!r}")
     groups = parents if all(parents) else None
     return decoded_classes(files, groups, options, ["image_folder", str(root)], title)
 
 
-def _files(root: Path) -> dict[str, list[str]]:
+def files_of_classes(root: Path) -> dict[str, list[str]]:
     """The paths of the images by class, both sorted."""
     files: dict[str, list[str]] = {}
     empty, seen = [], set()
@@ -112,18 +116,23 @@ def _files(root: Path) -> dict[str, list[str]]:
             beside = f"beside the folders {in_short(folders, 3)}" if folders else "directly"
             raise ValueError(
                 f"{folder!r} holds {len(images)} images, such as {Path(images[0]).name!r}, "
-                f"{beside}; expected {_LAYOUT}, and none elsewhere"
+                f"{beside}; expected {_LAYOUT}, and none elsewhere: move them into folders that "
+                "are named as their classes"
             )
         name = normal(Path(folder).relative_to(root).as_posix())
         if images:
             files[name] = sorted(files.get(name, []) + images, key=normal)
         elif not folders:
             empty.append(name)
+    if empty == ["."]:
+        raise ValueError(
+            f"{str(root)!r} holds no image and no folder; expected {_LAYOUT}, ending in "
+            f"{', '.join(SUFFIXES)}"
+        )
     if empty:
         raise ValueError(
-            f"{len(empty)} folders in {str(root)!r} hold no image and no folder: "
-            f"{in_short(sorted(empty))}; expected {_LAYOUT}, ending in {', '.join(SUFFIXES)}; "
-            "remove the folders, or fill them"
+            f"in {str(root)!r} there is no image and no folder in {in_short(sorted(empty))}; "
+            f"expected {_LAYOUT}, ending in {', '.join(SUFFIXES)}: remove what is empty, or fill it"
         )
     return dict(sorted(files.items()))
 
@@ -136,11 +145,12 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-def _refuse_splits(root: Path, tops: set[str]) -> None:
-    """Test classes must not be trained on because `split` was forgotten."""
+def refuse_splits(root: Path, names: Iterable[str], one: Callable[[str], str]) -> None:
+    """Raises where classes are those of several splits: test classes must not be trained on."""
+    tops = {name.partition("/")[0] for name in names if "/" in name}
     splits = {top for top in tops if top.casefold() in _SPLITS}
     if len(splits) > 1 or (splits and splits == tops):
         raise ValueError(
             f"the folders {in_short(sorted(splits))} in {str(root)!r} are splits; pass one of "
-            f"them, such as split={min(splits)!r}; were they classes, they would hold images"
+            f"them, such as {one(min(splits))}; were they classes, they would hold images"
         )

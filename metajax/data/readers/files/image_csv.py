@@ -38,6 +38,7 @@ def image_csv(
     images: str | os.PathLike[str],
     size: int | tuple[int, int] | None,
     channels: int | None = 3,
+    aspect: str = "stretch",
     cache: str | os.PathLike[str] | None = None,
     corrupt: str = "error",
     max_pixels: int = MAX_PIXELS,
@@ -60,6 +61,7 @@ def image_csv(
       images: the folder that file names are relative to.
       size: see `image_folder`.
       channels: see `image_folder`.
+      aspect: see `image_folder`.
       cache: see `image_folder`.
       corrupt: see `image_folder`.
       max_pixels: see `image_folder`.
@@ -74,7 +76,7 @@ def image_csv(
     """
     check_paths(csv_file=csv_file, images=images)
     check_optional_texts(split=split)
-    options = Decoding(size, channels, cache, corrupt, max_pixels, workers)
+    options = Decoding(size, channels, cache, corrupt, max_pixels, workers, aspect)
     listing, root = Path(os.path.abspath(csv_file)), Path(os.path.abspath(images))
     require_folder(root, "the images that the CSV file names")
     rows = _rows(listing, root)

@@ -59,6 +59,12 @@ def test_forms_of_csv(tmp_path, images, text, expected):
     assert isinstance(classes.images, np.memmap)
 
 
+def test_aspects(tmp_path, images):
+    """A square picture, of shade 10, between white borders."""
+    padded = read(tmp_path, "file,class\n1.png,a\n", size=(2, 4), aspect="pad")
+    assert padded["a"][0, 0, :, 0].tolist() == [255, 10, 10, 255]
+
+
 @pytest.mark.parametrize(
     "header",
     ["class,file,split", "Label, PATH ,Split", "class,image,SPLIT", '"class","file",split'],
