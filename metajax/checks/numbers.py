@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+_LARGEST_SEED = 2**32 - 1
+
 
 def is_integer(number: Any, least: float) -> bool:
     """Whether it is an integer, of Python or NumPy, of `least` or more; True and False are none.
@@ -34,6 +36,17 @@ def check_optional_integers(least: int, /, **given: object) -> None:
     for name, number in given.items():
         if number is not None:
             _check_integer(least, name, number, ", or None")
+
+
+def check_seeds(**given: object) -> None:
+    """Raises unless every argument is an integer that a random key can hold all of."""
+    check_integers(0, **given)
+    for name, number in given.items():
+        if number > _LARGEST_SEED:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(
+                f"{name}={number!r}; expected an integer of 0 to {_LARGEST_SEED:,}: of a larger "
+                "one a random key holds a part alone"
+            )
 
 
 def _check_integer(least: int, name: str, number: object, otherwise: str) -> None:

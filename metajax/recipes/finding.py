@@ -1,7 +1,10 @@
 """All recipes, and the one that is asked for."""
 
+import difflib
+
 from metajax.checks.numbers import check_optional_integers
 from metajax.checks.settings import check_texts
+from metajax.data.labelled_images import in_short
 from metajax.kinds import check_words
 from metajax.recipes.records import ALGORITHMS, DATA_SETS, Recipe
 from metajax.recipes.tables import (
@@ -76,3 +79,37 @@ def find(
         f"algorithm={algorithm!r}, data={data!r}, ways={ways}, shots={shots}, variant={variant!r}"
     )
     raise ValueError(f"{len(found)} recipes for {asked}; expected one of {', '.join(there)}")
+
+
+def named(name: str) -> Recipe:
+    """The recipe that is called so, or the one whose name begins so.
+
+    >>> import metajax
+    >>> metajax.recipes.named("ridge_head").name
+    'ridge_head-glyphs-5w1s'
+
+    Args:
+      name: such as `"maml-omniglot-20w1s"`, see `Recipe.name`, or a beginning that one name has.
+
+    Raises:
+      TypeError: it is no string.
+      ValueError: no name is or begins so, or several begin so.
+    """
+    check_texts(name=name)
+    by_name = {recipe.name: recipe for recipe in RECIPES}
+    if name in by_name:
+        return by_name[name]
+    beginning = [each for each in by_name if each.startswith(name)]
+    if len(beginning) == 1:
+        return by_name[beginning[0]]
+    if beginning and name:
+        raise ValueError(
+            f"{name!r} begins the names of {len(beginning)} recipes; expected one of "
+            f"{in_short(beginning)}"
+        )
+    near = difflib.get_close_matches(name, by_name, n=3)
+    without_files = [each for each in by_name if by_name[each].training.data == "glyphs"]
+    hint = f"expected algorithm-data-ways-shots, such as {in_short(without_files, 3)}"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    raise ValueError(f"no recipe is called {name!r}; {hint}")

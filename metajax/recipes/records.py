@@ -5,15 +5,15 @@ import math
 from typing import Literal
 
 from metajax.checks.numbers import (
-    check_integers,
     check_numbers,
-    check_optional_integers,
     check_temperature,
 )
 from metajax.checks.settings import check_texts
 from metajax.kinds import check_words, in_brief
 from metajax.query_batching import Batching, check_batching
 from metajax.recipes.settings import (
+    LARGEST_COUNT,
+    LARGEST_SIZE,
     Architecture,
     Drawing,
     Inner,
@@ -21,8 +21,10 @@ from metajax.recipes.settings import (
     Outer,
     check_head_of_mlp,
     check_left_alone,
+    check_optional_up_to,
     check_rates,
     check_records,
+    check_up_to,
 )
 
 Algorithm = Literal[
@@ -110,9 +112,10 @@ class Training:
         check_records(Drawing, drawing=self.drawing)
         check_records(Network, network=self.network)
         check_records(Outer, outer=self.outer)
-        check_integers(1, iterations=self.iterations, meta_batch=self.meta_batch)
+        check_up_to(LARGEST_COUNT, 1, iterations=self.iterations)
+        check_up_to(LARGEST_SIZE, 1, meta_batch=self.meta_batch)
         check_batching(self.query_batching)
-        check_optional_integers(1, pixels=self.pixels)
+        check_optional_up_to(LARGEST_SIZE, 1, pixels=self.pixels)
         check_words(("both", "support"), normalize=self.normalize)
         check_temperature(self.temperature)
         check_words(("none", "zeros", "embedding"), full_context=self.full_context)
@@ -177,9 +180,9 @@ class Testing:
 
     def __post_init__(self) -> None:
         check_records(Drawing, drawing=self.drawing)
-        check_integers(2, episodes=self.episodes)
-        check_integers(0, steps=self.steps)
-        check_optional_integers(1, batch_size=self.batch_size)
+        check_up_to(LARGEST_COUNT, 2, episodes=self.episodes)
+        check_up_to(LARGEST_COUNT, 0, steps=self.steps)
+        check_optional_up_to(LARGEST_SIZE, 1, batch_size=self.batch_size)
         check_batching(self.query_batching)
 
 

@@ -31,6 +31,10 @@ INITIALIZERS = (
 )
 
 
+# Of what is a side of an array, and of what is counted: steps are on devices.
+LARGEST_SIZE = 2**16
+LARGEST_COUNT = 2**31 - 1
+
 _OF_ARCHITECTURE = {
     "strided": ("features",),
     "max_pool": ("pool_padding", "pool_first"),
@@ -74,7 +78,7 @@ class Network:
 
     def __post_init__(self) -> None:
         check_words(Architecture.__args__, architecture=self.architecture)
-        check_integers(1, filters=self.filters)
+        check_up_to(LARGEST_SIZE, 1, filters=self.filters)
         check_words(("mean", "flatten"), features=self.features)
         check_words(("SAME", "VALID"), pool_padding=self.pool_padding, padding=self.padding)
         check_flags(pool_first=self.pool_first, use_scale=self.use_scale)
@@ -87,7 +91,8 @@ class Network:
         )
         if not isinstance(self.widths, tuple):
             raise TypeError(f"widths is {in_brief(self.widths)}; expected a tuple of integers")
-        check_integers(1, **{f"widths[{i}]": width for i, width in enumerate(self.widths)})
+        widths = {f"widths[{i}]": width for i, width in enumerate(self.widths)}
+        check_up_to(LARGEST_SIZE, 1, **widths)
         for architecture, names in _OF_ARCHITECTURE.items():
             if self.architecture != architecture:
                 check_left_alone(self, names, f"{architecture} networks")
@@ -126,9 +131,9 @@ class Inner:
 
     def __post_init__(self) -> None:
         check_rates(1e-12, rate=self.rate)
-        check_integers(0, steps=self.steps)
+        check_up_to(LARGEST_COUNT, 0, steps=self.steps)
         check_words(("sgd", "adam"), optimizer=self.optimizer)
-        check_optional_integers(1, batch_size=self.batch_size)
+        check_optional_up_to(LARGEST_SIZE, 1, batch_size=self.batch_size)
         check_numbers(lambda x: 0 < x < 1, "a number in (0, 1)", decay=self.decay)
         check_words(("learned", "replaced"), carried=self.carried)
         check_words(("all", "but statistics"), adapts=self.adapts)
@@ -166,7 +171,7 @@ class Outer:
         check_rates(1e-12, rate=self.rate)
         check_words(("adam", "sgd"), optimizer=self.optimizer)
         check_words(("constant", "cosine", "linear", "steps"), schedule=self.schedule)
-        check_optional_integers(1, every=self.every)
+        check_optional_up_to(LARGEST_COUNT, 1, every=self.every)
         check_numbers(lambda x: 0 < x < 1, "a number in (0, 1)", factor=self.factor)
         for name in ("clip", "clip_values"):
             if getattr(self, name) is not None:
@@ -227,9 +232,27 @@ class Drawing:
 
     def __post_init__(self) -> None:
         check_records(Split, split=self.split)
-        check_integers(1, ways=self.ways, shots=self.shots, queries=self.queries)
+        check_up_to(LARGEST_SIZE, 1, ways=self.ways, shots=self.shots, queries=self.queries)
         check_words(("none", "tasks", "classes", "episode"), rotations=self.rotations)
         check_flags(across_sources=self.across_sources)
+
+
+def check_up_to(most: int, least: int, /, **given: object) -> None:
+    """Raises unless every argument is an integer of `least` to `most`.
+
+    XLA ends the process, with no error that Python could catch, where the numbers of an array are
+    more than it can count.
+    """
+    check_integers(least, **given)
+    for name, number in given.items():
+        if number > most:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(f"{name}={number!r}; expected an integer of {least} to {most:,}")
+
+
+def check_optional_up_to(most: int, least: int, /, **given: object) -> None:
+    """The same, of arguments that may be None."""
+    check_optional_integers(least, **given)
+    check_up_to(most, least, **{name: each for name, each in given.items() if each is not None})
 
 
 def check_left_alone(record: Any, names: Sequence[str], owner: str) -> None:
