@@ -48,40 +48,30 @@ def recipe_of(args: argparse.Namespace, test_ways: int) -> mj.recipes.Recipe:
       ValueError: something was asked for that the algorithm does not have.
     """
     recipe = RECIPES[args.algorithm]
-    training, testing = recipe.training, recipe.testing
-    for option, asked in (("--inner-rate", args.inner_rate), ("--steps", args.steps)):
-        if training.inner is None and asked is not None:
-            raise ValueError(f"{option} {asked}; it takes no inner steps")
-    trained, tested = training.drawing, testing.drawing
-    protocol = "vinyals" if args.data == "omniglot" else ""
-    drawing = replaced(
-        trained,
-        split=mj.recipes.Split("train", protocol),
-        ways=args.train_ways or (args.ways if trained.ways == tested.ways else None),
-        shots=args.shots if trained.shots == tested.shots else None,
-        queries=args.queries,
-    )
-    inner = training.inner
-    training = replaced(
-        training,
-        data=args.data,
-        drawing=drawing,
-        network=replaced(training.network, filters=args.filters),
-        outer=replaced(training.outer, rate=args.outer_rate),
-        inner=inner and replaced(inner, rate=args.inner_rate, steps=args.steps),
+    trained, tested = recipe.training.drawing, recipe.testing.drawing
+    recipe = mj.recipes.changed(
+        recipe,
         iterations=args.iterations,
         meta_batch=args.meta_batch,
-        temperature=args.temperature,
+        ways=test_ways,
+        shots=args.shots,
+        queries=args.test_queries,
+        train_ways=args.train_ways or (args.ways if trained.ways == tested.ways else None),
+        train_queries=args.queries or trained.queries,
+        filters=args.filters,
+        outer_rate=args.outer_rate,
+        inner_rate=args.inner_rate,
+        steps=args.steps,
     )
-    drawing = mj.recipes.Drawing(
-        mj.recipes.Split("test", protocol),
-        test_ways,
-        args.shots,
-        args.test_queries,
-        tested.rotations,
+    training, testing = recipe.training, recipe.testing
+    protocol = "vinyals" if args.data == "omniglot" else ""
+    trained = replaced(training.drawing, split=mj.recipes.Split("train", protocol))
+    tested = replaced(testing.drawing, split=mj.recipes.Split("test", protocol))
+    return replaced(
+        recipe,
+        training=replaced(training, data=args.data, drawing=trained, temperature=args.temperature),
+        testing=replaced(testing, drawing=tested, query_batching=args.query_batching),
     )
-    testing = replaced(testing, drawing=drawing, query_batching=args.query_batching)
-    return dataclasses.replace(recipe, training=training, testing=testing)
 
 
 def scored_steps(recipe: mj.recipes.Recipe) -> list[int]:

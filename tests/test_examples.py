@@ -113,7 +113,8 @@ def test_what_is_asked_for_takes_the_recipes_place() -> None:
 def test_inner_steps_are_of_learners_that_adapt(option: str) -> None:
     example = _load("few_shot_characters")
     arguments = ["--algorithm", "prototypical", option, "1"]
-    with pytest.raises(SystemExit, match=f"prototypical: {option} 1.*; it takes no inner steps"):
+    name = option.removeprefix("--").replace("-", "_")
+    with pytest.raises(SystemExit, match=f"prototypical: {name}=1.*and takes no inner steps"):
         example.run(example.parser().parse_args(arguments))
 
 

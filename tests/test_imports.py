@@ -22,8 +22,9 @@ ALLOWED = {
     "chains": {"types", "checks"},
     "user_warnings": set(),
     "regular_files": set(),
+    "version": set(),
     "keys": {"types", "kinds", "checks"},
-    "exporting": set(),
+    "exporting": {"types", "given_data", "checks"},
     "checked_learners": {"types", "items", "given_data", "checks", "kinds"},
     "query_batching": {"types", "items", "kinds", "checks"},
     "inner": {"types", "checks", "user_warnings", "kinds"},
@@ -240,6 +241,7 @@ ALLOWED = {
         "kinds",
         "user_warnings",
         "regular_files",
+        "version",
         "stacked_runs",
         "data",
         "models",
@@ -256,6 +258,7 @@ ALLOWED = {
         "kinds",
         "user_warnings",
         "regular_files",
+        "version",
         "exporting",
         "given_data",
         "metric",
@@ -266,6 +269,7 @@ ALLOWED = {
         "recipes",
         "runs",
     },
+    "__main__": {"command_line"},
     "command_line": {
         "types",
         "checks",
@@ -276,11 +280,12 @@ ALLOWED = {
         "recipes",
         "runs",
         "pictures",
+        "version",
     },
 }
 # The modules in which public names are found, beside the package itself.
 PUBLIC = ("calibration", "data", "metric", "models", "models.kernels", "models.pretrained")
-PUBLIC += ("parallel", "recipes", "rl")
+PUBLIC += ("parallel", "pictures", "recipes", "rl", "runs")
 
 
 def _imports(path: Path) -> set[str]:
@@ -341,12 +346,29 @@ def test_training_names_no_algorithm_but_maml() -> None:
     assert algorithms == {"metajax.algorithms.maml.maml"}
 
 
-def test_importing_computes_nothing() -> None:
-    code = (
-        "import jax, metajax\n"
-        "from jax._src import xla_bridge\n"
-        "assert not xla_bridge.backends_are_initialized()\n"
-    )
+def test_scikit_learn_lives_in_the_classifier_only() -> None:
+    found = {path.name for paths in _rooms().values() for path in paths if _has(path, "sklearn")}
+    assert found == {"classifier.py"}
+
+
+def _has(path: Path, package: str) -> bool:
+    return any(name.split(".")[0] == package for name in _imports(path))
+
+
+def test_importing_computes_nothing_and_loads_no_extra() -> None:
+    code = """
+import sys, jax, metajax
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert not {"sklearn", "tyro", "matplotlib", "PIL", "safetensors"} & {*sys.modules}
+sys.modules["sklearn"] = None
+try:
+    metajax.pictures
+except ImportError as error:
+    assert 'pip install "metajax[pictures]"' in str(error), error
+else:
+    raise AssertionError("it was imported")
+"""
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 

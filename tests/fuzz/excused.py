@@ -13,9 +13,11 @@ _WHOLE = {
     "metajax.models.MLP": _FLAX,
     "metajax.models.RelationEncoder": _FLAX,
     "metajax.models.RelationModule": _FLAX,
+    "metajax.runs.Run": _MADE,
     "metajax.parallel.to_host": "takes any pytree",
     "metajax.Model.sharing": "asks the model's own function",
     "metajax.Backward.scan": "jax.lax.scan's arguments",
+    "metajax.pictures.Look.seen": "pictures that were read",
 }
 _PROTOCOL = "a protocol: metajax.rl.Gaussian and Categorical have rows"
 

@@ -11,6 +11,37 @@ from fuzz.table import Call
 import metajax as mj
 
 
+def _inputs() -> jax.Array:
+    return things.episode().support.inputs
+
+
+WRONG_INPUTS = k.ARRAY.also(
+    lambda: {
+        "no items": _inputs()[:0],
+        "items of another width": _inputs()[:, :2],
+        "one item": _inputs()[0],
+        "a number": 3.0,
+    }
+)
+
+
+def _task(params: Callable[[], Any], task: Callable[[], Any], other: Callable[[], Any]) -> k.Kind:
+    return k.Kind(
+        "task",
+        lambda: {
+            "None": None,
+            "a text": "task",
+            "parameters": params(),
+            "a support set": things.episode().support,
+            "an episode": things.episode(),
+            "another learner's": other(),
+            "a tuple": tuple(task()),
+            "a function": abs,
+            "another width": jax.tree.map(lambda x: jax.numpy.concatenate([x, x], axis=-1), task()),
+        },
+    )
+
+
 def _functions(
     name: str,
     learner: Callable[[], mj.Learner],
@@ -18,23 +49,12 @@ def _functions(
     task: Callable[[], Any],
     other: Callable[[], Any],
 ) -> tuple[Call, ...]:
-    def inputs() -> jax.Array:
-        return things.episode().support.inputs
-
-    wrong_inputs = k.ARRAY.also(
-        lambda: {
-            "no items": inputs()[:0],
-            "items of another width": inputs()[:, :2],
-            "one item": inputs()[0],
-            "a number": 3.0,
-        }
-    )
     return (
         Call(
             f"{name}.init",
             lambda **given: learner().init(**given),
-            lambda: {"key": things.KEY, "inputs": inputs()},
-            {"key": k.KEY, "inputs": k.ARRAY.also(lambda: {"no items": inputs()[:0]})},
+            lambda: {"key": things.KEY, "inputs": _inputs()},
+            {"key": k.KEY, "inputs": k.ARRAY.also(lambda: {"no items": _inputs()[:0]})},
         ),
         Call(
             f"{name}.loss",
@@ -61,26 +81,11 @@ def _functions(
         Call(
             f"{name}.predict",
             lambda **given: learner().predict(**given),
-            lambda: {"params": params(), "task": task(), "inputs": inputs()},
+            lambda: {"params": params(), "task": task(), "inputs": _inputs()},
             {
                 "params": k.PARAMS,
-                "task": k.Kind(
-                    "task",
-                    lambda: {
-                        "None": None,
-                        "a text": "task",
-                        "parameters": params(),
-                        "a support set": things.episode().support,
-                        "an episode": things.episode(),
-                        "another learner's": other(),
-                        "a tuple": tuple(task()),
-                        "a function": abs,
-                        "another width": jax.tree.map(
-                            lambda x: jax.numpy.concatenate([x, x], axis=-1), task()
-                        ),
-                    },
-                ),
-                "inputs": wrong_inputs,
+                "task": _task(params, task, other),
+                "inputs": WRONG_INPUTS,
             },
             late=True,
         ),
@@ -108,5 +113,21 @@ CALLS = (
         things.metric_params,
         things.metric_task,
         things.task,
+    ),
+    Call(
+        "metajax.export_predict",
+        mj.export_predict,
+        lambda: {
+            "learner": things.learner(),
+            "params": things.params(),
+            "task": things.task(),
+            "inputs": _inputs(),
+        },
+        {
+            "learner": k.LEARNER,
+            "params": k.PARAMS,
+            "task": _task(things.params, things.task, things.metric_task),
+            "inputs": WRONG_INPUTS,
+        },
     ),
 )

@@ -234,6 +234,47 @@ CALLS = (
         },
     ),
     Call(
+        "metajax.recipes.named",
+        recipes.named,
+        lambda: {"name": "maml-glyphs-5w1s"},
+        {"name": k.TEXT},
+    ),
+    Call(
+        "metajax.recipes.changed",
+        recipes.changed,
+        lambda: {"recipe": _maml()},
+        {
+            "recipe": _record(recipes.Recipe),
+            **dict.fromkeys(
+                ("iterations", "meta_batch", "filters", "pixels"), k.optional_integer(1)
+            ),
+            **dict.fromkeys(("ways", "shots", "queries"), k.optional_integer(1)),
+            **dict.fromkeys(("train_ways", "train_shots", "train_queries"), k.optional_integer(1)),
+            **dict.fromkeys(("steps", "test_steps"), k.optional_integer(0)),
+            **dict.fromkeys(("outer_rate", "inner_rate"), OPTIONAL_RATE),
+        },
+    ),
+    Call(
+        "metajax.recipes.as_json",
+        recipes.as_json,
+        lambda: {"recipe": _maml()},
+        {"recipe": _record(recipes.Recipe)},
+    ),
+    Call(
+        "metajax.recipes.from_json",
+        recipes.from_json,
+        lambda: {"record": recipes.as_json(_maml())},
+        {
+            "record": k.MAPPING.also(
+                lambda: {
+                    "empty": {},
+                    "with more": recipes.as_json(_maml()) | {"code": "import os"},
+                    "another rate": recipes.as_json(_maml()) | {"training": [0.1]},
+                }
+            )
+        },
+    ),
+    Call(
         "metajax.recipes.build",
         recipes.build,
         lambda: {"recipe": _maml(), "record_steps": False, "backward": mj.Backward()},

@@ -16,6 +16,7 @@ from metajax.data.readers import cache
 from metajax.data.readers.omniglot import reading
 from metajax.data.readers.omniglot.archive import OFFICIAL
 from metajax.data.readers.tfds.cifar import cifar100_listing
+from metajax.pictures.reading import labelled_pictures
 
 NOWHERE = {"nothing there": "no/such/folder"}
 FOLDER = k.PATH.also(lambda: NOWHERE)
@@ -49,6 +50,7 @@ CHANNELS = k.Kind(
 DECODING = {
     "size": SIZE,
     "channels": CHANNELS,
+    "aspect": k.choice("CROP"),
     "cache": CACHE,
     "corrupt": k.choice("SKIP"),
     "max_pixels": k.integer(1),
@@ -176,6 +178,13 @@ FILES = (
             "images": FOLDER,
             **DECODING,
         },
+        needs=("PIL",),
+    ),
+    Call(
+        "metajax.pictures.labelled_pictures",
+        labelled_pictures,
+        lambda: {"folder": Made(_pictures, "train")},
+        {"folder": FOLDER},
         needs=("PIL",),
     ),
 )

@@ -12,7 +12,8 @@ from fuzz.kinds import Kind
 # The modules in which public names are found, beside the package itself.
 MODULES = ("metajax", *(f"metajax.{n}" for n in ("data", "metric", "models", "models.kernels")))
 MODULES += ("metajax.calibration", "metajax.models.pretrained", "metajax.parallel")
-MODULES += ("metajax.recipes", "metajax.rl")
+MODULES += ("metajax.pictures",)
+MODULES += ("metajax.recipes", "metajax.rl", "metajax.runs")
 
 
 class Call(NamedTuple):

@@ -15,7 +15,9 @@ from fuzz import (
     computing,
     drawing,
     excused,
+    folding,
     learning,
+    picturing,
     pretraining,
     publishing,
     reading,
@@ -27,7 +29,7 @@ from fuzz.judging import Outcome, judge
 from fuzz.table import Call, cases_of, public_arguments
 
 TABLES = (algorithms, learning, running, drawing, computing, reading, publishing)
-TABLES += (pretraining, reinforcing, calibrating)
+TABLES += (pretraining, reinforcing, calibrating, folding, picturing)
 CALLS = tuple(call for table in TABLES for call in table.CALLS)
 SEED = 20
 counts: collections.Counter = collections.Counter()

@@ -1,6 +1,7 @@
 """Small valid arguments, made once: what a call is given where nothing is wrong."""
 
 import functools
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,20 @@ def backbone() -> mj.models.pretrained.Backbone:
 @made_once
 def seen() -> mj.models.pretrained.Preprocessing:
     return mj.models.pretrained.Preprocessing(2, (0.5,), (0.5,))
+
+
+@made_once
+def small_recipe() -> mj.recipes.Recipe:
+    recipe = mj.recipes.named("maml-sinusoids-5s")
+    return mj.recipes.changed(recipe, iterations=1, meta_batch=1, test_steps=1)
+
+
+_RUNS = tempfile.TemporaryDirectory(prefix="metajax-tests-", ignore_cleanup_errors=True)
+
+
+@made_once
+def run() -> mj.runs.Run:
+    return mj.runs.train_run(small_recipe(), _RUNS.name, progress=False)
 
 
 @made_once
