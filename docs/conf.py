@@ -62,7 +62,8 @@ python_maximum_signature_line_length = 88
 
 # Types that others document; there is no network when the site is built.
 nitpick_ignore_regex = [
-    ("py:class", r"(collections|flax|jax|jnp|lax|nn|nnx|np|numpy|optax|os|pathlib)\..*"),
+    ("py:class", r"(collections|export|flax|jax|jnp|lax|nn|nnx|np|numpy|optax|os|pathlib)\..*"),
+    ("py:exc", r"sklearn\..*"),
     ("py:class", r"Any|ArrayLike|Callable|Executor|Iterable|Iterator|Mapping|Mesh|Path|Sequence"),
 ]
 

@@ -360,6 +360,7 @@ def test_a_right_learner_passes(row: Row) -> None:
 
 # Refused for the same reason as another of them.
 ALIKE = {
+    "anil_adapts_all",
     "first_order",
     "exact_said_first_order",
     "two_half_steps",

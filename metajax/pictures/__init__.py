@@ -1,15 +1,4 @@
-"""Few-shot classification of pictures for people who do not write training loops.
-
-From a folder to a classifier, and to what it says of the next picture:
-
-```python
-from metajax.pictures import FewShotClassifier, labelled_pictures
-
-paths, labels = labelled_pictures("flowers")
-classifier = FewShotClassifier().fit(paths, labels)
-answers = classifier.answer(["unknown.jpg"])
-```
-"""
+"""Few-shot classification of pictures for people who do not write training loops."""
 
 from metajax.pictures.classifier import FewShotClassifier, PictureAnswers
 from metajax.pictures.fitting import HeldOut

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from metajax.data.readers.decoding import ASPECTS
 from metajax.exporting import export_questions
 from metajax.kinds import check_words, in_brief
 from metajax.models.pretrained import Backbone
-from metajax.pictures.encoders import Cache, Encoder, check_items, encoder_of, network_of
+from metajax.pictures.encoders import Encoder, check_items, encoder_of, network_of
 from metajax.pictures.fitted_pictures import FittedPictures, as_record, of_record
 from metajax.pictures.fitting import FittedTask, HeldOut, calibrate_items, fit_items
 from metajax.pictures.head_records import head_of_record, record_of_head
@@ -155,7 +155,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         aspect: str = "crop",
         invert: bool = False,
         kept: float | None = 0.95,
-        cache: Cache = None,
+        cache: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         self.network = network
         self.head = head

@@ -182,9 +182,7 @@ BY_HAND = {
 @pytest.mark.parametrize(
     "name",
     [
-        name
-        if name in ("maml-omniglot-5w1s", "maml-sinusoids-5s")
-        else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "maml-sinusoids-5s" else pytest.param(name, marks=pytest.mark.slow)
         for name in BY_HAND
     ],
 )
